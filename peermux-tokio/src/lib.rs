@@ -1,0 +1,1 @@
+//! peermux over Tokio.
