@@ -1,0 +1,426 @@
+//! What the application asks for.
+
+use alloc::sync::Arc;
+use core::task::Waker;
+
+use bytes::Bytes;
+
+use super::halves::{RecvState, SendState};
+use super::schedule::Need;
+use super::{Mux, Pending, SEND_RESERVE};
+use crate::code::{Code, ProtocolCode};
+use crate::error::{OpenError, ReadError, Wait, WriteError};
+use crate::id::StreamId;
+use crate::wire::{Priority, is_name};
+
+impl Mux {
+    pub(crate) fn open(&mut self, protocol: Option<&str>, priority: Priority) -> Result<StreamId, OpenError> {
+        if let Some(error) = &self.ended {
+            return Err(OpenError::Connection(error.clone()));
+        }
+        if protocol.is_some_and(|name| !is_name(name)) {
+            return Err(OpenError::Name);
+        }
+        if self.is_draining() {
+            return Err(OpenError::Draining);
+        }
+        let protocol = protocol.map(|name| self.names_out.shared(name).unwrap_or_else(|| Arc::from(name)));
+        let slot = self.insert(true, None, protocol, priority);
+        self.refresh(slot);
+        Ok(self.id(slot))
+    }
+
+    /// The next stream that the peer opened.
+    pub(crate) fn accept(&mut self) -> Option<StreamId> {
+        let slot = self.incoming.pop_front()?;
+        Some(self.id(slot))
+    }
+
+    pub(crate) fn has_incoming(&self) -> bool {
+        !self.incoming.is_empty()
+    }
+
+    fn slot(&self, id: StreamId) -> Option<u32> {
+        let stream = self.streams.get(id.slot as usize)?;
+        (stream.serial == id.serial && stream.held).then_some(id.slot)
+    }
+
+    pub(crate) fn exists(&self, id: StreamId) -> bool {
+        self.slot(id).is_some()
+    }
+
+    pub(crate) fn protocol(&self, id: StreamId) -> Option<Arc<str>> {
+        self.streams[self.slot(id)? as usize].protocol.clone()
+    }
+
+    pub(crate) fn priority(&self, id: StreamId) -> Option<Priority> {
+        Some(self.streams[self.slot(id)? as usize].priority)
+    }
+
+    pub(crate) fn wire_id(&self, id: StreamId) -> Option<u64> {
+        self.streams[self.slot(id)? as usize].wire
+    }
+
+    /// Bytes sent and received so far, and the receive window.
+    pub(crate) fn stream_counts(&self, id: StreamId) -> Option<(u64, u64, u64)> {
+        let stream = &self.streams[self.slot(id)? as usize];
+        Some((stream.send.credit.sent(), stream.recv.credit.received(), stream.recv.credit.window()))
+    }
+
+    // Writing.
+
+    /// Bytes that `slot` takes now.
+    fn send_room(&self, slot: u32) -> usize {
+        let send = &self.streams[slot as usize].send;
+        let queued = send.queue.len();
+        let shared = self.limits.send_buffer.saturating_sub(self.queued);
+        let reserve = SEND_RESERVE.saturating_sub(queued);
+        send.credit_room().min(self.limits.stream_send_buffer.saturating_sub(queued)).min(shared.max(reserve))
+    }
+
+    /// Checks that `id` can be written to, and how much; registers the interest if it cannot.
+    fn writable(&mut self, id: StreamId) -> Result<(u32, usize), WriteError> {
+        let slot = self.slot(id).ok_or(WriteError::UnknownStream)?;
+        match self.streams[slot as usize].send.state {
+            SendState::Reset { stopped_by_peer: Some(code) } => return Err(WriteError::Stopped(code)),
+            SendState::Open => {}
+            _ => return Err(WriteError::Finished),
+        }
+        if let Some(error) = &self.ended {
+            return Err(WriteError::Connection(error.clone()));
+        }
+        let room = self.send_room(slot);
+        if room == 0 {
+            let full = self.queued >= self.limits.send_buffer;
+            let stream = &mut self.streams[slot as usize];
+            stream.send.interest.want_event();
+            if full && !stream.in_room {
+                stream.in_room = true;
+                self.room.push_back(slot);
+            }
+            return Err(WriteError::Blocked);
+        }
+        Ok((slot, room))
+    }
+
+    pub(crate) fn write(&mut self, id: StreamId, bytes: &[u8]) -> Result<usize, WriteError> {
+        let (slot, room) = self.writable(id)?;
+        let len = bytes.len().min(room);
+        self.streams[slot as usize].send.queue.push_slice(&bytes[..len]);
+        self.refresh(slot);
+        Ok(len)
+    }
+
+    /// Takes the front of `chunk`, as much as there is room for.
+    pub(crate) fn write_chunk(&mut self, id: StreamId, chunk: &mut Bytes) -> Result<usize, WriteError> {
+        let (slot, room) = self.writable(id)?;
+        let len = chunk.len().min(room);
+        self.streams[slot as usize].send.queue.push_chunk(chunk.split_to(len));
+        self.refresh(slot);
+        Ok(len)
+    }
+
+    pub(crate) fn register_writer(&mut self, id: StreamId, waker: &Waker) {
+        if let Some(slot) = self.slot(id) {
+            self.streams[slot as usize].send.interest.want_wake(waker);
+        }
+    }
+
+    pub(crate) fn finish(&mut self, id: StreamId) -> Result<(), WriteError> {
+        let slot = self.slot(id).ok_or(WriteError::UnknownStream)?;
+        match self.streams[slot as usize].send.state {
+            SendState::Open => {
+                if let Some(error) = &self.ended {
+                    return Err(WriteError::Connection(error.clone()));
+                }
+                self.streams[slot as usize].send.state = SendState::Finishing;
+                self.refresh(slot);
+                Ok(())
+            }
+            SendState::Finishing | SendState::Finished => Ok(()),
+            SendState::Reset { stopped_by_peer: Some(code) } => Err(WriteError::Stopped(code)),
+            SendState::Reset { stopped_by_peer: None } => Err(WriteError::Finished),
+        }
+    }
+
+    /// `Ok(true)` once all that was written, and FIN if it was asked for, is in records.
+    pub(crate) fn is_flushed(&mut self, id: StreamId) -> Result<bool, WriteError> {
+        let slot = self.slot(id).ok_or(WriteError::UnknownStream)?;
+        let ended = self.ended.clone();
+        let stream = &mut self.streams[slot as usize];
+        let flushed = match stream.send.state {
+            SendState::Finished => true,
+            SendState::Reset { stopped_by_peer: Some(code) } => return Err(WriteError::Stopped(code)),
+            SendState::Reset { stopped_by_peer: None } => return Err(WriteError::Finished),
+            SendState::Finishing => false,
+            SendState::Open => stream.wire.is_some() && stream.send.queue.len() == 0,
+        };
+        match ended {
+            Some(error) if !flushed || stream.send.state == SendState::Open => Err(WriteError::Connection(error)),
+            _ => {
+                if !flushed {
+                    stream.send.interest.want_event();
+                }
+                Ok(flushed)
+            }
+        }
+    }
+
+    pub(crate) fn reset(&mut self, id: StreamId, code: Code) {
+        if let Some(slot) = self.slot(id) {
+            if self.streams[slot as usize].send.is_open() {
+                self.reset_slot(slot, code, None);
+            }
+        }
+    }
+
+    /// Gives up the sending half. A stream that was not yet opened on the wire is given up whole, and nothing of it is ever sent.
+    pub(super) fn reset_slot(&mut self, slot: u32, code: Code, stopped_by_peer: Option<Code>) {
+        let stream = &mut self.streams[slot as usize];
+        stream.send.state = SendState::Reset { stopped_by_peer };
+        stream.send.queue.clear();
+        if stream.wire.is_some() {
+            stream.pending.reset = Some(code);
+        } else {
+            stream.pending = Pending::default();
+            stream.recv.state = RecvState::Reset(code);
+        }
+        let unopened = stream.wire.is_none();
+        self.refresh(slot);
+        self.want_control(slot);
+        if unopened {
+            self.tell(slot);
+        }
+        self.tell_room();
+        self.try_free(slot);
+    }
+
+    // Reading.
+
+    pub(crate) fn read(&mut self, id: StreamId, out: &mut [u8]) -> Result<usize, ReadError> {
+        let slot = self.readable(id)?;
+        let Some(slot) = slot else { return Ok(0) };
+        let read = self.streams[slot as usize].recv.queue.read(out);
+        self.consume(slot, read);
+        Ok(read)
+    }
+
+    pub(crate) fn read_chunk(&mut self, id: StreamId, max: usize) -> Result<Option<Bytes>, ReadError> {
+        let Some(slot) = self.readable(id)? else { return Ok(None) };
+        let chunk = self.streams[slot as usize].recv.queue.pop(max);
+        self.consume(slot, chunk.as_ref().map_or(0, Bytes::len));
+        Ok(Some(chunk.unwrap_or_default()))
+    }
+
+    /// The slot of `id`, if there is something to read; `None` at the end of the stream.
+    fn readable(&mut self, id: StreamId) -> Result<Option<u32>, ReadError> {
+        let slot = self.slot(id).ok_or(ReadError::UnknownStream)?;
+        let recv = &mut self.streams[slot as usize].recv;
+        if recv.queue.len() > 0 {
+            return Ok(Some(slot));
+        }
+        match recv.state {
+            RecvState::Finished => Ok(None),
+            RecvState::Reset(code) => Err(ReadError::Reset(code)),
+            RecvState::Open if recv.stopped => Err(ReadError::Stopped),
+            RecvState::Open => match &self.ended {
+                Some(error) => Err(ReadError::Connection(error.clone())),
+                None => {
+                    recv.interest.want_event();
+                    Err(ReadError::Blocked)
+                }
+            },
+        }
+    }
+
+    /// Bytes that can be read now.
+    pub(crate) fn readable_len(&self, id: StreamId) -> usize {
+        self.slot(id).map_or(0, |slot| self.streams[slot as usize].recv.queue.len())
+    }
+
+    pub(crate) fn register_reader(&mut self, id: StreamId, waker: &Waker) {
+        if let Some(slot) = self.slot(id) {
+            self.streams[slot as usize].recv.interest.want_wake(waker);
+        }
+    }
+
+    /// The application took `bytes`: credit for more, and a wider window where this one holds the peer up.
+    fn consume(&mut self, slot: u32, bytes: usize) {
+        self.credit_in.consume(bytes);
+        let stream = &mut self.streams[slot as usize];
+        stream.recv.credit.consume(bytes);
+        if !stream.recv.is_open() || stream.wire.is_none() {
+            return;
+        }
+        let window = stream.recv.credit.window();
+        let raise = stream.recv.credit.raise();
+        if raise >= window / 4 {
+            if !stream.pending.max_data && stream.recv.pace.quarter(self.now, self.round_trip) {
+                let growth = self.growth.take(window);
+                stream.recv.credit.grow(growth);
+            }
+            stream.pending.max_data = true;
+            self.want_control(slot);
+        } else if raise >= window / 16 && !stream.in_riders {
+            stream.in_riders = true;
+            self.riders.push_back(slot);
+        }
+    }
+
+    pub(crate) fn stop(&mut self, id: StreamId, code: Code) {
+        if let Some(slot) = self.slot(id) {
+            self.stop_slot(slot, code);
+        }
+    }
+
+    fn stop_slot(&mut self, slot: u32, code: Code) {
+        let stream = &mut self.streams[slot as usize];
+        if stream.recv.stopped {
+            return;
+        }
+        let unread = stream.recv.queue.clear();
+        stream.recv.credit.consume(unread);
+        self.credit_back(unread);
+        let stream = &mut self.streams[slot as usize];
+        if stream.recv.is_open() {
+            stream.recv.stopped = true;
+            stream.pending.stop = Some(code);
+            self.want_control(slot);
+        }
+    }
+
+    // The whole stream.
+
+    /// The application lets go of a stream. What it has not finished is reset; what it has not read is not wanted any more.
+    pub(crate) fn release(&mut self, id: StreamId) {
+        let Some(slot) = self.slot(id) else { return };
+        self.stop_slot(slot, Code::CANCELLED);
+        if self.streams[slot as usize].send.state == SendState::Open && self.ended.is_none() {
+            self.reset_slot(slot, Code::CANCELLED, None);
+        }
+        let stream = &mut self.streams[slot as usize];
+        stream.held = false;
+        stream.send.interest = crate::wakers::Interest::Nobody;
+        stream.recv.interest = crate::wakers::Interest::Nobody;
+        self.try_free(slot);
+    }
+
+    /// Refuses a stream of the peer, for `code`.
+    pub(crate) fn refuse(&mut self, id: StreamId, code: Code) {
+        let Some(slot) = self.slot(id) else { return };
+        self.refuse_slot(slot, code);
+        self.release(id);
+    }
+
+    pub(super) fn refuse_slot(&mut self, slot: u32, code: Code) {
+        self.stop_slot(slot, code);
+        if self.streams[slot as usize].send.is_open() {
+            self.reset_slot(slot, code, None);
+        }
+    }
+
+    pub(crate) fn set_priority(&mut self, id: StreamId, priority: Priority) {
+        if let Some(slot) = self.slot(id) {
+            let stream = &mut self.streams[slot as usize];
+            stream.priority = priority;
+            stream.send.priority_is_ours = true;
+            self.schedule.set_priority(slot, priority);
+        }
+    }
+
+    /// Asks the peer to send with another priority. Before OPEN is written, that is OPEN's.
+    pub(crate) fn request_priority(&mut self, id: StreamId, priority: Priority) {
+        if let Some(slot) = self.slot(id) {
+            self.streams[slot as usize].pending.priority = Some(priority);
+            self.want_control(slot);
+        }
+    }
+
+    pub(crate) fn waits_for(&mut self, id: StreamId, may_send: bool) -> Option<Wait> {
+        let slot = self.slot(id)?;
+        let (may_open, credit) = (self.opened < self.may_open, self.credit_out.left());
+        let next = self.schedule.next(may_open, credit > 0);
+        let stream = &self.streams[slot as usize];
+        let unsent = stream.send.queue.len() > 0 || stream.send.state == SendState::Finishing || stream.wire.is_none();
+        Some(match stream.send.state {
+            SendState::Finished | SendState::Reset { .. } => Wait::Ended,
+            _ if self.ended.is_some() => Wait::Ended,
+            _ if unsent && !may_send => Wait::Handshake,
+            _ if stream.wire.is_none() && !may_open => Wait::StreamLimit,
+            _ if stream.send.queue.len() > 0 && credit == 0 => Wait::ConnectionCredit,
+            _ if unsent && next.is_some_and(|pick| pick.slot != slot) => Wait::Priority,
+            _ if unsent => Wait::Transport,
+            _ if stream.send.credit.left() == 0 => Wait::Credit,
+            _ => Wait::Application,
+        })
+    }
+
+    // Draining.
+
+    pub(crate) fn drain(&mut self, code: ProtocolCode) {
+        if !self.drains.sent && self.drains.to_send.is_none() && self.ended.is_none() {
+            self.drains.to_send = Some(code);
+            self.cancel_unopened();
+        }
+    }
+
+    pub(crate) fn drain_received(&self) -> Option<ProtocolCode> {
+        self.drains.received
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drains.sent || self.drains.to_send.is_some() || self.drains.received.is_some()
+    }
+
+    /// This side has said DRAIN, and no stream is left.
+    pub(crate) fn has_drained(&self) -> bool {
+        self.drains.sent && self.streams.is_empty()
+    }
+
+    /// Streams whose OPEN was not yet written will never be opened.
+    pub(super) fn cancel_unopened(&mut self) {
+        for slot in self.slots() {
+            if self.streams[slot as usize].wire.is_none() {
+                self.reset_slot(slot, Code::REFUSED, Some(Code::REFUSED));
+            }
+        }
+    }
+
+    // Telling writers.
+
+    /// Tells the writer of `slot` once it is worth its while: half of the buffer is free, or all of it that credit allows.
+    pub(super) fn tell_if_room(&mut self, slot: u32) {
+        let room = self.send_room(slot);
+        let stream = &self.streams[slot as usize];
+        if room >= self.limits.stream_send_buffer / 2 || room > 0 && stream.send.queue.len() == 0 {
+            self.tell_writable(slot);
+        }
+    }
+
+    pub(super) fn tell_if_flushed(&mut self, slot: u32) {
+        let stream = &self.streams[slot as usize];
+        if stream.send.queue.len() == 0 && stream.wire.is_some() {
+            self.tell_writable(slot);
+        }
+    }
+
+    /// Tells those that wait for room in the connection's send buffer, once a quarter of it is free.
+    pub(super) fn tell_room(&mut self) {
+        if self.room.is_empty() || self.queued > self.limits.send_buffer / 4 * 3 {
+            return;
+        }
+        while let Some(slot) = self.room.pop_front() {
+            if let Some(stream) = self.streams.get_mut(slot as usize) {
+                if core::mem::take(&mut stream.in_room) {
+                    self.tell_writable(slot);
+                }
+            }
+        }
+    }
+
+    /// The most urgent need, for tests.
+    #[cfg(test)]
+    pub(super) fn next_need(&mut self) -> Option<Need> {
+        self.schedule.next(true, true).map(|pick| pick.need)
+    }
+}

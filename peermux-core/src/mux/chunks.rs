@@ -1,0 +1,133 @@
+//! A queue of bytes: chunks that are shared, and a tail that small pieces are copied into.
+
+use alloc::collections::VecDeque;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// Bytes in order. Taking whole chunks copies nothing; small pieces are gathered, so that they pin no larger buffer.
+#[derive(Debug, Default)]
+pub(super) struct Chunks {
+    queue: VecDeque<Bytes>,
+    /// Follows the queue.
+    tail: BytesMut,
+    len: usize,
+}
+
+impl Chunks {
+    /// A tail that has grown to this is not appended to any more.
+    const TAIL: usize = 16 * 1024;
+
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn push_slice(&mut self, mut bytes: &[u8]) {
+        self.len += bytes.len();
+        while !bytes.is_empty() {
+            if self.tail.len() >= Self::TAIL {
+                self.seal_tail();
+            }
+            let (fits, rest) = bytes.split_at(bytes.len().min(Self::TAIL - self.tail.len()));
+            self.tail.extend_from_slice(fits);
+            bytes = rest;
+        }
+    }
+
+    pub(super) fn push_chunk(&mut self, chunk: Bytes) {
+        if !chunk.is_empty() {
+            self.seal_tail();
+            self.len += chunk.len();
+            self.queue.push_back(chunk);
+        }
+    }
+
+    fn seal_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.queue.push_back(core::mem::take(&mut self.tail).freeze());
+        }
+    }
+
+    /// Moves as many bytes as `out` and the queue have, and returns their number.
+    pub(super) fn read(&mut self, out: &mut [u8]) -> usize {
+        let mut read = 0;
+        while read < out.len() {
+            let rest = &mut out[read..];
+            if let Some(front) = self.queue.front_mut() {
+                let n = front.len().min(rest.len());
+                rest[..n].copy_from_slice(&front[..n]);
+                front.advance(n);
+                if front.is_empty() {
+                    self.queue.pop_front();
+                }
+                read += n;
+            } else {
+                let n = self.tail.len().min(rest.len());
+                rest[..n].copy_from_slice(&self.tail[..n]);
+                self.tail.advance(n);
+                if self.tail.is_empty() {
+                    self.tail = BytesMut::new();
+                }
+                read += n;
+                break;
+            }
+        }
+        self.len -= read;
+        read
+    }
+
+    /// Takes the first chunk, or its first `max` bytes. `None` if there is nothing or `max` is 0.
+    pub(super) fn pop(&mut self, max: usize) -> Option<Bytes> {
+        if self.len == 0 || max == 0 {
+            return None;
+        }
+        if self.queue.is_empty() {
+            self.seal_tail();
+        }
+        let front = self.queue.front_mut()?;
+        let chunk = if front.len() > max {
+            front.split_to(max)
+        } else {
+            self.queue.pop_front()?
+        };
+        self.len -= chunk.len();
+        Some(chunk)
+    }
+
+    /// Drops everything, memory included, and returns how many bytes there were.
+    pub(super) fn clear(&mut self) -> usize {
+        core::mem::take(self).len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_is_kept_through_chunks_and_tail() {
+        let mut chunks = Chunks::default();
+        chunks.push_slice(b"ab");
+        chunks.push_chunk(Bytes::from_static(b"cdef"));
+        chunks.push_slice(b"gh");
+        chunks.push_slice(b"ij");
+        assert_eq!(chunks.len(), 10);
+        let mut out = [0; 3];
+        assert_eq!(chunks.read(&mut out), 3);
+        assert_eq!(&out, b"abc");
+        assert_eq!(chunks.pop(2).as_deref(), Some(&b"de"[..]));
+        assert_eq!(chunks.pop(9).as_deref(), Some(&b"f"[..]));
+        assert_eq!(chunks.pop(9).as_deref(), Some(&b"ghij"[..]));
+        assert_eq!(chunks.pop(9), None);
+        chunks.push_slice(b"k");
+        assert_eq!(chunks.clear(), 1);
+        assert_eq!(chunks.len(), 0);
+    }
+
+    #[test]
+    fn a_large_slice_is_cut_into_tails() {
+        let mut chunks = Chunks::default();
+        chunks.push_slice(&[7; 40_000]);
+        assert_eq!(chunks.len(), 40_000);
+        assert_eq!(chunks.pop(usize::MAX).map(|chunk| chunk.len()), Some(Chunks::TAIL));
+    }
+}

@@ -1,0 +1,146 @@
+//! Credit: `docs/spec.md` section 11. Each struct keeps one invariant, and asserts it.
+
+use core::time::Duration;
+
+use crate::time::Instant;
+
+/// What may be sent: a stream's, or the connection's.
+#[derive(Debug)]
+pub(super) struct SendCredit {
+    sent: u64,
+    limit: u64,
+}
+
+impl SendCredit {
+    pub(super) const fn new(limit: u64) -> Self {
+        Self { sent: 0, limit }
+    }
+
+    /// Bytes that may still be sent.
+    pub(super) const fn left(&self) -> u64 {
+        self.limit - self.sent
+    }
+
+    pub(super) const fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Uses `bytes`, of which no more than are left are ever asked for.
+    pub(super) const fn spend(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+        debug_assert!(self.sent <= self.limit);
+    }
+
+    /// The peer allows `limit` bytes in all; whether that is more than before.
+    pub(super) const fn raise(&mut self, limit: u64) -> bool {
+        let raises = limit > self.limit;
+        if raises {
+            self.limit = limit;
+        }
+        raises
+    }
+}
+
+/// What the peer may send: `consumed <= received <= granted`, and `granted` never exceeds `consumed + window`, except after the window shrank.
+#[derive(Debug)]
+pub(super) struct RecvCredit {
+    received: u64,
+    consumed: u64,
+    granted: u64,
+    window: u64,
+}
+
+impl RecvCredit {
+    pub(super) const fn new(window: u64) -> Self {
+        Self { received: 0, consumed: 0, granted: window, window }
+    }
+
+    pub(super) const fn window(&self) -> u64 {
+        self.window
+    }
+
+    pub(super) const fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Bytes received that the application has not yet taken, and that were not discarded.
+    pub(super) const fn unread(&self) -> u64 {
+        self.received - self.consumed
+    }
+
+    /// The peer sent `bytes`; false if that is more than was granted.
+    #[must_use]
+    pub(super) const fn receive(&mut self, bytes: usize) -> bool {
+        self.received += bytes as u64;
+        self.received <= self.granted
+    }
+
+    /// The application took `bytes`, or they were discarded.
+    pub(super) const fn consume(&mut self, bytes: usize) {
+        self.consumed += bytes as u64;
+        debug_assert!(self.consumed <= self.received);
+    }
+
+    pub(super) const fn grow(&mut self, by: u64) {
+        self.window += by;
+    }
+
+    /// By how much the limit could be raised now.
+    pub(super) const fn raise(&self) -> u64 {
+        (self.consumed + self.window).saturating_sub(self.granted)
+    }
+
+    /// What the peer may still send.
+    pub(super) const fn left(&self) -> u64 {
+        self.granted.saturating_sub(self.received)
+    }
+
+    /// Raises the limit as far as it goes, and returns it.
+    pub(super) const fn grant(&mut self) -> u64 {
+        self.granted += self.raise();
+        self.granted
+    }
+}
+
+/// The growth that all streams of a connection share: at most half of the connection's window.
+#[derive(Debug)]
+pub(super) struct Growth {
+    left: u64,
+}
+
+impl Growth {
+    pub(super) const fn new(connection_window: u64) -> Self {
+        Self { left: connection_window / 2 }
+    }
+
+    /// Takes up to `want`.
+    pub(super) fn take(&mut self, want: u64) -> u64 {
+        let taken = want.min(self.left);
+        self.left -= taken;
+        taken
+    }
+
+    pub(super) const fn give_back(&mut self, growth: u64) {
+        self.left += growth;
+    }
+}
+
+/// Decides when a stream's window is too small: when a quarter of it was consumed faster than the half of a round trip would allow a
+/// window of twice the bandwidth-delay product.
+#[derive(Debug)]
+pub(super) struct Pace {
+    since: Instant,
+}
+
+impl Pace {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self { since: now }
+    }
+
+    /// A quarter of the window was consumed: whether the window should grow.
+    pub(super) fn quarter(&mut self, now: Instant, round_trip: Duration) -> bool {
+        let took = now.saturating_since(self.since);
+        self.since = now;
+        took * 2 < round_trip
+    }
+}

@@ -1,0 +1,218 @@
+//! Frames that leave, decided when the record is made (`docs/spec.md` section 12.2).
+
+use super::halves::SendState;
+use super::schedule::{Need, Pick};
+use super::Mux;
+use crate::codec::Writer;
+use crate::wire::{
+    Drain, MaxData, MaxStreamData, MaxStreams, Open, PriorityUpdate, Reset, Stop, StreamData,
+};
+
+impl Mux {
+    /// Whether there is anything that should cause a record.
+    pub(crate) fn wants_record(&mut self) -> bool {
+        !self.control.is_empty()
+            || self.drains.to_send.is_some()
+            || self.max_data_is_due()
+            || self.peer_streams.is_due()
+            || self.next_pick().is_some()
+    }
+
+    fn next_pick(&mut self) -> Option<Pick> {
+        self.schedule.next(self.opened < self.may_open, self.credit_out.left() > 0)
+    }
+
+    /// Payload bytes that are held and may be sent, and the bytes of the frames around them.
+    pub(crate) fn backlog(&self) -> (usize, usize) {
+        let payload = self.ready.min(usize::try_from(self.credit_out.left()).unwrap_or(usize::MAX));
+        const HEADER: usize = 8;
+        (payload, payload.min(self.schedule.with_data()) * HEADER)
+    }
+
+    /// Fills `out` with what goes first. Returns whether any frame was written.
+    pub(crate) fn fill(&mut self, out: &mut Writer<'_>) -> bool {
+        let before = out.len();
+        let keep = if self.next_pick().is_some() { out.room() / 2 } else { 0 };
+        self.fill_control(out, keep);
+        self.fill_streams(out);
+        self.fill_riders(out);
+        out.len() > before
+    }
+
+    /// Connection credit is due when a quarter of the window is used, or when what is left is less than what could be given, as
+    /// long as that is enough for half a new stream's window.
+    fn max_data_is_due(&self) -> bool {
+        let raise = self.credit_in.raise();
+        raise >= self.credit_in.window() / 4
+            || raise >= self.limits.ours.initial_max_stream_data / 2 && raise >= self.credit_in.left()
+    }
+
+    fn fill_control(&mut self, out: &mut Writer<'_>, keep: usize) {
+        let fits = |out: &Writer<'_>, len: usize| out.room() >= keep + len;
+        if self.max_data_is_due() && fits(out, MaxData::MAX_LEN) {
+            MaxData(self.credit_in.grant()).encode(out);
+        }
+        if self.peer_streams.is_due() && fits(out, MaxStreams::MAX_LEN) {
+            self.write_max_streams(out);
+        }
+        if fits(out, Drain::MAX_LEN) {
+            if let Some(code) = self.drains.to_send.take() {
+                Drain(code).encode(out);
+                self.drains.sent = true;
+            }
+        }
+        while let Some(&slot) = self.control.front() {
+            if !self.write_stream_control(slot, out, keep) {
+                break;
+            }
+            self.control.pop_front();
+            self.streams[slot as usize].in_control = false;
+            self.try_free(slot);
+        }
+    }
+
+    fn write_max_streams(&mut self, out: &mut Writer<'_>) {
+        self.peer_streams.granted += self.peer_streams.raise();
+        MaxStreams(self.peer_streams.granted).encode(out);
+    }
+
+    /// Writes the control frames of one stream; false if not all of them fitted.
+    fn write_stream_control(&mut self, slot: u32, out: &mut Writer<'_>, keep: usize) -> bool {
+        let stream = &mut self.streams[slot as usize];
+        let Some(wire) = stream.wire else { return true };
+        let longest = Reset::MAX_LEN.max(Stop::MAX_LEN).max(MaxStreamData::MAX_LEN).max(PriorityUpdate::MAX_LEN);
+        while stream.pending.any() {
+            if out.room() < keep + longest {
+                return false;
+            }
+            if let Some(code) = stream.pending.reset.take() {
+                Reset { stream: wire, code }.encode(out);
+            } else if let Some(code) = stream.pending.stop.take() {
+                if stream.recv.is_open() {
+                    Stop { stream: wire, code }.encode(out);
+                }
+            } else if let Some(priority) = stream.pending.priority.take() {
+                if stream.recv.is_open() {
+                    PriorityUpdate { stream: wire, priority }.encode(out);
+                }
+            } else {
+                stream.pending.max_data = false;
+                if stream.recv.is_open() && stream.recv.credit.raise() > 0 {
+                    MaxStreamData { stream: wire, maximum: stream.recv.credit.grant() }.encode(out);
+                }
+            }
+        }
+        true
+    }
+
+    fn fill_streams(&mut self, out: &mut Writer<'_>) {
+        while let Some(pick) = self.next_pick() {
+            let wrote = match pick.need {
+                Need::Open => self.write_open(pick.slot, out),
+                Need::Fin => self.write_fin(pick.slot, out),
+                Need::Data => self.write_data(pick, out),
+                Need::Nothing => false,
+            };
+            if !wrote {
+                break;
+            }
+        }
+        self.tell_room();
+    }
+
+    fn write_open(&mut self, slot: u32, out: &mut Writer<'_>) -> bool {
+        if out.room() < Open::MAX_LEN {
+            return false;
+        }
+        let wire = self.opened << 1 | self.role.parity();
+        self.opened += 1;
+        self.by_wire.insert(wire, slot);
+        let stream = &mut self.streams[slot as usize];
+        stream.wire = Some(wire);
+        let name = self.names_out.refer(stream.protocol.as_deref());
+        Open { stream: wire, priority: stream.priority, name }.encode(out);
+        self.names_out.sent(stream.protocol.as_ref());
+        self.refresh(slot);
+        self.want_control(slot);
+        self.tell_if_flushed(slot);
+        true
+    }
+
+    fn write_fin(&mut self, slot: u32, out: &mut Writer<'_>) -> bool {
+        let stream = &mut self.streams[slot as usize];
+        let Some(wire) = stream.wire else { return false };
+        if out.room() < StreamData::long_header_len(wire, 0) {
+            return false;
+        }
+        StreamData::encode_header(wire, true, Some(0), out);
+        self.fin_was_sent(slot);
+        true
+    }
+
+    fn fin_was_sent(&mut self, slot: u32) {
+        self.streams[slot as usize].send.state = SendState::Finished;
+        self.refresh(slot);
+        self.tell_writable(slot);
+        self.after_end_of_half(slot);
+    }
+
+    /// Gathers payload of one stream: all that it may send, or as much as there is room for.
+    fn write_data(&mut self, pick: Pick, out: &mut Writer<'_>) -> bool {
+        let slot = pick.slot;
+        let stream = &mut self.streams[slot as usize];
+        let Some(wire) = stream.wire else { return false };
+        let queued = stream.send.queue.len();
+        let may_send = queued.min(usize::try_from(self.credit_out.left()).unwrap_or(usize::MAX));
+        let room = out.room();
+        let short = StreamData::short_header_len(wire);
+        // Without a length the payload must reach to the end; that is the case for whatever does not leave room for a length as well.
+        let (take, len) = if room <= short {
+            return false;
+        } else if may_send >= room - short {
+            (room - short, None)
+        } else {
+            let take = may_send.min(room.saturating_sub(StreamData::long_header_len(wire, may_send)));
+            (take, Some(take))
+        };
+        if take == 0 {
+            return false;
+        }
+        let fin = take == queued && stream.send.state == SendState::Finishing;
+        StreamData::encode_header(wire, fin, len, out);
+        stream.send.queue.read(out.claim(take));
+        stream.send.credit.spend(take);
+        self.credit_out.spend(take);
+        self.budget.payload(take);
+        if fin {
+            self.fin_was_sent(slot);
+        } else {
+            self.refresh(slot);
+            self.tell_if_room(slot);
+            self.tell_if_flushed(slot);
+            if take < queued {
+                self.schedule.end_turn(pick);
+                // Either the record is full, or the connection's credit is used up: both end the loop.
+            }
+        }
+        true
+    }
+
+    /// Credit that is not due rides where padding would stand.
+    fn fill_riders(&mut self, out: &mut Writer<'_>) {
+        if self.credit_in.raise() >= self.credit_in.window() / 16 && out.room() >= MaxData::MAX_LEN {
+            MaxData(self.credit_in.grant()).encode(out);
+        }
+        if self.peer_streams.raise() >= (self.peer_streams.window / 8).max(1) && out.room() >= MaxStreams::MAX_LEN {
+            self.write_max_streams(out);
+        }
+        while out.room() >= MaxStreamData::MAX_LEN {
+            let Some(slot) = self.riders.pop_front() else { return };
+            let Some(stream) = self.streams.get_mut(slot as usize) else { continue };
+            if core::mem::take(&mut stream.in_riders) && stream.recv.is_open() && stream.recv.credit.raise() > 0 {
+                if let Some(wire) = stream.wire {
+                    MaxStreamData { stream: wire, maximum: stream.recv.credit.grant() }.encode(out);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Frames that arrive.
+
+use bytes::Bytes;
+
+use super::halves::{RecvState, SendState};
+use super::{Mux, StreamEvent};
+use crate::code::{Code, ProtocolCode};
+use crate::error::Violation;
+use crate::wire::{
+    Drain, MaxData, MaxStreamData, MaxStreams, Open, PriorityUpdate, Reset, Stop, StreamData,
+};
+
+/// Where a frame's bytes are.
+#[derive(Clone, Copy)]
+pub(crate) enum Source<'a> {
+    /// In a shared buffer, of which large payloads may keep a part.
+    Shared(&'a Bytes),
+    /// In a buffer of the caller's: payloads are copied.
+    Borrowed,
+}
+
+/// Payloads from this size on are kept as parts of the buffer that they arrived in; smaller ones are copied out of it. With buffers of
+/// at most twice this size ([`MAX_INPUT_BUFFER`](crate::MAX_INPUT_BUFFER)) what is unread pins at most twice its size.
+pub(crate) const SHARE_FROM: usize = 16 * 1024;
+
+/// What a frame's stream id refers to.
+enum Found {
+    Slot(u32),
+    /// A stream that has ended and is forgotten.
+    Forgotten,
+}
+
+impl Mux {
+    fn find(&self, wire: u64) -> Result<Found, Violation> {
+        if let Some(&slot) = self.by_wire.get(&wire) {
+            return Ok(Found::Slot(slot));
+        }
+        let used = if wire & 1 == self.role.parity() { self.opened } else { self.peer_streams.opened };
+        if wire >> 1 < used {
+            Ok(Found::Forgotten)
+        } else {
+            Err(Self::violation(ProtocolCode::STREAM_ID, "a frame for a stream that was never opened", wire))
+        }
+    }
+
+    pub(crate) fn on_open(&mut self, open: Open<'_>) -> Result<(), Violation> {
+        let wire = open.stream;
+        if wire & 1 != self.role.peer().parity() {
+            return Err(Self::violation(ProtocolCode::STREAM_ID, "OPEN with an id of the wrong side", wire));
+        }
+        if wire >> 1 != self.peer_streams.opened {
+            return Err(Self::violation(ProtocolCode::STREAM_ID, "OPEN with an id that is not the next", wire));
+        }
+        if self.peer_streams.opened >= self.peer_streams.granted {
+            return Err(Self::violation(ProtocolCode::STREAM_LIMIT, "OPEN beyond MAX_STREAMS", wire));
+        }
+        let protocol = self
+            .names_in
+            .resolve(open.name)
+            .map_err(|what| Self::violation(ProtocolCode::FRAME_ENCODING, what, wire))?;
+        self.peer_streams.opened += 1;
+        let slot = self.insert(false, Some(wire), protocol, open.priority);
+        if self.drains.sent || self.drains.to_send.is_some() {
+            self.refuse_slot(slot, Code::REFUSED);
+            self.streams[slot as usize].held = false;
+        } else {
+            self.incoming.push_back(slot);
+            self.notices.push(StreamEvent::Opened);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_stream(&mut self, frame: StreamData<'_>, source: Source<'_>) -> Result<(), Violation> {
+        let found = self.find(frame.stream)?;
+        let len = frame.payload.len();
+        if !self.credit_in.receive(len) {
+            return Err(Self::violation(ProtocolCode::FLOW_CONTROL, "data beyond the connection's credit", frame.stream));
+        }
+        self.budget.payload(len);
+        let slot = match found {
+            Found::Slot(slot) if !self.streams[slot as usize].has_ended() => slot,
+            _ => {
+                self.credit_back(len);
+                return self.budget.control(self.now, 1);
+            }
+        };
+        let stream = &mut self.streams[slot as usize];
+        if !stream.recv.is_open() {
+            return Err(Self::violation(ProtocolCode::STREAM_STATE, "data after FIN or RESET", frame.stream));
+        }
+        if !stream.recv.credit.receive(len) {
+            return Err(Self::violation(ProtocolCode::FLOW_CONTROL, "data beyond the stream's credit", frame.stream));
+        }
+        if stream.recv.stopped {
+            stream.recv.credit.consume(len);
+            self.credit_back(len);
+        } else {
+            match source {
+                Source::Shared(buffer) if len >= SHARE_FROM => stream.recv.queue.push_chunk(buffer.slice_ref(frame.payload)),
+                _ => stream.recv.queue.push_slice(frame.payload),
+            }
+        }
+        if frame.fin {
+            self.streams[slot as usize].recv.state = RecvState::Finished;
+        } else if len == 0 {
+            self.budget.control(self.now, 1)?;
+        }
+        self.tell_readable(slot);
+        if frame.fin {
+            self.after_end_of_half(slot);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_reset(&mut self, frame: Reset) -> Result<(), Violation> {
+        let slot = match self.find(frame.stream)? {
+            Found::Slot(slot) if !self.streams[slot as usize].has_ended() => slot,
+            _ => return self.budget.control(self.now, 1),
+        };
+        let stream = &mut self.streams[slot as usize];
+        if !stream.recv.is_open() {
+            return Err(Self::violation(ProtocolCode::STREAM_STATE, "RESET after FIN or RESET", frame.stream));
+        }
+        stream.recv.state = RecvState::Reset(frame.code);
+        let unread = stream.recv.queue.clear();
+        stream.recv.credit.consume(unread);
+        self.credit_back(unread);
+        self.tell_readable(slot);
+        self.after_end_of_half(slot);
+        self.budget.cancel(self.now)
+    }
+
+    pub(crate) fn on_stop(&mut self, frame: Stop) -> Result<(), Violation> {
+        let slot = match self.find(frame.stream)? {
+            Found::Slot(slot) if self.streams[slot as usize].send.is_open() => slot,
+            _ => return self.budget.control(self.now, 1),
+        };
+        self.reset_slot(slot, frame.code, Some(frame.code));
+        self.tell_writable(slot);
+        self.budget.cancel(self.now)
+    }
+
+    pub(crate) fn on_priority(&mut self, frame: PriorityUpdate) -> Result<(), Violation> {
+        self.budget.control(self.now, 1)?;
+        if let Found::Slot(slot) = self.find(frame.stream)? {
+            let stream = &mut self.streams[slot as usize];
+            if stream.send.is_open() && !stream.send.priority_is_ours {
+                stream.priority = frame.priority;
+                self.schedule.set_priority(slot, frame.priority);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_max_data(&mut self, frame: MaxData) -> Result<(), Violation> {
+        self.budget.control(self.now, 1)?;
+        self.credit_out.raise(frame.0);
+        Ok(())
+    }
+
+    pub(crate) fn on_max_stream_data(&mut self, frame: MaxStreamData) -> Result<(), Violation> {
+        self.budget.control(self.now, 1)?;
+        if let Found::Slot(slot) = self.find(frame.stream)? {
+            let send = &mut self.streams[slot as usize].send;
+            if send.state == SendState::Open && send.credit.raise(frame.maximum) {
+                self.tell_if_room(slot);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_max_streams(&mut self, frame: MaxStreams) -> Result<(), Violation> {
+        self.budget.control(self.now, 1)?;
+        self.may_open = self.may_open.max(frame.0);
+        Ok(())
+    }
+
+    pub(crate) fn on_drain(&mut self, frame: Drain) -> Result<(), Violation> {
+        self.budget.control(self.now, 1)?;
+        if self.drains.received.replace(frame.0).is_some() {
+            return Err(Violation::new(ProtocolCode::FRAME_NOT_ALLOWED, "a second DRAIN"));
+        }
+        self.cancel_unopened();
+        Ok(())
+    }
+}

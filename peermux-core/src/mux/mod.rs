@@ -1,0 +1,418 @@
+//! Streams: opening, states, credit, priorities, budgets (`docs/spec.md` sections 9 to 12 and 18).
+//!
+//! This machine knows plaintext frames only. Frames come in by [`Mux::on_frame`] and its kin, and leave by [`Mux::fill`], when the connection makes a record.
+//!
+//! - `app`: what the application asks for; `ingress`: frames that arrive; `egress`: frames that leave;
+//! - `halves`, `chunks`: a stream's two halves and their bytes; `credit`, `budget`, `names`: one invariant each;
+//! - `schedule`: which stream goes next.
+
+mod app;
+mod budget;
+mod chunks;
+mod credit;
+mod egress;
+mod halves;
+mod ingress;
+mod names;
+mod schedule;
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::Arc;
+use core::time::Duration;
+
+use slab::Slab;
+
+pub(crate) use budget::Budget;
+pub(crate) use ingress::Source;
+
+use crate::code::{Code, ProtocolCode};
+use crate::error::{ConnectionError, Violation};
+use crate::id::{Role, StreamId};
+use crate::time::Instant;
+use crate::wakers::Notices;
+use crate::wire::{Priority, Settings};
+use credit::{Growth, RecvCredit, SendCredit};
+use halves::{RecvHalf, RecvState, SendHalf, SendState};
+use names::Names;
+use schedule::{Need, Schedule};
+
+/// What the application may want to know of its streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamEvent {
+    /// The peer opened one.
+    Opened,
+    /// There may be something to read, or an end or an error to learn of.
+    Readable(StreamId),
+    /// There may be room to write, or an end or an error to learn of.
+    Writable(StreamId),
+}
+
+/// How much a mux may hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Settings that the peer was told.
+    pub(crate) ours: Settings,
+    /// Bytes that one stream queues for sending at most.
+    pub(crate) stream_send_buffer: usize,
+    /// Bytes that all streams queue for sending, but for a small reserve of each.
+    pub(crate) send_buffer: usize,
+}
+
+/// Bytes that each stream may queue even when the others fill the connection's send buffer.
+pub(crate) const SEND_RESERVE: usize = 2048;
+
+#[derive(Debug)]
+struct Stream {
+    /// Distinguishes the streams that use the same slot one after the other, and orders them by their opening.
+    serial: u64,
+    /// The id on the wire, once OPEN was written or received.
+    wire: Option<u64>,
+    protocol: Option<Arc<str>>,
+    priority: Priority,
+    send: SendHalf,
+    recv: RecvHalf,
+    /// What control frames are still to be written for it.
+    pending: Pending,
+    /// It is in the queue of streams with pending control frames; in that of those whose credit may ride along.
+    in_control: bool,
+    in_riders: bool,
+    /// It is in the queue of those that wait for room in the connection's send buffer.
+    in_room: bool,
+    opened_here: bool,
+    /// The application holds it, or it waits to be accepted.
+    held: bool,
+    /// Its queued bytes as counted in [`Mux::queued`], and in [`Mux::ready`].
+    counted: usize,
+    counted_ready: usize,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    reset: Option<Code>,
+    stop: Option<Code>,
+    priority: Option<Priority>,
+    max_data: bool,
+}
+
+impl Pending {
+    const fn any(&self) -> bool {
+        self.reset.is_some() || self.stop.is_some() || self.priority.is_some() || self.max_data
+    }
+}
+
+impl Stream {
+    /// Neither half is open on the wire any more (`docs/spec.md` section 10.2).
+    fn has_ended(&self) -> bool {
+        !self.send.is_open() && self.send.state != SendState::Finishing && !self.recv.is_open()
+    }
+}
+
+/// Streams that the peer may open: `closed <= opened <= granted <= closed + window`.
+#[derive(Debug)]
+struct PeerStreams {
+    opened: u64,
+    closed: u64,
+    granted: u64,
+    window: u64,
+}
+
+impl PeerStreams {
+    const fn raise(&self) -> u64 {
+        self.closed + self.window - self.granted
+    }
+
+    /// Whether a new limit should cause a record.
+    const fn is_due(&self) -> bool {
+        let raise = self.raise();
+        raise > 0 && (raise * 2 >= self.window || self.granted - self.opened < raise)
+    }
+}
+
+/// Where DRAIN stands.
+#[derive(Debug, Default)]
+struct Drains {
+    to_send: Option<ProtocolCode>,
+    sent: bool,
+    received: Option<ProtocolCode>,
+}
+
+pub(crate) struct Mux {
+    role: Role,
+    limits: Limits,
+    now: Instant,
+    round_trip: Duration,
+
+    streams: Slab<Stream>,
+    by_wire: BTreeMap<u64, u32>,
+    next_serial: u64,
+    /// Streams that the peer opened and that were not yet accepted.
+    incoming: VecDeque<u32>,
+    /// Streams that this side opened on the wire, and how many it may.
+    opened: u64,
+    may_open: u64,
+    peer_streams: PeerStreams,
+
+    credit_out: SendCredit,
+    credit_in: RecvCredit,
+    growth: Growth,
+    /// What the peer gives each new stream.
+    peer_stream_credit: u64,
+
+    names_out: Names,
+    names_in: Names,
+    schedule: Schedule,
+    pub(crate) budget: Budget,
+
+    control: VecDeque<u32>,
+    riders: VecDeque<u32>,
+    room: VecDeque<u32>,
+    drains: Drains,
+
+    /// Bytes queued for sending, in all; and of these the bytes of streams whose next frame is payload.
+    queued: usize,
+    ready: usize,
+
+    ended: Option<ConnectionError>,
+    pub(crate) notices: Notices<StreamEvent>,
+}
+
+impl Mux {
+    pub(crate) fn new(role: Role, limits: Limits, now: Instant) -> Self {
+        let theirs = Settings::default();
+        Self {
+            role,
+            limits,
+            now,
+            round_trip: Duration::ZERO,
+            streams: Slab::new(),
+            by_wire: BTreeMap::new(),
+            next_serial: 0,
+            incoming: VecDeque::new(),
+            opened: 0,
+            may_open: theirs.initial_max_streams,
+            peer_streams: PeerStreams {
+                opened: 0,
+                closed: 0,
+                granted: limits.ours.initial_max_streams,
+                window: limits.ours.initial_max_streams,
+            },
+            credit_out: SendCredit::new(theirs.initial_max_data),
+            credit_in: RecvCredit::new(limits.ours.initial_max_data),
+            growth: Growth::new(limits.ours.initial_max_data),
+            peer_stream_credit: theirs.initial_max_stream_data,
+            names_out: Names::default(),
+            names_in: Names::default(),
+            schedule: Schedule::default(),
+            budget: Budget::new(now),
+            control: VecDeque::new(),
+            riders: VecDeque::new(),
+            room: VecDeque::new(),
+            drains: Drains::default(),
+            queued: 0,
+            ready: 0,
+            ended: None,
+            notices: Notices::default(),
+        }
+    }
+
+    pub(crate) const fn set_now(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    pub(crate) const fn set_round_trip(&mut self, round_trip: Duration) {
+        self.round_trip = round_trip;
+    }
+
+    /// The peer's settings are known.
+    pub(crate) fn set_peer(&mut self, settings: &Settings) {
+        self.credit_out.raise(settings.initial_max_data);
+        self.may_open = self.may_open.max(settings.initial_max_streams);
+        self.peer_stream_credit = settings.initial_max_stream_data;
+        for slot in self.slots() {
+            let stream = &mut self.streams[slot as usize];
+            if stream.send.credit.raise(settings.initial_max_stream_data) {
+                self.tell_writable(slot);
+            }
+        }
+    }
+
+    /// The connection is over: every stream that had not finished learns of it, and nothing more is sent.
+    pub(crate) fn end(&mut self, error: ConnectionError) {
+        if self.ended.is_some() {
+            return;
+        }
+        self.ended = Some(error);
+        self.control.clear();
+        self.riders.clear();
+        for slot in self.slots() {
+            let stream = &mut self.streams[slot as usize];
+            stream.in_control = false;
+            stream.in_riders = false;
+            stream.pending = Pending::default();
+            stream.send.queue.clear();
+            self.refresh(slot);
+            self.tell(slot);
+            self.try_free(slot);
+        }
+        self.notices.push(StreamEvent::Opened);
+    }
+
+    /// The error of a connection that is over. The answer of the other side may come later than the error.
+    pub(crate) fn update_end(&mut self, error: ConnectionError) {
+        self.ended = Some(error);
+    }
+
+    fn slots(&self) -> alloc::vec::Vec<u32> {
+        self.streams.iter().map(|(slot, _)| slot as u32).collect()
+    }
+
+    /// Streams that exist here.
+    pub(crate) fn stream_count(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Bytes that wait to be sent.
+    pub(crate) const fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// Bytes that were received and not yet read.
+    pub(crate) const fn unread(&self) -> u64 {
+        self.credit_in.unread()
+    }
+
+    fn insert(&mut self, opened_here: bool, wire: Option<u64>, protocol: Option<Arc<str>>, priority: Priority) -> u32 {
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let stream = Stream {
+            serial,
+            wire,
+            protocol,
+            priority,
+            send: SendHalf::new(self.peer_stream_credit),
+            recv: RecvHalf::new(self.limits.ours.initial_max_stream_data, self.now),
+            pending: Pending::default(),
+            in_control: false,
+            in_riders: false,
+            in_room: false,
+            opened_here,
+            held: true,
+            counted: 0,
+            counted_ready: 0,
+        };
+        let slot = self.streams.insert(stream) as u32;
+        if let Some(wire) = wire {
+            self.by_wire.insert(wire, slot);
+        }
+        self.schedule.insert(slot, serial, priority);
+        slot
+    }
+
+    /// What `slot` needs next is computed anew, and the counts that depend on its queue.
+    fn refresh(&mut self, slot: u32) {
+        let stream = &mut self.streams[slot as usize];
+        let queued = stream.send.queue.len();
+        let need = match stream.send.state {
+            SendState::Finished | SendState::Reset { .. } => Need::Nothing,
+            _ if self.ended.is_some() => Need::Nothing,
+            _ if stream.wire.is_none() => Need::Open,
+            _ if queued > 0 => Need::Data,
+            SendState::Finishing => Need::Fin,
+            SendState::Open => Need::Nothing,
+        };
+        let ready = if need == Need::Data { queued } else { 0 };
+        self.queued = self.queued - stream.counted + queued;
+        self.ready = self.ready - stream.counted_ready + ready;
+        stream.counted = queued;
+        stream.counted_ready = ready;
+        self.schedule.set_need(slot, need);
+    }
+
+    /// `slot` has control frames to write. One that is not yet open on the wire keeps them until it is.
+    fn want_control(&mut self, slot: u32) {
+        let stream = &mut self.streams[slot as usize];
+        if stream.wire.is_some() && stream.pending.any() && !stream.in_control && self.ended.is_none() {
+            stream.in_control = true;
+            self.control.push_back(slot);
+        }
+    }
+
+    fn id(&self, slot: u32) -> StreamId {
+        StreamId { serial: self.streams[slot as usize].serial, slot }
+    }
+
+    fn tell_readable(&mut self, slot: u32) {
+        let id = self.id(slot);
+        let stream = &mut self.streams[slot as usize];
+        self.notices.tell(&mut stream.recv.interest, || StreamEvent::Readable(id));
+    }
+
+    fn tell_writable(&mut self, slot: u32) {
+        let id = self.id(slot);
+        let stream = &mut self.streams[slot as usize];
+        self.notices.tell(&mut stream.send.interest, || StreamEvent::Writable(id));
+    }
+
+    fn tell(&mut self, slot: u32) {
+        self.tell_readable(slot);
+        self.tell_writable(slot);
+    }
+
+    /// Discarded bytes go back to the connection's credit at once.
+    fn credit_back(&mut self, bytes: usize) {
+        self.credit_in.consume(bytes);
+    }
+
+    /// After a half has ended on the wire.
+    fn after_end_of_half(&mut self, slot: u32) {
+        let stream = &self.streams[slot as usize];
+        if stream.send.state == SendState::Finished && stream.recv.state == RecvState::Finished {
+            self.budget.stream_finished();
+        }
+        self.try_free(slot);
+    }
+
+    /// Forgets a stream that has ended, that the application let go of, and of which nothing is queued.
+    fn try_free(&mut self, slot: u32) {
+        let stream = &self.streams[slot as usize];
+        let over = stream.has_ended() || self.ended.is_some();
+        if stream.held || !over || stream.in_control || stream.pending.any() && self.ended.is_none() {
+            return;
+        }
+        self.refresh(slot);
+        self.schedule.set_need(slot, Need::Nothing);
+        let stream = self.streams.remove(slot as usize);
+        self.queued -= stream.counted;
+        self.ready -= stream.counted_ready;
+        self.growth.give_back(stream.recv.credit.window() - self.limits.ours.initial_max_stream_data);
+        if let Some(wire) = stream.wire {
+            self.by_wire.remove(&wire);
+        }
+        if !stream.opened_here {
+            self.peer_streams.closed += 1;
+        }
+    }
+
+    /// Every invariant that spans several structs; for tests, since it looks at all streams.
+    #[cfg(any(test, debug_assertions))]
+    pub(crate) fn assert_invariants(&self) {
+        // Looking at all streams after every call would make tests with thousands of them crawl.
+        if self.streams.len() > 64 {
+            return;
+        }
+        let sum = |count: fn(&Stream) -> usize| self.streams.iter().map(|(_, stream)| count(stream)).sum::<usize>();
+        assert_eq!(self.queued, sum(|stream| stream.send.queue.len()), "queued bytes");
+        assert_eq!(self.ready, sum(|stream| stream.counted_ready), "ready bytes");
+        assert_eq!(self.credit_in.unread(), sum(|stream| stream.recv.queue.len()) as u64, "unread bytes");
+        let peer_streams = self.streams.iter().filter(|(_, stream)| !stream.opened_here).count() as u64;
+        assert_eq!(self.peer_streams.opened - self.peer_streams.closed, peer_streams, "streams of the peer");
+        assert!(self.peer_streams.opened <= self.peer_streams.granted, "streams granted");
+        for (_, stream) in &self.streams {
+            assert!(stream.send.queue.len() as u64 <= stream.send.credit.left(), "queued within credit");
+        }
+    }
+
+    fn violation(code: ProtocolCode, what: &'static str, stream: u64) -> Violation {
+        Violation::on(code, what, stream)
+    }
+}

@@ -1,0 +1,318 @@
+//! Which stream goes next: RFC 9218, decided when the record is made (`docs/spec.md` section 12.2).
+//!
+//! Choosing costs the same however many streams there are. A stream whose need changes leaves its old place in a
+//! queue behind; such a place is skipped when its turn comes, and all of them are swept out when they outnumber the true ones.
+
+use alloc::collections::{BinaryHeap, VecDeque};
+use alloc::vec::Vec;
+use core::cmp::Reverse;
+
+use crate::wire::Priority;
+
+/// What a stream needs to send next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) enum Need {
+    #[default]
+    Nothing,
+    /// Its OPEN.
+    Open,
+    /// Payload, which needs connection credit.
+    Data,
+    /// FIN without payload.
+    Fin,
+}
+
+/// A place in a queue: true as long as the stream has the same ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// Streams are in line by this: the order in which they were opened.
+    order: u64,
+    slot: u32,
+    ticket: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Turn {
+    /// An incremental stream.
+    One(Place),
+    /// The first of the line of those that are not.
+    Line,
+}
+
+#[derive(Debug, Default)]
+struct Level {
+    opening: VecDeque<Place>,
+    fins: VecDeque<Place>,
+    turns: VecDeque<Turn>,
+    line: BinaryHeap<Reverse<Place>>,
+    /// Whether `turns` has a turn for the line.
+    line_has_turn: bool,
+}
+
+/// What the scheduler knows of a stream.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    order: u64,
+    ticket: u32,
+    need: Need,
+    urgency: u8,
+    incremental: bool,
+}
+
+/// The next stream, and what it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pick {
+    pub(super) slot: u32,
+    pub(super) need: Need,
+    urgency: u8,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    levels: [Level; 8],
+    /// By slot.
+    entries: Vec<Entry>,
+    /// Places that are true, and those that are left behind.
+    waiting: usize,
+    stale: usize,
+    /// Streams with payload.
+    with_data: usize,
+}
+
+fn holds(entries: &[Entry], place: Place) -> bool {
+    entries
+        .get(place.slot as usize)
+        .is_some_and(|entry| entry.ticket == place.ticket && entry.need != Need::Nothing)
+}
+
+impl Schedule {
+    /// A stream takes `slot`. `order` grows from stream to stream.
+    pub(super) fn insert(&mut self, slot: u32, order: u64, priority: Priority) {
+        let index = slot as usize;
+        if index >= self.entries.len() {
+            self.entries.resize(index + 1, Entry::default());
+        }
+        self.set_need(slot, Need::Nothing);
+        let entry = &mut self.entries[index];
+        entry.order = order;
+        entry.urgency = priority.urgency();
+        entry.incremental = priority.incremental();
+    }
+
+    pub(super) fn set_priority(&mut self, slot: u32, priority: Priority) {
+        let Some(entry) = self.entries.get(slot as usize) else { return };
+        if (entry.urgency, entry.incremental) == (priority.urgency(), priority.incremental()) {
+            return;
+        }
+        let need = entry.need;
+        self.set_need(slot, Need::Nothing);
+        let entry = &mut self.entries[slot as usize];
+        entry.urgency = priority.urgency();
+        entry.incremental = priority.incremental();
+        self.set_need(slot, need);
+    }
+
+    pub(super) fn set_need(&mut self, slot: u32, need: Need) {
+        let Some(entry) = self.entries.get_mut(slot as usize) else { return };
+        if entry.need == need {
+            return;
+        }
+        if entry.need != Need::Nothing {
+            self.waiting -= 1;
+            self.stale += 1;
+            self.with_data -= usize::from(entry.need == Need::Data);
+            entry.ticket = entry.ticket.wrapping_add(1);
+        }
+        entry.need = need;
+        if need != Need::Nothing {
+            self.waiting += 1;
+            self.with_data += usize::from(need == Need::Data);
+            let place = Place { order: entry.order, slot, ticket: entry.ticket };
+            let (level, incremental) = (&mut self.levels[usize::from(entry.urgency)], entry.incremental);
+            match need {
+                Need::Open => level.opening.push_back(place),
+                Need::Fin => level.fins.push_back(place),
+                Need::Data if incremental => level.turns.push_back(Turn::One(place)),
+                _ => {
+                    level.line.push(Reverse(place));
+                    if !level.line_has_turn {
+                        level.line_has_turn = true;
+                        level.turns.push_back(Turn::Line);
+                    }
+                }
+            }
+        }
+        if self.stale > self.waiting + 64 {
+            self.sweep();
+        }
+    }
+
+    /// Streams that have payload to send.
+    pub(super) const fn with_data(&self) -> usize {
+        self.with_data
+    }
+
+    /// The stream that goes next, if OPEN and payload may be sent at all.
+    pub(super) fn next(&mut self, may_open: bool, may_send_data: bool) -> Option<Pick> {
+        let Self { levels, entries, stale, .. } = self;
+        (0u8..).zip(levels).find_map(|(urgency, level)| {
+            let pick = |place: Place, need| Some(Pick { slot: place.slot, need, urgency });
+            if may_open {
+                if let Some(place) = front(&mut level.opening, entries, stale) {
+                    return pick(place, Need::Open);
+                }
+            }
+            if let Some(place) = front(&mut level.fins, entries, stale) {
+                return pick(place, Need::Fin);
+            }
+            if !may_send_data {
+                return None;
+            }
+            level.front_turn(entries, stale).and_then(|place| pick(place, Need::Data))
+        })
+    }
+
+    /// The turn of `pick`, which still has payload, is over: at its urgency the next one goes first now.
+    pub(super) fn end_turn(&mut self, pick: Pick) {
+        let turns = &mut self.levels[usize::from(pick.urgency)].turns;
+        if let Some(turn) = turns.pop_front() {
+            turns.push_back(turn);
+        }
+    }
+
+    fn sweep(&mut self) {
+        let Self { levels, entries, .. } = self;
+        for level in levels {
+            level.opening.retain(|place| holds(entries, *place));
+            level.fins.retain(|place| holds(entries, *place));
+            level.line.retain(|Reverse(place)| holds(entries, *place));
+            level.turns.retain(|turn| match turn {
+                Turn::One(place) => holds(entries, *place),
+                Turn::Line => true,
+            });
+        }
+        self.stale = 0;
+    }
+}
+
+fn front(queue: &mut VecDeque<Place>, entries: &[Entry], stale: &mut usize) -> Option<Place> {
+    while let Some(&place) = queue.front() {
+        if holds(entries, place) {
+            return Some(place);
+        }
+        queue.pop_front();
+        *stale = stale.saturating_sub(1);
+    }
+    None
+}
+
+impl Level {
+    fn front_turn(&mut self, entries: &[Entry], stale: &mut usize) -> Option<Place> {
+        while let Some(turn) = self.turns.front() {
+            match *turn {
+                Turn::One(place) if holds(entries, place) => return Some(place),
+                Turn::One(_) => *stale = stale.saturating_sub(1),
+                Turn::Line => {
+                    while let Some(&Reverse(place)) = self.line.peek() {
+                        if holds(entries, place) {
+                            return Some(place);
+                        }
+                        self.line.pop();
+                        *stale = stale.saturating_sub(1);
+                    }
+                    self.line_has_turn = false;
+                }
+            }
+            self.turns.pop_front();
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(streams: &[(u8, bool)]) -> Schedule {
+        let mut schedule = Schedule::default();
+        for (slot, &(urgency, incremental)) in (0..).zip(streams) {
+            schedule.insert(slot, u64::from(slot), Priority::new(urgency, incremental));
+            schedule.set_need(slot, Need::Data);
+        }
+        schedule
+    }
+
+    fn turns(schedule: &mut Schedule, count: usize) -> Vec<u32> {
+        (0..count)
+            .filter_map(|_| {
+                let pick = schedule.next(true, true)?;
+                schedule.end_turn(pick);
+                Some(pick.slot)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn strictly_by_urgency() {
+        let mut schedule = with(&[(5, true), (1, false), (0, true)]);
+        assert_eq!(turns(&mut schedule, 2), [2, 2]);
+        schedule.set_need(2, Need::Nothing);
+        assert_eq!(turns(&mut schedule, 2), [1, 1]);
+        schedule.set_need(1, Need::Nothing);
+        assert_eq!(turns(&mut schedule, 1), [0]);
+    }
+
+    #[test]
+    fn incremental_streams_take_turns_and_the_others_together_take_one() {
+        let mut schedule = with(&[(3, true), (3, false), (3, true), (3, false)]);
+        assert_eq!(turns(&mut schedule, 6), [0, 1, 2, 0, 1, 2]);
+        schedule.set_need(1, Need::Nothing);
+        assert_eq!(turns(&mut schedule, 3), [0, 3, 2]);
+    }
+
+    #[test]
+    fn an_older_stream_takes_its_place_in_line_again() {
+        let mut schedule = with(&[(3, false), (3, false)]);
+        schedule.set_need(0, Need::Nothing);
+        assert_eq!(turns(&mut schedule, 2), [1, 1]);
+        schedule.set_need(0, Need::Data);
+        assert_eq!(turns(&mut schedule, 2), [0, 0]);
+    }
+
+    #[test]
+    fn without_connection_credit_only_free_frames_go() {
+        let mut schedule = with(&[(0, false), (3, false), (4, false)]);
+        schedule.set_need(1, Need::Fin);
+        schedule.set_need(2, Need::Open);
+        let next = |schedule: &mut Schedule, open, data| schedule.next(open, data).map(|pick| pick.slot);
+        assert_eq!(next(&mut schedule, false, false), Some(1));
+        schedule.set_need(1, Need::Nothing);
+        assert_eq!(next(&mut schedule, false, false), None);
+        assert_eq!(next(&mut schedule, true, false), Some(2));
+        assert_eq!(next(&mut schedule, true, true), Some(0));
+    }
+
+    #[test]
+    fn changing_priorities_for_ever_keeps_the_queues_short() {
+        let mut schedule = with(&[(3, true), (3, false)]);
+        for round in 0..10_000u32 {
+            schedule.set_priority(0, Priority::new((round % 8) as u8, round % 3 == 0));
+        }
+        let places: usize = schedule
+            .levels
+            .iter()
+            .map(|level| level.turns.len() + level.line.len() + level.opening.len())
+            .sum();
+        assert!(places < 300, "{places}");
+        assert!(schedule.next(true, true).is_some());
+    }
+
+    #[test]
+    fn a_slot_that_is_taken_again_has_no_old_place() {
+        let mut schedule = with(&[(0, false)]);
+        schedule.insert(0, 9, Priority::new(7, false));
+        assert_eq!(schedule.next(true, true), None);
+        schedule.set_need(0, Need::Data);
+        assert_eq!(schedule.next(true, true).map(|pick| pick.urgency), Some(7));
+    }
+}

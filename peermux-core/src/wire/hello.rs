@@ -1,0 +1,166 @@
+//! What the sides say of themselves in the handshake's payloads: `docs/spec.md` section 4.
+//!
+//! ```text
+//! P = [ header 1 ] ‖ tlv_len 2 ‖ TLVs ‖ frames ‖ zeros        TLV = type 1 ‖ length 1 ‖ value
+//! ```
+
+use arrayvec::ArrayVec;
+
+use super::{MAX_TLV_ATTESTATION, Settings, SettingsError};
+use crate::codec::{DecodeError, Fault, Reader, Writer};
+
+/// The most bytes that all TLVs of a payload take.
+pub const MAX_TLVS: usize = 205;
+
+/// Versions offered, most preferred first, or the one chosen. What a peer offers beyond 8 is not looked at.
+pub type Versions = ArrayVec<u8, 8>;
+
+/// Suite bytes offered, most preferred first, or the one chosen. What a peer offers beyond 8 is not looked at.
+pub type Suites = ArrayVec<u8, 8>;
+
+/// The TLVs of one payload.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Hello {
+    /// Versions: at least one.
+    pub versions: Versions,
+    /// Suites: at least one.
+    pub suites: Suites,
+    /// Flags.
+    pub flags: Flags,
+    /// Milliseconds since the Unix epoch; only in P1.
+    pub timestamp: Option<u64>,
+    /// Settings.
+    pub settings: Settings,
+    /// An attestation, 1 to 112 bytes.
+    pub attestation: Option<ArrayVec<u8, MAX_TLV_ATTESTATION>>,
+    /// A TLV that nobody knows, to keep peers used to them: its type and value. Never read from a peer.
+    pub grease: Option<(u8, ArrayVec<u8, 8>)>,
+}
+
+/// The flags of a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Flags {
+    /// The initiator's static key was made for this connection and identifies nobody.
+    pub anonymous: bool,
+    /// P1: the frame area holds early data. P2: it is accepted.
+    pub early: bool,
+}
+
+mod kind {
+    pub(super) const VERSIONS: u8 = 1;
+    pub(super) const SUITES: u8 = 2;
+    pub(super) const FLAGS: u8 = 3;
+    pub(super) const TIMESTAMP: u8 = 4;
+    pub(super) const SETTINGS: u8 = 5;
+    pub(super) const ATTESTATION: u8 = 6;
+}
+
+impl Hello {
+    /// Reads `tlv_len` and the TLVs from the front of `reader`.
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let len = usize::from(u16::from_be_bytes(reader.array("tlv_len")?));
+        if len > MAX_TLVS {
+            return Err(DecodeError::new("tlv_len", Fault::OutOfRange));
+        }
+        let mut tlvs = Reader::new(reader.take(len, "TLVs")?);
+        let mut hello = Self::default();
+        let mut seen = [false; 7];
+        while !tlvs.is_empty() {
+            let kind = tlvs.u8("TLV type")?;
+            let len = usize::from(tlvs.u8("TLV length")?);
+            let value = tlvs.take(len, "TLV value")?;
+            if let Some(seen) = seen.get_mut(usize::from(kind)) {
+                if core::mem::replace(seen, true) {
+                    return Err(DecodeError::new("TLV type", Fault::Repeated));
+                }
+            }
+            hello.set(kind, value)?;
+        }
+        if hello.versions.is_empty() {
+            return Err(DecodeError::new("VERSIONS", Fault::Missing));
+        }
+        if hello.suites.is_empty() {
+            return Err(DecodeError::new("SUITES", Fault::Missing));
+        }
+        Ok(hello)
+    }
+
+    fn set(&mut self, kind: u8, value: &[u8]) -> Result<(), DecodeError> {
+        match kind {
+            kind::VERSIONS => self.versions = list(value, "VERSIONS")?,
+            kind::SUITES => self.suites = list(value, "SUITES")?,
+            kind::FLAGS => {
+                let [flags] = fixed(value, "FLAGS")?;
+                self.flags = Flags { anonymous: flags & 0x01 != 0, early: flags & 0x02 != 0 };
+            }
+            kind::TIMESTAMP => self.timestamp = Some(u64::from_be_bytes(fixed(value, "TIMESTAMP")?)),
+            kind::SETTINGS => {
+                self.settings = Settings::decode(value).map_err(|error| {
+                    let (SettingsError::Malformed(error) | SettingsError::Invalid(error)) = error;
+                    error
+                })?;
+            }
+            kind::ATTESTATION => {
+                let value = ArrayVec::try_from(value)
+                    .ok()
+                    .filter(|value| !value.is_empty())
+                    .ok_or(DecodeError::new("ATTESTATION", Fault::OutOfRange))?;
+                self.attestation = Some(value);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Writes `tlv_len` and the TLVs.
+    ///
+    /// They fit by their bounds: 2·(2+8) for the lists, 3 for flags, 10 for the timestamp, 2+54 for settings and 2+112 for an
+    /// attestation make 203; grease is written only where it fits too.
+    pub(crate) fn encode(&self, out: &mut Writer<'_>) {
+        let mut tlvs = [0; MAX_TLVS];
+        let mut writer = Writer::new(&mut tlvs);
+        let put = |kind: u8, value: &[u8], out: &mut Writer<'_>| {
+            out.u8(kind);
+            // Every value is shorter than 256 bytes: see above.
+            out.u8(value.len() as u8);
+            out.bytes(value);
+        };
+        put(kind::VERSIONS, &self.versions, &mut writer);
+        put(kind::SUITES, &self.suites, &mut writer);
+        let flags = u8::from(self.flags.anonymous) | u8::from(self.flags.early) << 1;
+        if flags != 0 {
+            put(kind::FLAGS, &[flags], &mut writer);
+        }
+        if let Some(timestamp) = self.timestamp {
+            put(kind::TIMESTAMP, &timestamp.to_be_bytes(), &mut writer);
+        }
+        let mut settings = [0; 64];
+        let mut settings_writer = Writer::new(&mut settings);
+        self.settings.encode(&mut settings_writer);
+        let len = settings_writer.len();
+        put(kind::SETTINGS, &settings[..len], &mut writer);
+        if let Some(attestation) = &self.attestation {
+            put(kind::ATTESTATION, attestation, &mut writer);
+        }
+        if let Some((kind, value)) = &self.grease {
+            if writer.room() >= 2 + value.len() {
+                put(*kind, value, &mut writer);
+            }
+        }
+        debug_assert!(!writer.overflowed());
+        let len = writer.len();
+        out.bytes(&(len as u16).to_be_bytes());
+        out.bytes(&tlvs[..len]);
+    }
+}
+
+fn list(value: &[u8], field: &'static str) -> Result<ArrayVec<u8, 8>, DecodeError> {
+    if value.is_empty() {
+        return Err(DecodeError::new(field, Fault::OutOfRange));
+    }
+    Ok(value.iter().copied().take(8).collect())
+}
+
+fn fixed<const N: usize>(value: &[u8], field: &'static str) -> Result<[u8; N], DecodeError> {
+    value.try_into().map_err(|_| DecodeError::new(field, Fault::OutOfRange))
+}
