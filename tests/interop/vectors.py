@@ -1,0 +1,592 @@
+#!/usr/bin/env python3
+"""vectors.py make|check: the test vectors in tests/vectors/, whose format is section 21 of docs/spec.md.
+
+`make` writes them; the same files come out each time. `check` recomputes every output from the inputs in the files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+import peermux as pm
+from mux import Mux
+from peermux import Frame, stream_frame
+
+DIR = Path(__file__).resolve().parent.parent / "vectors"
+Json = dict[str, Any]
+SEE = "Section 21 of docs/spec.md describes the format. "
+ABOUT = {
+    "varints": SEE + "Each vector: value, an integer, and hex, its only valid encoding.",
+    "frames": SEE + "Each vector: frame, its type and fields, and hex, its encoding, a whole frame area.",
+    "handshake": SEE + "Each vector: the inputs of both sides, the payloads, and what the handshake gives: m1, m2, flight3, "
+                       "h, ck, the four secrets and exported keying material.",
+    "records": SEE + "Each vector: one direction, with key, first_n and first_size, and its records in order.",
+    "negative": SEE + "Each vector: kind, the input that this kind needs, and error, the outcome; null says that there is none.",
+}
+HEX_FIELDS = ("data", "payload", "bytes", "attestation")
+
+
+def rnd(label: str, n: int = 32) -> bytes:
+    """Bytes that look random and are the same each time."""
+    return b"".join(pm.blake2b(f"peermux test vectors/{label}/{i}".encode()) for i in range(-(-n // 64)))[:n]
+
+
+def counter(n: int) -> bytes:
+    return bytes(i % 251 for i in range(n))
+
+
+# ---- JSON forms ----
+
+def frame_json(fr: Frame) -> Json:
+    out: Json = {"type": fr.kind} if fr.kind != "SKIPPABLE" else {"type": "SKIPPABLE", "number": fr.f["type"]}
+    for k, v in fr.f.items():
+        if fr.kind == "SKIPPABLE" and k == "type":
+            continue
+        if k == "payload" and len(v) > 64 and v == counter(len(v)):
+            out["payload_counter"] = len(v)
+        else:
+            out[k] = v.hex() if k in HEX_FIELDS else [list(s) for s in v] if k == "settings" else v
+    return out
+
+
+def frame_from(j: Json) -> Frame:
+    f: Json = {k: bytes.fromhex(v) if k in HEX_FIELDS else v for k, v in j.items() if k not in ("type", "number", "payload_counter")}
+    if "settings" in f:
+        f["settings"] = [tuple(s) for s in f["settings"]]
+    if "number" in j:
+        f["type"] = j["number"]
+    if "payload_counter" in j:
+        f["payload"] = counter(j["payload_counter"])
+    return Frame(j["type"], f)
+
+
+def area_from(frames: list[Json]) -> bytes:
+    return pm.encode_frames([frame_from(f) for f in frames])
+
+
+def payload(tlvs: pm.Tlvs, frames: list[Frame] = [], **more: Any) -> Json:
+    settings = next((pm.decode_settings(v) for t, v in tlvs if t == pm.T_SETTINGS), [])
+    return {**more, "tlvs": [[t, v.hex()] for t, v in tlvs], "settings": [list(s) for s in settings],
+            "frames": [frame_json(f) for f in frames]}
+
+
+def payload_bytes(kind: str, j: Json) -> bytes:
+    tlvs = [(t, bytes.fromhex(v)) for t, v in j["tlvs"]]
+    return pm.encode_payload(kind, tlvs, area_from(j["frames"]), j.get("header", 0))
+
+
+# ---- outputs from inputs; each is used by make and by check ----
+
+def run_varint(v: Json) -> Json:
+    assert pm.Reader(bytes.fromhex(v["hex"])).varint() == v["value"] if "hex" in v else True
+    return {"hex": pm.varint(v["value"]).hex()}
+
+
+def run_frame(v: Json) -> Json:
+    raw = pm.encode_frame(frame_from(v["frame"]))
+    r = pm.Reader(raw)
+    assert frame_json(pm.decode_frame(r)) == v["frame"] and not r.left(), v["name"]
+    return {"hex": raw.hex()}
+
+
+def start(v: Json) -> tuple[pm.Initiator, pm.Responder, bytes]:
+    i, r = v["initiator"], v["responder"]
+    un = bytes.fromhex
+    ini = pm.Initiator(un(i["static"]), un(i["ephemeral"]), un(i["kem_seed"]), i["known"] and un(i["known"]))
+    res = pm.Responder([un(s) for s in r["statics"]], un(r["ephemeral"]), un(r["kem_random"]))
+    m1 = ini.m1(payload_bytes("P1", v["p1"])) if i["known"] else ini.m1_unknown(un(i["filler"]))
+    return ini, res, m1
+
+
+def run_handshake(v: Json) -> Json:
+    ini, res, m1 = start(v)
+    out: Json = {"initiator_public": pm.public(ini.s).hex(), "m1": m1.hex()}
+    p1 = res.read_m1(m1)
+    kind = "P2-IK" if res.mode == "ik" else "P2-fallback"
+    m2 = res.m2(payload_bytes(kind, v["p2"]))
+    out |= {"mode": res.mode, "responder_public": pm.public(res.s).hex(), "m2": m2.hex()}
+    p2 = pm.decode_payload(kind, ini.read_m2(m2))
+    assert ini.mode == res.mode and ini.rs == pm.public(res.s)
+    if ini.mode == "ik":
+        p1_seen = pm.decode_payload("P1", p1 or b"")
+        assert pm.chosen_from(p1_seen.versions, p1_seen.suites, p2)
+        suite = p2.suites[0]
+        s = pm.derive(ini.state.h, ini.state.ck, suite)
+        rec = v["record0"]
+        tx, rx = pm.Direction(suite, s.i2r), pm.Direction(suite, s.i2r)
+        flight3 = tx.seal(pm.header(rec["next_size"], rec["key_update"], rec["end"]), area_from(rec["frames"]))
+        _, frames = rx.open(flight3, 16, pm.FLIGHT3_AREA)
+        assert [frame_json(f) for f in frames] == rec["frames"]
+    else:
+        flight3 = ini.flight3(payload_bytes("P3", v["p3"]))
+        p3 = pm.decode_payload("P3", res.read_flight3(flight3))
+        assert pm.chosen_from(p2.versions, p2.suites, p3)
+        assert [frame_json(f) for f in pm.decode_area(p3.area)] == v["p3"]["frames"]
+        s = pm.derive(ini.state.h, ini.state.ck, p3.suites[0])
+    assert (res.state.h, res.state.ck, res.si) == (s.h, s.ck, pm.public(ini.s))
+    out |= {"flight3": flight3.hex(), "suite": s.suite, "h": s.h.hex(), "ck": s.ck.hex(), "i2r": s.i2r.hex(), "r2i": s.r2i.hex(),
+            "exporter": s.exporter.hex(), "ratchet": s.ratchet.hex(), "exports": []}
+    for e in v["exports"]:
+        got = s.export(bytes.fromhex(e["label"]), bytes.fromhex(e["context"]), e["length"])
+        out["exports"].append({k: e[k] for k in ("label", "context", "length")} | {"output": got.hex()})
+    return out
+
+
+def run_records(v: Json) -> Json:
+    tx, rx = (pm.Direction(v["suite"], bytes.fromhex(v["key"]), v["first_size"], v["first_n"]) for _ in range(2))
+    out = []
+    for rec in v["records"]:
+        got: Json = {k: rec[k] for k in ("next_size", "key_update", "end", "frames")} | {"n": tx.n, "size": tx.size, "key": tx.key.hex()}
+        raw = tx.seal(pm.header(rec["next_size"], rec["key_update"], rec["end"]), area_from(rec["frames"]))
+        _, frames = rx.open(raw, v["max_record"])
+        assert [frame_json(f) for f in frames] == rec["frames"]
+        out.append(got | {"bytes": raw.hex()})
+    return {"records": out, "last_key": tx.key.hex()}
+
+
+def outcome(f: Callable[[], Any]) -> Any:
+    try:
+        f()
+        return None
+    except pm.ProtocolError as e:
+        return e.name
+    except pm.AuthFailed:
+        return "AUTH"
+    except pm.HandshakeFailed:
+        return "HANDSHAKE_FAILED"
+    except pm.Malformed:
+        return "MALFORMED"
+
+
+def run_negative(v: Json, handshakes: dict[str, Json]) -> Json:
+    kind = v["kind"]
+    if kind == "varint":
+        return {"error": outcome(lambda: pm.Reader(bytes.fromhex(v["hex"])).varint())}
+    if kind == "area":
+        return {"error": outcome(lambda: pm.decode_area(bytes.fromhex(v["hex"])))}
+    if kind == "record":
+        d = pm.Direction(v["suite"], bytes.fromhex(v["key"]), v["size"], v["n"])
+        return {"error": outcome(lambda: d.open(bytes.fromhex(v["bytes"]), v["max_record"], v["area"]))}
+    if kind == "payload":
+        size = pm.KINDS[v["payload"]][0]
+        return {"error": outcome(lambda: pm.decode_payload(v["payload"], bytes.fromhex(v["plaintext"]).ljust(size, b"\0")))}
+    if kind == "choice":
+        offer, choice = (pm.decode_payload(kind, bytes.fromhex(v[k]).ljust(pm.KINDS[kind][0], b"\0"))
+                         for k, kind in (("p1", "P1"), ("p2", "P2-IK")))
+        return {"error": None if pm.chosen_from(offer.versions, offer.suites, choice) else "HANDSHAKE_FAILED"}
+    if kind == "connection":
+        mux = Mux(0 if v["receiver"] == "initiator" else 1, pm.check_settings([tuple(s) for s in v["settings"]]), pm.check_settings([]))
+        if v["receiver"] == "initiator":
+            mux.next_own = 2 * v["opened"]
+        else:
+            mux.next_own = 2 * v["opened"] + 1
+        for i in range(v["opened"]):
+            mux._new(2 * i + mux.first_id, "", 3)
+        errors = []
+        for area in v["areas"]:
+            errors.append(outcome(lambda: mux.receive(pm.decode_area(bytes.fromhex(area)))))
+        assert not any(errors[:-1]), v["name"]
+        return {"error": errors[-1]}
+    assert kind == "handshake"
+    base = handshakes[v["base"]]
+    change, at, new = v["flight"], v["offset"], bytes.fromhex(v["bytes"])
+
+    def put(name: str, flight: bytes) -> bytes:
+        return flight[:at] + new + flight[at + len(new):] if name == change else flight
+    ini, res, m1 = start(base)
+    side = "responder"
+    try:
+        res.read_m1(put("m1", m1))
+        reached = res.mode
+        p2 = v["p2"] if "p2" in v else base["p2"]
+        m2 = res.m2(payload_bytes("P2-IK" if res.mode == "ik" else "P2-fallback", p2))
+        side = "initiator"
+        ini.read_m2(put("m2", m2))
+        side = "responder"
+        if res.mode == "fallback":
+            res.read_flight3(put("flight3", bytes.fromhex(base["flight3"])))
+        else:
+            s = pm.derive(res.state.h, res.state.ck, base["suite"])
+            pm.Direction(s.suite, s.i2r).open(put("flight3", bytes.fromhex(base["flight3"])), 16, pm.FLIGHT3_AREA)
+    except pm.HandshakeFailed:
+        return {"side": side, "responder_mode": res.mode or None, "error": "HANDSHAKE_FAILED"}
+    except pm.AuthFailed:
+        return {"side": side, "responder_mode": reached, "error": "AUTH"}
+    return {"side": None, "responder_mode": res.mode, "error": None}
+
+
+# ---- what is in the files ----
+
+def varint_vectors() -> Iterator[Json]:
+    for v in (0, 1, 37, 63, 64, 494, 16382, 16383, 16384, 494878333, 2**30 - 1, 2**30, 2**32, 2**53 + 1, 151288809941952652, 2**62 - 2, 2**62 - 1):
+        yield {"value": v}
+
+
+BIG = 2**62 - 1
+
+
+def frame_list() -> Iterator[tuple[str, Frame]]:
+    F = Frame
+    yield "padding", F("PADDING")
+    yield "ping", F("PING", {"data": bytes(range(1, 9))})
+    yield "pong", F("PONG", {"data": bytes(range(1, 9))})
+    for v in (2048, BIG):
+        yield f"max_data {v}", F("MAX_DATA", {"maximum": v})
+    yield "max_stream_data", F("MAX_STREAM_DATA", {"stream": 64, "maximum": 1 << 20})
+    yield "max_streams", F("MAX_STREAMS", {"maximum": 17})
+    yield "max_streams at its most", F("MAX_STREAMS", {"maximum": 2**60})
+    for kind in ("RESET", "STOP"):
+        yield kind.lower() + " application", F(kind, {"stream": 0, "layer": 0, "code": BIG})
+        yield kind.lower() + " protocol", F(kind, {"stream": 16384, "layer": 1, "code": 0x14})
+    yield "open without a name", F("OPEN", {"stream": 0, "priority": 3, "form": "none"})
+    yield "open with a new name", F("OPEN", {"stream": 1, "priority": 0, "form": "new", "name": "interop/echo"})
+    yield "open with a name for once", F("OPEN", {"stream": 62, "priority": 15, "form": "once", "name": "!~"})
+    yield "open with the longest name", F("OPEN", {"stream": 64, "priority": 7, "form": "new", "name": "n" * 64})
+    yield "open with index 0", F("OPEN", {"stream": 3, "priority": 11, "form": "index", "index": 0})
+    yield "open with index 61", F("OPEN", {"stream": 5, "priority": 3, "form": "index", "index": 61})
+    yield "open with index 63", F("OPEN", {"stream": 7, "priority": 3, "form": "index", "index": 63})
+    yield "priority", F("PRIORITY", {"stream": 2, "priority": 8})
+    yield "close without a reason", F("CLOSE", {"layer": 1, "code": 0, "reason": ""})
+    yield "close with a reason", F("CLOSE", {"layer": 0, "code": 300, "reason": "bis später"})
+    yield "close with the longest reason", F("CLOSE", {"layer": 0, "code": 1, "reason": "r" * 256})
+    yield "drain", F("DRAIN", {"code": 0x12})
+    yield "settings empty", F("SETTINGS", {"settings": []})
+    yield "settings unknown", F("SETTINGS", {"settings": [(27, 5), (58, BIG), (27, 5)]})
+    yield "attestation shortest", F("ATTESTATION", {"attestation": b"\x80"})
+    yield "attestation longest", F("ATTESTATION", {"attestation": b"\x80" + rnd("attestation", 1023)})
+    for fin in (False, True):
+        for length in (False, True):
+            for data in (b"", b"peermux"):
+                yield f"stream fin={int(fin)} len={int(length)} {len(data)} bytes", stream_frame(4, data, fin, length)
+    yield "stream 1391 bytes", stream_frame(0, counter(1389), False, False)
+    for t in (0x40, 0x59, 0x3FFF):
+        yield f"skippable {t:#x}", F("SKIPPABLE", {"type": t, "bytes": rnd("skip", t % 7)})
+
+
+def frame_vectors() -> Iterator[Json]:
+    for name, fr in frame_list():
+        yield {"name": name, "frame": frame_json(fr)}
+
+
+VS = [(pm.T_VERSIONS, b"\1"), (pm.T_SUITES, b"\1")]
+OFFER = [(pm.T_VERSIONS, b"\1\xe5"), (pm.T_SUITES, b"\1\2\xe9")]
+SETTINGS_I = [(1, 16), (2, 1 << 20), (3, 65536), (4, 100), (5, 30000), (27, 7), (6, 0)]
+SETTINGS_R = [(1, 4), (2, 1 << 18), (3, 1 << 16), (4, 32), (31 * 9 + 27, BIG)]
+STAMP = (pm.T_TIMESTAMP, (1_760_000_000_000).to_bytes(8, "big"))
+
+
+def setting_tlv(s: pm.Settings) -> tuple[int, bytes]:
+    return pm.T_SETTINGS, pm.encode_settings(s)
+
+
+def attestation(static: bytes, role: int) -> bytes:
+    key, not_after = Ed25519PrivateKey.from_private_bytes(rnd("ed25519")), (4_000_000_000).to_bytes(8, "big")
+    text = b"peermux/1 static\0" + bytes([role]) + static + not_after
+    return b"\1" + key.public_key().public_bytes_raw() + not_after + key.sign(text)
+
+
+def hello_frames(first: int = 0) -> list[Frame]:
+    return [Frame("OPEN", {"stream": first, "priority": 3, "form": "new", "name": "interop/echo"}), stream_frame(first, b"hello", True)]
+
+
+def handshake_vectors() -> Iterator[Json]:
+    un = bytes.fromhex
+
+    def vector(name: str, p1: Any, p2: Json, p3: Any = None, record0: Any = None, known: Any = None, statics: tuple[str, ...] = ("responder",)) -> Json:
+        ini: Json = {"static": rnd(name + " anonymous" if "anonymous" in name else "initiator").hex(), "ephemeral": rnd(name + "/ei").hex(),
+                     "kem_seed": rnd(name + "/kem", 64).hex(), "known": known and pm.public(rnd(known)).hex(),
+                     "filler": None if known else rnd(name + "/filler", 1600).hex()}
+        res = {"statics": [rnd(s).hex() for s in statics], "ephemeral": rnd(name + "/er").hex(), "kem_random": rnd(name + "/m").hex()}
+        exports = [{"label": b"interop".hex(), "context": "", "length": 32}, {"label": "", "context": rnd("ctx").hex(), "length": 1},
+                   {"label": b"long".hex(), "context": "00", "length": 130}]
+        return {"name": name, "initiator": ini, "responder": res, "p1": p1, "p2": p2, "p3": p3, "record0": record0, "exports": exports}
+
+    def record0(frames: list[Frame], **more: Any) -> Json:
+        return {"next_size": 1, "key_update": False, "end": False, "frames": [frame_json(f) for f in frames]} | more
+    p1 = payload([*OFFER, STAMP, setting_tlv(SETTINGS_I), (0xE7, b"grease")])
+    choice = payload([*VS, setting_tlv(SETTINGS_R)])
+    anon = payload([*OFFER, (pm.T_FLAGS, b"\1"), setting_tlv(SETTINGS_I)])
+    offer2 = payload([(0xE0, b""), *OFFER, setting_tlv(SETTINGS_R)])
+    aes = [(pm.T_VERSIONS, b"\1"), (pm.T_SUITES, b"\2")]
+    yield vector("ik authenticated", p1, choice, None, record0([]), "responder")
+    yield vector("ik anonymous", anon, choice, None, record0([]), "responder")
+    yield vector("ik aes", payload([(pm.T_SUITES, b"\2\1"), (pm.T_VERSIONS, b"\1")]), payload(aes), None, record0(hello_frames()), "responder")
+    yield vector("ik previous key", p1, choice, None, record0([]), "previous", ("responder", "previous"))
+    att = attestation(pm.public(rnd("initiator")), 0)
+    frames = hello_frames() + [Frame("OPEN", {"stream": 2, "priority": 12, "form": "index", "index": 0}),
+                               Frame("SKIPPABLE", {"type": 0x59, "bytes": b"grease"})]
+    # The last frame has no length: it fills the frame area of 1136 bytes.
+    frames.append(stream_frame(2, counter(pm.FLIGHT3_AREA - len(pm.encode_frames(frames)) - 2), False, False))
+    yield vector("ik flight 3 with frames", payload([*OFFER, setting_tlv([(1, 16)]), (pm.T_ATTESTATION, att)]), choice, None,
+                 record0(frames, next_size=4, key_update=True), "responder")
+    early = [Frame("OPEN", {"stream": 0, "priority": 3, "form": "once", "name": "interop/early"}), stream_frame(0, b"early", True)]
+    p1_early = payload([*OFFER, (pm.T_FLAGS, b"\2"), STAMP, setting_tlv(SETTINGS_I)], early)
+    yield vector("ik early data refused", p1_early, choice, None, record0(early), "responder")
+    yield vector("ik early data accepted", p1_early, payload([*VS, (pm.T_FLAGS, b"\2"), setting_tlv(SETTINGS_R)], [stream_frame(0, b"answer", True)]),
+                 None, record0([]), "responder")
+    chosen = [*VS, setting_tlv(SETTINGS_I)]
+    yield vector("fallback unknown key", None, offer2, payload(chosen, header=0))
+    yield vector("fallback after a stale key", p1, offer2, payload(chosen, header=0), None, "stale")
+    yield vector("fallback flight 3 with frames", None, payload([*OFFER, setting_tlv(SETTINGS_R), (pm.T_ATTESTATION, attestation(pm.public(rnd("responder")), 1))]),
+                 payload([*chosen, (pm.T_ATTESTATION, att)], hello_frames(), header=3))
+    yield vector("fallback anonymous aes", None, offer2, payload([*aes, (pm.T_FLAGS, b"\1")], header=0))
+    yield vector("fallback flight 3 with close", None, offer2,
+                 payload(VS, [Frame("CLOSE", {"layer": 0, "code": 7, "reason": "at once"})], header=pm.END))
+
+
+def record_vectors() -> Iterator[Json]:
+    def rec(frames: list[Frame], next_size: int = 1, key_update: bool = False, end: bool = False) -> Json:
+        return {"next_size": next_size, "key_update": key_update, "end": end, "frames": [frame_json(f) for f in frames]}
+
+    def full(size: int) -> list[Frame]:  # fills the frame area exactly: type, stream id, payload
+        return [stream_frame(0, counter(size * pm.Q - 17 - 2), False, False)]
+    for suite, name, most in ((1, "chacha20-poly1305", 16), (2, "aes-256-gcm", 3)):
+        common = {"suite": suite, "max_record": 16, "first_n": 0, "first_size": 1}
+        yield {"name": f"{name} 1, 2, 4 and {most} quanta, key update, close", "key": rnd(name).hex(), **common, "records": [
+            rec([Frame("PING", {"data": b"12345678"}), stream_frame(1, b"a")], 2), rec(full(2), 4),
+            rec([stream_frame(0, counter(3000)), stream_frame(3, b"", True)], most), rec(full(most), 1, True),
+            rec([]), rec([Frame("CLOSE", {"layer": 1, "code": 0, "reason": "done"})], end=True)]}
+        yield {"name": f"{name} two key updates in a row from a high counter", "key": rnd(name + "2").hex(), **common,
+               "first_n": 2**40 + 258, "records": [rec([], 1, True), rec(hello_frames(), 1, True), rec([])]}
+    yield {"name": "close in a record of 2 quanta", "key": rnd("close").hex(), "suite": 1, "max_record": 2, "first_n": 9, "first_size": 2,
+           "records": [rec([stream_frame(0, b"last"), Frame("CLOSE", {"layer": 0, "code": 7, "reason": ""})], end=True)]}
+
+
+def negative_vectors() -> Iterator[Json]:
+    def v(kind: str, name: str, error: Any, **more: Any) -> Json:
+        return {"kind": kind, "name": name, **more, "error": error}
+    for h in ("4000", "403f", "80000000", "80003fff", "c000000000000000", "c00000003fffffff"):
+        yield v("varint", f"not in shortest form {h}", "MALFORMED", hex=h)
+    for h in ("", "40", "800000", "c0000000000000"):
+        yield v("varint", f"truncated {h or 'to nothing'}", "MALFORMED", hex=h)
+    FE = "FRAME_ENCODING"
+    truncated = set()
+    for name, fr in frame_list():
+        raw = pm.encode_frame(fr)
+        if fr.kind == "PADDING" or fr.kind in truncated or (fr.kind == "STREAM" and not fr.len) or raw[-1] == 0:
+            continue
+        truncated.add(fr.kind)
+        yield v("area", f"truncated: {name}", FE, hex=raw[:-1].hex())
+        yield v("area", f"nothing after the type: {name}", FE, hex=raw[:2 if raw[0] >= 0x40 else 1].hex())
+    areas = [
+        ("padding is not zero", "RECORD_INVALID", "000001"), ("padding is not zero after a frame", "RECORD_INVALID", "0b12" + "00" * 20 + "80"),
+        ("unknown type 0x0e", "FRAME_UNKNOWN", "0e00"), ("unknown type 0x0f", "FRAME_UNKNOWN", "0f00"), ("unknown type 0x14", "FRAME_UNKNOWN", "1400"),
+        ("unknown type 0x3f", "FRAME_UNKNOWN", "3f00"), ("unknown type 0x4000", "FRAME_UNKNOWN", "8000400000"),
+        ("type not in shortest form", FE, "40010102030405060708"), ("type of padding not in shortest form", FE, "4000"), ("truncated type", FE, "0b1240"),
+        ("maximum not in shortest form", FE, "034001"), ("max_streams above 2^60", FE, "05d000000000000001"),
+        ("reset with layer 2", FE, "06000200"), ("stop with layer 255", FE, "0700ff00"), ("priority with bit 4", FE, "090010"),
+        ("open with priority bit 7", FE, "08008300"), ("open with an empty name", FE, "0800030100"), ("open for once with an empty name", FE, "0800030200"),
+        ("open with a name of 65 bytes", FE, "0800030140 41".replace(" ", "") + "6e" * 65), ("open with a space in the name", FE, "0800030103612062"),
+        ("open with 0x7f in the name", FE, "08000302027f61"), ("open with UTF-8 in the name", FE, "0800030102c3a4"),
+        ("close with layer 2", FE, "0a020000"), ("close with a reason of 257 bytes", FE, "0a00004101" + "72" * 257),
+        ("close with a reason that is not UTF-8", FE, "0a000002c328"), ("a frame after close", "FRAME_NOT_ALLOWED", "0a010000" + "0b12"),
+        ("a second close", "FRAME_NOT_ALLOWED", "0a010000" + "0a010000"), ("attestation empty", FE, "0d00"),
+        ("attestation of 1025 bytes", FE, "0d4401" + "80" * 1025), ("settings frame with MAX_RECORD", "SETTINGS_INVALID", "0c020104"),
+        ("settings frame with SHAPING after an unknown one", "SETTINGS_INVALID", "0c041b000600"), ("settings frame with half a setting", FE, "0c011b"),
+        ("skippable beyond the area", FE, "40 40 05 01020304".replace(" ", "")), ("stream with a length beyond the area", FE, "12000561626364"),
+        ("stream without a length takes the rest", None, "10000000000001"), ("skippable frames are skipped", None, "40400161" + "7fff00" + "0b12"),
+        ("unknown settings are ignored", None, "0c041b001b00"), ("an area without any frame", None, ""), ("unknown code in drain", None, "0b3f"),
+    ]
+    for name, error, h in areas:
+        yield v("area", name, error, hex=h)
+    # records
+    key = rnd("negative records")
+
+    def record(name: str, error: Any, head: int, area: bytes, suite: int = 1, size: int = 1, flip: Any = None, max_record: int = 4, limit: Any = None) -> Json:
+        raw = bytearray(pm.Direction(suite, key, size, 5).seal(head, area))
+        if flip is not None:
+            raw[flip] ^= 1
+        return v("record", name, error, suite=suite, key=key.hex(), n=5, size=size, max_record=max_record, area=limit, bytes=raw.hex())
+    close = bytes.fromhex("0a010000")
+    yield record("tampered tag", "AUTH", 0, b"", flip=-1)
+    yield record("tampered ciphertext, aes", "AUTH", 0, b"", suite=2, flip=0)
+    yield record("reserved bit 6", "RECORD_INVALID", 0x40, b"")
+    yield record("reserved bit 7", "RECORD_INVALID", 0x80, b"")
+    yield record("announcement above MAX_RECORD", "RECORD_INVALID", 4, b"")
+    yield record("announcement of MAX_RECORD", None, 3, b"")
+    yield record("end bit without close", "RECORD_INVALID", pm.END, b"")
+    yield record("close without end bit", "RECORD_INVALID", 0, close)
+    yield record("end with key update", "RECORD_INVALID", pm.END | pm.KEY_UPDATE, close)
+    yield record("end with an announcement", "RECORD_INVALID", pm.END | 1, close)
+    yield record("padding is not zero at the last byte", "RECORD_INVALID", 0, bytes(1390) + b"\1")
+    yield record("bytes after the frame area of flight 3", "RECORD_INVALID", 0, bytes(1136) + b"\1", limit=1136)
+    # payloads
+    def payload_vec(name: str, error: Any, which: str, raw: bytes) -> Json:
+        return v("payload", name, error, payload=which, plaintext=raw.rstrip(b"\0").hex())
+
+    def tlv_vec(name: str, error: Any, tlvs: pm.Tlvs, which: str = "P1") -> Json:
+        return payload_vec(f"{which}: {name}", error, which, pm.encode_payload(which, tlvs))
+    M = "MALFORMED"
+    yield tlv_vec("least", None, VS)
+    yield tlv_vec("unknown TLVs are ignored, even twice", None, [(0xE1, b"a"), *VS, (0xE1, b""), (0x07, b"x")])
+    yield tlv_vec("unknown settings are ignored, even twice", None, [*VS, setting_tlv([(27, 1), (27, 2), (7, 0)])])
+    yield tlv_vec("flags 2 to 7 are ignored", None, [*VS, (pm.T_FLAGS, b"\xfc")])
+    yield tlv_vec("TLVs of 205 bytes", None, [*VS, (0xE1, bytes(197))])
+    yield payload_vec("P1: tlv_len of 206", M, "P1", (206).to_bytes(2, "big") + bytes([1, 1, 1, 2, 1, 1, 0xE1, 198]) + b"a" * 198)
+    yield payload_vec("P1: tlv_len of 65535", M, "P1", b"\xff\xff" + bytes([1, 1, 1, 2, 1, 1]))
+    yield payload_vec("P1: a TLV reaches beyond tlv_len", M, "P1", b"\0\x08" + bytes([1, 1, 1, 2, 1, 1, 3, 1, 1]))
+    yield payload_vec("P1: half a TLV header", M, "P1", b"\0\x07" + bytes([1, 1, 1, 2, 1, 1, 3]))
+    yield tlv_vec("no VERSIONS", M, VS[1:])
+    yield tlv_vec("no SUITES", M, VS[:1])
+    yield tlv_vec("VERSIONS empty", M, [(1, b""), (2, b"\1")])
+    yield tlv_vec("VERSIONS twice", M, [*VS, VS[0]])
+    yield tlv_vec("FLAGS of 2 bytes", M, [*VS, (3, b"\0\0")])
+    yield tlv_vec("TIMESTAMP of 7 bytes", M, [*VS, (4, bytes(7))])
+    yield tlv_vec("ATTESTATION of 113 bytes", M, [*VS, (6, bytes([128]) * 113)])
+    yield tlv_vec("ATTESTATION empty", M, [*VS, (6, b"")])
+    for s in ([(1, 0)], [(1, 17)], [(2, 2047)], [(3, 2047)], [(4, 15)], [(4, 2**60 + 1)], [(6, 3)], [(6, 2 | 999 << 8)], [(6, 2 | 10_000_001 << 8)],
+              [(1, 4), (1, 4)]):
+        yield tlv_vec("setting " + ", ".join(f"{i} = {n}" for i, n in s), M, [*VS, setting_tlv(s)])
+    for s in ([(1, 16)], [(2, 2048), (3, 2048)], [(4, 16)], [(4, 2**60)], [(5, BIG)], [(6, 2 | 3 << 4 | 1000 << 8)]):
+        yield tlv_vec("setting " + ", ".join(f"{i} = {n}" for i, n in s), None, [*VS, setting_tlv(s)])
+    yield tlv_vec("setting not in shortest form", M, [*VS, (5, bytes.fromhex("014001"))])
+    yield tlv_vec("half a setting", M, [*VS, (5, b"\1")])
+    base = pm.encode_payload("P1", VS)
+    yield payload_vec("P1: a byte after the frame area", M, "P1", base[:8 + 1136] + b"\1")
+    base = pm.encode_payload("P2-IK", VS)
+    yield payload_vec("P2-IK: a byte after the frame area", M, "P2-IK", base[:8 + 48] + b"\1")
+    yield payload_vec("P2-fallback: a byte after the TLVs", M, "P2-fallback", pm.encode_payload("P2-fallback", VS)[:8] + b"\1")
+    yield tlv_vec("two choices of a version", M, [(1, b"\1\2"), (2, b"\1")], "P2-IK")
+    yield tlv_vec("two choices of a suite", M, [(1, b"\1"), (2, b"\1\2")], "P3")
+    yield payload_vec("P3: key update", M, "P3", pm.encode_payload("P3", VS, header=pm.KEY_UPDATE))
+    p1 = pm.encode_payload("P1", VS).rstrip(b"\0").hex()
+    for name, error, c in (("version not offered", "HANDSHAKE_FAILED", [(1, b"\2"), (2, b"\1")]),
+                           ("suite not offered", "HANDSHAKE_FAILED", [(1, b"\1"), (2, b"\2")]), ("as offered", None, VS)):
+        yield v("choice", f"choice: {name}", error, p1=p1, p2=pm.encode_payload("P2-IK", c).rstrip(b"\0").hex())
+    # connections
+    def conn(name: str, error: Any, *records: list[Frame], receiver: str = "responder", settings: pm.Settings = [], opened: int = 0) -> Json:
+        return v("connection", name, error, receiver=receiver, settings=[list(s) for s in settings], opened=opened,
+                 areas=[pm.encode_frames(r).hex() for r in records])
+
+    def op(i: int, **more: Any) -> Frame:
+        return Frame("OPEN", {"stream": i, "priority": 3, "form": "none"} | more)
+    reset, stop = (Frame(k, {"stream": 0, "layer": 0, "code": 1}) for k in ("RESET", "STOP"))
+    data, fin = stream_frame(0, b"x"), stream_frame(0, b"", True)
+    yield conn("open of the wrong parity", "STREAM_ID", [op(1)])
+    yield conn("open that is not the next", "STREAM_ID", [op(0), op(4)])
+    yield conn("open twice", "STREAM_ID", [op(0)], [op(0)])
+    yield conn("open in order", None, [op(0)], [op(2), op(4)])
+    yield conn("open by the responder", None, [op(1), op(3)], receiver="initiator")
+    yield conn("open by the responder with an even id", "STREAM_ID", [op(0)], receiver="initiator")
+    yield conn("16 streams", None, [op(2 * i) for i in range(16)])
+    yield conn("17 streams", "STREAM_LIMIT", [op(2 * i) for i in range(17)])
+    yield conn("17 streams where 17 may be", None, [op(2 * i) for i in range(17)], settings=[(4, 17)])
+    for fr in (data, reset, stop, Frame("PRIORITY", {"stream": 0, "priority": 1}), Frame("MAX_STREAM_DATA", {"stream": 0, "maximum": 5})):
+        yield conn(f"{fr.kind} for a stream never opened", "STREAM_ID", [fr])
+    yield conn("stream of the receiver, never opened", "STREAM_ID", [stream_frame(1, b"x")])
+    yield conn("stream of the receiver, opened", None, [stream_frame(1, b"x")], opened=1)
+    yield conn("stream after fin", "STREAM_STATE", [op(0), fin], [data])
+    yield conn("fin after fin", "STREAM_STATE", [op(0), fin, fin])
+    yield conn("stream after reset", "STREAM_STATE", [op(0), reset, data])
+    yield conn("reset after fin", "STREAM_STATE", [op(0), fin, reset])
+    yield conn("reset after reset", "STREAM_STATE", [op(0), reset, reset])
+    yield conn("stop after fin", None, [op(0), fin, stop])
+    yield conn("stop after stop", None, [op(0), stop, stop])
+    yield conn("all but open are ignored when a stream has ended", None,
+               [op(0), fin, stop], [data, fin, reset, stop, Frame("PRIORITY", {"stream": 0, "priority": 1})])
+    yield conn("open when the stream has ended", "STREAM_ID", [op(0), fin, stop], [op(0)])
+    whole = stream_frame(0, counter(1024))
+    yield conn("2048 bytes", None, [op(0), whole], [whole])
+    yield conn("2049 bytes on a stream", "FLOW_CONTROL", [op(0), whole], [whole], [data], settings=[(2, 4096)])
+    yield conn("2049 bytes on the connection", "FLOW_CONTROL", [op(0), op(2), whole], [stream_frame(2, counter(1024))], [data])
+    yield conn("index without a name", "FRAME_ENCODING", [op(0, form="index", index=0)])
+    yield conn("a name for once is not entered", "FRAME_ENCODING", [op(0, form="once", name="a"), op(2, form="index", index=0)])
+    yield conn("a new name is entered", None, [op(0, form="new", name="a"), op(2, form="index", index=0)])
+    names = [op(2 * i, form="new", name=f"p{i}") for i in range(64)]
+    yield conn("64 new names", None, names, [op(128, form="index", index=63)], settings=[(4, 100)])
+    yield conn("65 new names", "FRAME_ENCODING", names, [op(128, form="new", name="p64")], settings=[(4, 100)])
+    drain, settings = Frame("DRAIN", {"code": 0x12}), Frame("SETTINGS", {"settings": [(27, 1)]})
+    yield conn("a second drain", "FRAME_NOT_ALLOWED", [drain], [drain])
+    yield conn("a second settings frame", "SETTINGS_INVALID", [settings], [settings])
+    att = Frame("ATTESTATION", {"attestation": b"\x80abc"})
+    yield conn("a second attestation frame", "FRAME_NOT_ALLOWED", [att, att])
+    # handshakes
+    p2 = payload(OFFER)
+
+    def hs(base: str, name: str, flight: str, offset: int, new: bytes, side: Any, mode: Any, error: Any, **more: Any) -> Json:
+        return v("handshake", f"{base}: {name}", error, base=base, flight=flight, offset=offset, bytes=new.hex(), **more, side=side, responder_mode=mode)
+    H = "HANDSHAKE_FAILED"
+    ik = {b["name"]: b | run_handshake(b) for b in handshake_vectors() if b["name"] in ("ik authenticated", "fallback unknown key")}
+
+    def flipped(base: str, flight: str, offset: int) -> bytes:
+        return bytes([bytes.fromhex(ik[base][flight])[offset] ^ 1])
+    a, b = ik
+    yield hs(a, "unchanged", "m1", 0, b"", None, "ik", None)
+    yield hs(b, "unchanged", "m1", 0, b"", None, "fallback", None)
+    for base in (a, b):
+        yield hs(base, "a coefficient of e1 is 4095", "m1", 32, b"\xff\xff\xff", "responder", None, H)
+        yield hs(base, "a coefficient of e1 is 3329", "m1", 32 + 1149, bytes([0, (3329 & 15) << 4, 3329 >> 4]), "responder", None, H)
+        yield hs(base, "e is zero", "m1", 0, bytes(32), "responder", "fallback", H, p2=p2)
+    for offset, what in ((0, "e"), (1184 + 31, "the last byte of e1"), (1216, "Enc(s)"), (1264, "Enc(P1)"), (2815, "the last byte")):
+        yield hs(a, f"a bit of {what} of M1", "m1", offset, flipped(a, "m1", offset), "initiator", "fallback", H, p2=p2)
+    for offset, what in ((0, "e"), (1216, "the random part"), (2815, "the last byte")):
+        yield hs(b, f"a bit of {what} of M1", "m1", offset, flipped(b, "m1", offset), "initiator", "fallback", H)
+    for base, mode in ((a, "ik"), (b, "fallback")):
+        for offset, what in ((0, "e"), (32, "Enc(ct)"), (1136, "what follows Enc(ct)"), (1407, "the last byte")):
+            yield hs(base, f"a bit of {what} of M2", "m2", offset, flipped(base, "m2", offset), "initiator", mode, H)
+        yield hs(base, "e of M2 is zero", "m2", 0, bytes(32), "initiator", mode, H)
+    yield hs(a, "a bit of flight 3", "flight3", 700, flipped(a, "flight3", 700), "responder", "ik", "AUTH")
+    for offset in (0, 48, 1407):
+        yield hs(b, f"a bit of byte {offset} of flight 3", "flight3", offset, flipped(b, "flight3", offset), "responder", "fallback", H)
+
+
+FILES: dict[str, tuple[Callable[[], Iterator[Json]], Callable[..., Json]]] = {
+    "varints": (varint_vectors, run_varint), "frames": (frame_vectors, run_frame), "handshake": (handshake_vectors, run_handshake),
+    "records": (record_vectors, run_records), "negative": (negative_vectors, run_negative)}
+
+
+def run(stem: str, v: Json, handshakes: dict[str, Json]) -> Json:
+    return run_negative(v, handshakes) if stem == "negative" else FILES[stem][1](v)
+
+
+def make() -> int:
+    DIR.mkdir(exist_ok=True)
+    handshakes: dict[str, Json] = {}
+    for stem, (source, _) in FILES.items():
+        done = []
+        for v in source():
+            out = run(stem, v, handshakes)
+            if stem == "negative":  # what is expected is written by hand above
+                wrong = {k: (v[k], out[k]) for k in out if v[k] != out[k]}
+                assert not wrong, f"{v['name']}: expected and got {wrong}"
+            done.append(v | out)
+            if stem == "handshake":
+                handshakes[v["name"]] = v | out
+        names = [v.get("name", v.get("value")) for v in done]
+        assert len(set(zip(names, [v.get("kind") for v in done]))) == len(names), "names must differ"
+        lines = ",\n".join(json.dumps(v, ensure_ascii=False, separators=(",", ":")) for v in done)
+        text = f'{{"about":{json.dumps(ABOUT[stem])},"vectors":[\n{lines}\n]}}\n'
+        (DIR / f"{stem}.json").write_text(text, encoding="utf-8")
+        print(f"{stem}.json: {len(done)} vectors, {len(text)} bytes")
+    return 0
+
+
+def check() -> int:
+    handshakes: dict[str, Json] = {}
+    total = bad = 0
+    for stem in FILES:
+        vectors = json.loads((DIR / f"{stem}.json").read_text(encoding="utf-8"))["vectors"]
+        if stem == "handshake":
+            handshakes = {v["name"]: v for v in vectors}
+        for v in vectors:
+            total += 1
+            try:
+                out = run(stem, v, handshakes)
+                wrong = [k for k in out if v.get(k) != out[k]]
+            except Exception as e:  # whatever it is, this vector does not hold
+                wrong = [f"{type(e).__name__}: {e}"]
+            if wrong:
+                bad += 1
+                print(f"{stem}.json: {v.get('name', v.get('value'))}: differs in {', '.join(wrong)}", file=sys.stderr)
+    print(f"{total} vectors checked, {bad} differ")
+    return 1 if bad or not total else 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in ("make", "check"):
+        sys.exit(__doc__)
+    sys.exit(make() if sys.argv[1] == "make" else check())
