@@ -1,0 +1,208 @@
+//! X25519 keys (RFC 7748).
+
+use core::fmt;
+use core::str::FromStr;
+
+use rand_core::{CryptoRng, TryCryptoRng};
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+/// An X25519 public key: who a peer is.
+///
+/// It is equal and ordered by its bytes. Some byte strings stand for the same point of the curve; as names of a peer they
+/// are different. As text it is 64 hexadecimal digits, lowercase when written.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKey([u8; 32]);
+
+impl PublicKey {
+    /// The key with these bytes. X25519 takes every string of 32 bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({self})")
+    }
+}
+
+/// Why a text is not a [`PublicKey`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParseKeyError {
+    /// It has this many characters, and should have 64.
+    Length(usize),
+    /// There is another character than a hexadecimal digit.
+    Digit {
+        /// How many characters stand before it.
+        position: usize,
+        /// The character.
+        found: char,
+    },
+}
+
+impl fmt::Display for ParseKeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length(found) => write!(f, "a key has 64 hexadecimal digits, not {found}"),
+            Self::Digit { position, found } => {
+                write!(f, "a key has only hexadecimal digits, not {found:?} at position {position}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for ParseKeyError {}
+
+impl FromStr for PublicKey {
+    type Err = ParseKeyError;
+
+    fn from_str(text: &str) -> Result<Self, ParseKeyError> {
+        let mut key = [0; 32];
+        let mut length = 0;
+        for (position, found) in text.chars().enumerate() {
+            let digit = found.to_digit(16).ok_or(ParseKeyError::Digit { position, found })?;
+            if let Some(byte) = key.get_mut(position / 2) {
+                // A hexadecimal digit fits into four bits.
+                *byte = *byte << 4 | digit as u8;
+            }
+            length += 1;
+        }
+        if length == 64 { Ok(Self(key)) } else { Err(ParseKeyError::Length(length)) }
+    }
+}
+
+/// An X25519 secret that outlives a connection: what proves who a peer is.
+///
+/// It is erased when it is dropped, and never printed. Its copies are for connections that run at the same time.
+#[derive(Clone)]
+pub struct StaticSecret(KeyPair);
+
+impl StaticSecret {
+    /// The secret with these bytes, which must have been chosen at random. They are clamped as RFC 7748 says when they are
+    /// used.
+    pub fn from_bytes(bytes: &[u8; 32]) -> Self {
+        Self(KeyPair::new(bytes))
+    }
+
+    /// A new secret.
+    ///
+    /// # Errors
+    /// That of `rng`.
+    pub fn generate<R: TryCryptoRng + ?Sized>(rng: &mut R) -> Result<Self, R::Error> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        rng.try_fill_bytes(&mut bytes[..])?;
+        Ok(Self::from_bytes(&bytes))
+    }
+
+    /// Its bytes, to be stored in a safe place.
+    pub fn to_bytes(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.0.secret.to_bytes())
+    }
+
+    /// The public key that belongs to it.
+    pub const fn public_key(&self) -> PublicKey {
+        self.0.public
+    }
+
+    /// X25519; `None` if the result is all zeros, as it is for the points of low order. The comparison takes constant time.
+    #[must_use]
+    pub fn diffie_hellman(&self, public: &PublicKey) -> Option<SharedSecret> {
+        self.0.diffie_hellman(public)
+    }
+}
+
+impl PartialEq for StaticSecret {
+    /// Takes constant time.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.secret.as_bytes().ct_eq(other.0.secret.as_bytes()).into()
+    }
+}
+
+impl Eq for StaticSecret {}
+
+impl fmt::Debug for StaticSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StaticSecret").field("public", &self.0.public).finish_non_exhaustive()
+    }
+}
+
+/// An X25519 secret of one connection.
+///
+/// It is erased when it is dropped, never printed, and can be neither read nor copied.
+pub struct EphemeralSecret(KeyPair);
+
+impl EphemeralSecret {
+    /// A new secret.
+    pub fn generate<R: CryptoRng + ?Sized>(rng: &mut R) -> Self {
+        let mut bytes = Zeroizing::new([0; 32]);
+        rng.fill_bytes(&mut bytes[..]);
+        Self(KeyPair::new(&bytes))
+    }
+
+    /// The public key that belongs to it.
+    pub const fn public_key(&self) -> PublicKey {
+        self.0.public
+    }
+
+    /// X25519; `None` if the result is all zeros, as it is for the points of low order. The comparison takes constant time.
+    #[must_use]
+    pub fn diffie_hellman(&self, public: &PublicKey) -> Option<SharedSecret> {
+        self.0.diffie_hellman(public)
+    }
+}
+
+impl fmt::Debug for EphemeralSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EphemeralSecret").field("public", &self.0.public).finish_non_exhaustive()
+    }
+}
+
+/// A secret and its public key, which takes as long to compute as an agreement, and is needed every time.
+#[derive(Clone)]
+struct KeyPair {
+    /// Erases itself: the crate's feature `zeroize` is on.
+    secret: x25519_dalek::StaticSecret,
+    public: PublicKey,
+}
+
+impl KeyPair {
+    fn new(bytes: &[u8; 32]) -> Self {
+        let secret = x25519_dalek::StaticSecret::from(*bytes);
+        let public = PublicKey(x25519_dalek::PublicKey::from(&secret).to_bytes());
+        Self { secret, public }
+    }
+
+    fn diffie_hellman(&self, public: &PublicKey) -> Option<SharedSecret> {
+        let shared = self.secret.diffie_hellman(&x25519_dalek::PublicKey::from(public.0));
+        let is_zero = shared.as_bytes().ct_eq(&[0; 32]);
+        (!bool::from(is_zero)).then(|| SharedSecret(Zeroizing::new(shared.to_bytes())))
+    }
+}
+
+/// What two sides have agreed on by X25519; never all zeros. It is erased when it is dropped, and never printed.
+pub struct SharedSecret(Zeroizing<[u8; 32]>);
+
+impl SharedSecret {
+    /// Its bytes, which are not uniform: they are for a key derivation.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SharedSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedSecret").finish_non_exhaustive()
+    }
+}
