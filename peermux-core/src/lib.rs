@@ -6,14 +6,24 @@ extern crate std;
 
 pub mod code;
 pub mod codec;
+mod config;
+pub mod connection;
+pub mod crypto;
+#[cfg(feature = "driver")]
+pub mod driver;
 pub mod error;
+mod handshake;
 mod id;
 mod mux;
+mod record;
 pub mod time;
 pub mod varint;
 mod wakers;
 pub mod wire;
 
+pub use config::{Config, ConfigError, Identity, Remote, ResponderKeys};
+pub use connection::{Connection, Event, Mode, PeerInfo, RecvStream, SendStream, Transmit};
 pub use id::{Role, StreamId};
-/// The largest buffer that bounds hold for.
+
+/// The largest input buffer, in bytes, with which the memory bound of a connection holds.
 pub const MAX_INPUT_BUFFER: usize = 32 * 1024;

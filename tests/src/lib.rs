@@ -1,1 +1,5 @@
-//! What the tests of peermux share.
+//! What the tests of peermux share: two connections in virtual time, without any I/O.
+
+mod pair;
+
+pub use pair::{Pair, PairBuilder, Side, initiator_key, responder_key, rng};

@@ -6,7 +6,6 @@ use core::task::Waker;
 use bytes::Bytes;
 
 use super::halves::{RecvState, SendState};
-use super::schedule::Need;
 use super::{Mux, Pending, SEND_RESERVE};
 use crate::code::{Code, ProtocolCode};
 use crate::error::{OpenError, ReadError, Wait, WriteError};
@@ -174,6 +173,19 @@ impl Mux {
         }
     }
 
+    /// Gives up the sending half unless the application has finished it.
+    pub(crate) fn cancel(&mut self, id: StreamId) {
+        if let Some(slot) = self.slot(id) {
+            self.cancel_slot(slot);
+        }
+    }
+
+    fn cancel_slot(&mut self, slot: u32) {
+        if self.streams[slot as usize].send.state == SendState::Open && self.ended.is_none() {
+            self.reset_slot(slot, Code::CANCELLED, None);
+        }
+    }
+
     /// Gives up the sending half. A stream that was not yet opened on the wire is given up whole, and nothing of it is ever sent.
     pub(super) fn reset_slot(&mut self, slot: u32, code: Code, stopped_by_peer: Option<Code>) {
         let stream = &mut self.streams[slot as usize];
@@ -295,9 +307,7 @@ impl Mux {
     pub(crate) fn release(&mut self, id: StreamId) {
         let Some(slot) = self.slot(id) else { return };
         self.stop_slot(slot, Code::CANCELLED);
-        if self.streams[slot as usize].send.state == SendState::Open && self.ended.is_none() {
-            self.reset_slot(slot, Code::CANCELLED, None);
-        }
+        self.cancel_slot(slot);
         let stream = &mut self.streams[slot as usize];
         stream.held = false;
         stream.send.interest = crate::wakers::Interest::Nobody;
@@ -364,10 +374,6 @@ impl Mux {
         }
     }
 
-    pub(crate) fn drain_received(&self) -> Option<ProtocolCode> {
-        self.drains.received
-    }
-
     pub(crate) fn is_draining(&self) -> bool {
         self.drains.sent || self.drains.to_send.is_some() || self.drains.received.is_some()
     }
@@ -416,11 +422,5 @@ impl Mux {
                 }
             }
         }
-    }
-
-    /// The most urgent need, for tests.
-    #[cfg(test)]
-    pub(super) fn next_need(&mut self) -> Option<Need> {
-        self.schedule.next(true, true).map(|pick| pick.need)
     }
 }

@@ -26,7 +26,6 @@ pub struct Drain(pub ProtocolCode);
 
 impl<'a> Close<'a> {
     pub(crate) const TYPE: u8 = 0x0a;
-    pub(crate) const MAX_LEN: usize = 1 + 1 + 8 + 2 + MAX_REASON;
 
     pub(crate) fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let code = decode_code(reader, "CLOSE code")?;

@@ -7,7 +7,7 @@
 use core::fmt;
 
 use super::credit::MaxStreams;
-use super::{MAX_RECORD, QUANTUM};
+use super::MAX_RECORD;
 use crate::codec::{DecodeError, Fault, Reader, Writer};
 use crate::varint;
 
@@ -147,11 +147,6 @@ impl Settings {
             out.varint(id);
             out.varint(value);
         }
-    }
-
-    /// The largest record that it takes, in bytes.
-    pub(crate) fn max_record_len(&self) -> usize {
-        usize::from(self.max_record) * QUANTUM
     }
 }
 

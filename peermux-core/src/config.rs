@@ -1,0 +1,193 @@
+//! How a connection behaves: limits, windows, timers. Every number has a default that suits a renter or a host.
+
+use alloc::sync::Arc;
+use core::fmt;
+use core::time::Duration;
+
+use crate::crypto::{Provider, PublicKey, StaticSecret, Suite, default_provider};
+use crate::wire::{MAX_RECORD, MAX_TLV_ATTESTATION, Settings, Shaping};
+
+/// How a connection behaves. Built by changing fields of the default; checked when a connection is made.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The largest record that this side takes and sends, in quanta of 1408 bytes: 1 to 16; 16 by default. A small device that
+    /// takes 2 needs a receive buffer of 2816 bytes.
+    pub max_record: u8,
+    /// The connection window C, in bytes: what the peer may have sent that the application has not read. From 2048; 32 MiB by default.
+    ///
+    /// What is received and unread holds at most twice this.
+    pub receive_window: u64,
+    /// The window that each stream begins with, in bytes: from 2048, at most `receive_window`; 64 KiB by default. It grows while the
+    /// application reads, and the growth of all streams is at most half of `receive_window`.
+    pub stream_receive_window: u64,
+    /// Streams that the peer may have open at once: 16 to 2^60; 4096 by default.
+    pub max_streams: u64,
+    /// Bytes that all streams queue for sending; 4 MiB by default. Beyond it each stream may still queue 2 KiB, so that bulk data
+    /// does not keep an urgent stream from being written to.
+    pub send_buffer: usize,
+    /// Bytes that one stream queues for sending; from 2048; 256 KiB by default.
+    pub stream_send_buffer: usize,
+    /// Silence after which the connection closes; `None` is never. The lesser of both sides' holds. 60 s by default.
+    pub idle_timeout: Option<Duration>,
+    /// The longest time that this side is silent: a PING leaves after a random time between half of this and all of it. Should be at most half of
+    /// the idle timeout. `None` sends none. 20 s by default.
+    pub keepalive: Option<Duration>,
+    /// Whether the application is asked about each peer ([`Event::PeerProved`](crate::Event::PeerProved)), or every one is accepted whose key is as
+    /// expected. `false` by default.
+    pub ask: bool,
+    /// Responder: whether a dialer that does not know this side's key is answered at all. `true` by default; without it, this side's identity
+    /// is never shown to a prober.
+    pub fallback: bool,
+    /// An attestation of this side's static key, 1 to 112 bytes (`docs/spec.md` section 4.5).
+    pub attestation: Option<Arc<[u8]>>,
+    /// Whether to send values that nobody knows, so that peers do not forget to ignore them (`docs/spec.md` section 17). `true` by default.
+    pub grease: bool,
+    /// The implementation of the cryptography.
+    pub provider: &'static dyn Provider,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_record: MAX_RECORD,
+            receive_window: 32 << 20,
+            stream_receive_window: 64 << 10,
+            max_streams: 4096,
+            send_buffer: 4 << 20,
+            stream_send_buffer: 256 << 10,
+            idle_timeout: Some(Duration::from_secs(60)),
+            keepalive: Some(Duration::from_secs(20)),
+            ask: false,
+            fallback: true,
+            attestation: None,
+            grease: true,
+            provider: default_provider(),
+        }
+    }
+}
+
+/// A field of [`Config`] that is out of range, or randomness that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// The field of this name is out of the range that its documentation gives.
+    OutOfRange(&'static str),
+    /// The generator of random numbers failed.
+    Randomness,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfRange(field) => write!(f, "configuration: {field} is out of range"),
+            Self::Randomness => f.write_str("the generator of random numbers failed"),
+        }
+    }
+}
+
+impl core::error::Error for ConfigError {}
+
+impl Config {
+    /// The number of streams that may be left unread without any other stream being delayed, whatever their history: `docs/spec.md` section 11.1.
+    pub const fn unread_streams(&self) -> u64 {
+        (self.receive_window / (2 * self.stream_receive_window)).saturating_sub(1)
+    }
+
+    /// The most memory, in bytes, that a connection holds for payload and buffers with `streams` open: twice the receive window, the send
+    /// buffer with each stream's reserve, one record each way, and a constant; besides 512 bytes for each stream.
+    pub const fn memory_bound(&self, streams: u64) -> u64 {
+        2 * self.receive_window
+            + self.send_buffer as u64
+            + streams * (crate::mux::SEND_RESERVE as u64 + 512)
+            + 2 * crate::MAX_INPUT_BUFFER as u64
+            + 64 * 1024
+    }
+
+    /// The settings that the peer is told.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            max_record: self.max_record,
+            initial_max_data: self.receive_window,
+            initial_max_stream_data: self.stream_receive_window,
+            initial_max_streams: self.max_streams,
+            idle_timeout: self.idle_timeout.map_or(0, |timeout| {
+                u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).clamp(1, crate::varint::MAX)
+            }),
+            shaping: Shaping::Quantised,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let windows = 2048..=crate::varint::MAX / 4;
+        let checks = [
+            ("max_record", (1..=MAX_RECORD).contains(&self.max_record)),
+            ("receive_window", windows.contains(&self.receive_window)),
+            (
+                "stream_receive_window",
+                windows.contains(&self.stream_receive_window) && self.stream_receive_window <= self.receive_window,
+            ),
+            ("max_streams", (16..=1 << 60).contains(&self.max_streams)),
+            ("stream_send_buffer", self.stream_send_buffer >= 2048),
+            ("idle_timeout", self.idle_timeout != Some(Duration::ZERO)),
+            ("keepalive", self.keepalive.is_none_or(|every| every >= Duration::from_millis(10))),
+            (
+                "attestation",
+                self.attestation.as_ref().is_none_or(|bytes| (1..=MAX_TLV_ATTESTATION).contains(&bytes.len())),
+            ),
+            ("provider", self.provider.supports(Suite::ChaCha20Poly1305)),
+        ];
+        match checks.into_iter().find(|(_, valid)| !valid) {
+            Some((field, _)) => Err(ConfigError::OutOfRange(field)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Who this side is when it dials.
+pub enum Identity {
+    /// The holder of a static key.
+    Known(StaticSecret),
+    /// Nobody: a static key is made for this connection, and the responder is told so.
+    Anonymous,
+}
+
+impl From<StaticSecret> for Identity {
+    fn from(secret: StaticSecret) -> Self {
+        Self::Known(secret)
+    }
+}
+
+/// Whom this side dials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remote {
+    /// The holder of this key, and nobody else.
+    Key(PublicKey),
+    /// The holder of this key; or, where it has another one by now, whoever the application accepts ([`Event::PeerProved`](crate::Event::PeerProved)).
+    KeyOrAsk(PublicKey),
+    /// Whoever is there, if the application accepts the key that it proves.
+    Ask,
+    /// Whoever is there.
+    Anyone,
+}
+
+impl Remote {
+    pub(crate) const fn key(&self) -> Option<PublicKey> {
+        match self {
+            Self::Key(key) | Self::KeyOrAsk(key) => Some(*key),
+            Self::Ask | Self::Anyone => None,
+        }
+    }
+}
+
+/// The static keys of a responder.
+pub struct ResponderKeys {
+    /// The key that it shows in fallback.
+    pub current: StaticSecret,
+    /// The key that it had before, which dialers may still use.
+    pub previous: Option<StaticSecret>,
+}
+
+impl From<StaticSecret> for ResponderKeys {
+    fn from(current: StaticSecret) -> Self {
+        Self { current, previous: None }
+    }
+}

@@ -1,0 +1,171 @@
+//! How a connection ends: `docs/spec.md` section 13.
+
+use alloc::sync::Arc;
+use core::time::Duration;
+
+use super::{Connection, Event, Phase};
+use crate::code::{Code, ProtocolCode};
+use crate::error::{Closed, ConnectionError, HandshakeError, Side, Violation};
+use crate::time::Instant;
+use crate::wire::{Close, MAX_REASON};
+
+/// How long a side reads on after its last record.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// Where the end stands.
+#[derive(Default)]
+pub(super) struct Closing {
+    /// Why the connection is over for the application.
+    pub(super) error: Option<ConnectionError>,
+    /// CLOSE that is to be sent.
+    pub(super) to_send: Option<Closed>,
+    /// This side's last record was written.
+    pub(super) sent: bool,
+    /// The peer's last record was read.
+    pub(super) received: bool,
+    pub(super) linger_until: Option<Instant>,
+    /// The writer was told that nothing will follow.
+    pub(super) finish_told: bool,
+}
+
+impl Connection {
+    /// Ends the connection with `code` and `reason`, of which at most 256 bytes are sent. What is queued is dropped: see [`Connection::drain`] for letting it finish.
+    /// Does nothing if the connection has ended.
+    pub fn close(&mut self, code: Code, reason: &str) {
+        if self.closing.error.is_some() {
+            return;
+        }
+        let reason = &reason[..reason.floor_char_boundary(MAX_REASON)];
+        let closed = Closed { code, reason: Arc::from(reason) };
+        self.end_with(ConnectionError::Closed { by: Side::Local, closed: closed.clone(), answer: None });
+        self.send_close(closed);
+    }
+
+    /// Opens no more streams, asks the peer to open none, and closes with NO_ERROR once all are done. `code` tells the peer why:
+    /// GOING_AWAY, as a rule.
+    pub fn drain(&mut self, code: ProtocolCode) {
+        self.mux.drain(code);
+    }
+
+    /// The connection is over for the application.
+    pub(super) fn end_with(&mut self, error: ConnectionError) {
+        if self.closing.error.is_some() {
+            return;
+        }
+        self.closing.error = Some(error.clone());
+        self.must_send = false;
+        self.mux.end(error.clone());
+        self.notices.push(Event::Closed(error));
+    }
+
+    /// CLOSE goes with the next record; before there are keys nothing is said.
+    fn send_close(&mut self, closed: Closed) {
+        let unconfirmed = self.is_unconfirmed();
+        if self.sealer.is_some() && !unconfirmed {
+            self.closing.to_send = Some(closed);
+        } else {
+            self.flight.clear();
+            self.phase = Phase::Over;
+        }
+    }
+
+    pub(super) fn fail_with_close(&mut self, error: ConnectionError, code: ProtocolCode, reason: &str) {
+        if matches!(self.phase, Phase::AwaitAnswer(_)) || self.is_unconfirmed() {
+            self.fail_handshake(HandshakeError::Timeout);
+            self.phase = Phase::Over;
+            return;
+        }
+        self.end_with(error);
+        self.send_close(Closed { code: Code::Protocol(code), reason: Arc::from(reason) });
+    }
+
+    /// The peer broke the rules: it is told at once, and nothing more of what it sends is looked at.
+    pub(super) fn violated(&mut self, violation: Violation) {
+        if self.is_unconfirmed() {
+            // Flight 3 of IK authenticates before its frames are read, so this does not happen; and if it did, nothing could be said.
+            self.fail_handshake(HandshakeError::ThirdFlight);
+        } else if self.closing.error.is_none() {
+            self.fail_with_close(ConnectionError::Protocol(violation), violation.code, violation.what);
+        }
+    }
+
+    /// A record does not authenticate: the keys are gone, and nothing more is said or delivered.
+    pub(super) fn tampered(&mut self) {
+        if self.is_unconfirmed() {
+            return self.fail_handshake(HandshakeError::ThirdFlight);
+        }
+        self.sealer = None;
+        self.opener = None;
+        self.closing.to_send = None;
+        self.end_with(ConnectionError::Tampered);
+        let micros = self.rng.uniform(2_000_000, 10_000_000);
+        self.phase = Phase::Silent(self.now + Duration::from_micros(micros));
+    }
+
+    pub(super) fn on_close(&mut self, frame: Close<'_>) {
+        let closed = Closed { code: frame.code, reason: Arc::from(frame.reason) };
+        self.closing.received = true;
+        match &mut self.closing.error {
+            Some(ConnectionError::Closed { answer, .. }) => {
+                *answer = Some(closed);
+                if let Some(error) = self.closing.error.clone() {
+                    self.mux.update_end(error);
+                }
+            }
+            Some(_) => {}
+            None => {
+                self.end_with(ConnectionError::Closed { by: Side::Peer, closed, answer: None });
+                self.send_close(Closed { code: Code::NO_ERROR, reason: Arc::from("") });
+            }
+        }
+        self.over_if_both();
+    }
+
+    pub(super) fn close_was_sent(&mut self) {
+        self.closing.sent = true;
+        self.closing.linger_until = Some(self.now + LINGER);
+        self.over_if_both();
+    }
+
+    fn over_if_both(&mut self) {
+        if self.closing.sent && self.closing.received {
+            self.phase = Phase::Over;
+        }
+    }
+
+    /// The transport says that the peer sends nothing more. Tells truncation from an orderly end.
+    pub fn handle_eof(&mut self, now: Instant) {
+        self.advance(now);
+        match self.phase {
+            Phase::Over => {}
+            Phase::Silent(_) => self.phase = Phase::Over,
+            Phase::Records if !self.is_unconfirmed() => {
+                if self.closing.received {
+                    return;
+                }
+                if self.closing.error.is_none() {
+                    self.end_with(ConnectionError::Truncated);
+                    self.phase = Phase::Over;
+                } else if self.closing.sent {
+                    self.phase = Phase::Over;
+                } else {
+                    // CLOSE is still to be sent, and may still arrive.
+                    self.closing.linger_until.get_or_insert(self.now + LINGER);
+                }
+            }
+            _ => {
+                self.fail_handshake(HandshakeError::Truncated);
+                self.phase = Phase::Over;
+            }
+        }
+    }
+
+    /// The transport failed for `reason`: nothing can be sent or received any more.
+    pub fn handle_transport_error(&mut self, now: Instant, reason: &str) {
+        self.advance(now);
+        self.flight.clear();
+        self.closing.to_send = None;
+        self.end_with(ConnectionError::Transport(Arc::from(reason)));
+        self.phase = Phase::Over;
+    }
+}

@@ -1,0 +1,147 @@
+//! What goes into the next record, and why.
+
+use super::{Connection, Decision, Phase, Transmit};
+use crate::code::{Code, ProtocolCode};
+use crate::codec::Writer;
+use crate::error::BufferTooSmall;
+use crate::record::{TAG, quanta_for};
+use crate::time::Instant;
+use crate::wire::{Close, Frame, HANDSHAKE_FRAMES};
+
+
+/// What is to be done about sending.
+enum Action {
+    Nothing,
+    /// All streams are done, and this side drains: the connection closes.
+    CloseDrained,
+    Record,
+    /// Nothing will ever be sent again.
+    Finish,
+}
+
+impl Connection {
+    /// Writes the next flight or record to the beginning of `out`.
+    ///
+    /// Call it only when the transport can take more: what goes into a record is decided here, so that what is urgent goes first. Call it again until it
+    /// says [`Transmit::Idle`] or [`Transmit::Finished`].
+    ///
+    /// # Errors
+    /// [`BufferTooSmall`] if `out` is smaller than what is to be sent: at most [`Connection::next_transmit_len`] bytes. Nothing is lost.
+    pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Result<Transmit, BufferTooSmall> {
+        self.advance(now);
+        if !self.flight.is_empty() {
+            let len = self.flight.len();
+            Self::check_buffer(len, out)?;
+            out[..len].copy_from_slice(&self.flight);
+            self.flight.clear();
+            self.liveness.flight_sent(self.now);
+            return Ok(Transmit::Bytes(len));
+        }
+        match self.next_action() {
+            Action::Nothing => {
+                self.drain_rate.idle();
+                return Ok(Transmit::Idle);
+            }
+            Action::Finish => return Ok(Transmit::Finished),
+            Action::CloseDrained => self.close(Code::NO_ERROR, ""),
+            Action::Record => {}
+        }
+        let Some(len) = self.sealer.as_ref().map(crate::record::Sealer::next_len) else {
+            return Ok(Transmit::Idle);
+        };
+        Self::check_buffer(len, out)?;
+        self.write_record(&mut out[..len]);
+        Ok(Transmit::Bytes(len))
+    }
+
+    /// Whether [`Connection::poll_transmit`] has anything to do: bytes to write, or an end to tell of.
+    pub fn wants_transmit(&mut self) -> bool {
+        !self.flight.is_empty()
+            || match self.next_action() {
+                Action::Nothing => false,
+                Action::Finish => !core::mem::replace(&mut self.closing.finish_told, true),
+                Action::CloseDrained | Action::Record => true,
+            }
+    }
+
+    fn next_action(&mut self) -> Action {
+        match self.phase {
+            Phase::Over => return Action::Finish,
+            Phase::Records if self.closing.sent => return Action::Finish,
+            Phase::Records if self.closing.to_send.is_some() => return Action::Record,
+            Phase::Records if self.decision == Decision::Accepted && self.closing.error.is_none() => {}
+            _ => return Action::Nothing,
+        }
+        if self.mux.has_drained() {
+            Action::CloseDrained
+        } else if self.must_send || self.liveness.wants_record() || self.mux.wants_record() {
+            Action::Record
+        } else {
+            Action::Nothing
+        }
+    }
+
+    fn write_record(&mut self, record: &mut [u8]) {
+        let len = record.len();
+        let short = self.role == crate::id::Role::Initiator && core::mem::take(&mut self.first_is_short);
+        let area_len = if short { HANDSHAKE_FRAMES } else { len - TAG - 1 };
+        let (area, rest) = record[1..].split_at_mut(area_len);
+        rest.fill(0);
+        let mut area = Writer::new(area);
+        let close = self.closing.to_send.take();
+        let next = match &close {
+            Some(closed) => {
+                Close { code: closed.code, reason: &closed.reason }.encode(&mut area);
+                1
+            }
+            None => {
+                self.liveness.write(self.now, &mut area);
+                self.mux.fill(&mut area);
+                self.liveness.write_rider(self.now, &mut area);
+                self.write_grease(&mut area);
+                self.next_size()
+            }
+        };
+        debug_assert!(!area.overflowed());
+        area.pad();
+        // What is announced for payload must leave even if the payload is reset meanwhile.
+        self.must_send = next > 1;
+        let sealed = self.sealer.as_mut().and_then(|sealer| sealer.seal(record, next, close.is_some(), self.now));
+        self.drain_rate.sent(self.now, len, next > 1);
+        self.liveness.record_sent(self.now, &self.config, &mut self.rng);
+        if sealed.is_none() {
+            // The counter of this direction is used up: after 2^64 − 1 records.
+            record.fill(0);
+            self.sealer = None;
+            self.violated(crate::error::Violation::new(ProtocolCode::INTERNAL, "the record counter is used up"));
+        } else if close.is_some() {
+            self.close_was_sent();
+        }
+    }
+
+    /// The size of the record after this one, in quanta: more than one only for payload that is held and may be sent.
+    pub(super) fn next_size(&self) -> u8 {
+        let (payload, headers) = self.mux.backlog();
+        if payload == 0 {
+            return 1;
+        }
+        let largest = self.peer_settings.max_record.min(self.config.max_record).min(self.drain_rate.largest_record());
+        // Payload alone decides: headers make the record larger only where payload fills it anyway.
+        let quanta = quanta_for(payload + headers);
+        u8::try_from(quanta).unwrap_or(u8::MAX).min(largest).max(1)
+    }
+
+    /// Now and then, where padding would stand, a frame that nobody knows.
+    fn write_grease(&mut self, area: &mut Writer<'_>) {
+        const LONGEST: usize = 16;
+        if !self.config.grease || area.room() < LONGEST || area.len() == 0 || self.rng.uniform(0, 16) != 0 {
+            return;
+        }
+        // 31·N + 27 within 0x40 to 0x3fff.
+        let kind = 31 * self.rng.uniform(2, 528) + 27;
+        let mut frame = [0; LONGEST];
+        if let Some(len) = Frame::Skipped(kind).encode(&mut frame) {
+            area.bytes(&frame[..len]);
+        }
+    }
+}

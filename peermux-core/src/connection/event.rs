@@ -1,0 +1,55 @@
+//! What a connection tells its application.
+
+use arrayvec::ArrayVec;
+
+use crate::code::ProtocolCode;
+use crate::crypto::{PublicKey, Suite};
+use crate::error::ConnectionError;
+use crate::id::StreamId;
+use crate::wire::MAX_TLV_ATTESTATION;
+
+/// The mode that the handshake took (`docs/spec.md` section 3.1). Nobody outside can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// The initiator knew the responder's static key.
+    Ik,
+    /// It did not, or the responder holds that key no more.
+    Fallback,
+}
+
+/// What the handshake proved of the peer. Its key is confirmed: the peer holds it, and no replay can say so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// The peer's static key.
+    pub key: PublicKey,
+    /// The key was made for this connection and identifies nobody.
+    pub anonymous: bool,
+    /// The mode of the handshake.
+    pub mode: Mode,
+    /// The cipher suite of the records.
+    pub suite: Suite,
+    /// The version of the protocol.
+    pub version: u8,
+    /// What the peer says that binds another identity to its key. Nobody has verified it.
+    pub attestation: Option<ArrayVec<u8, MAX_TLV_ATTESTATION>>,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The peer has proved its key, and waits for [`accept_peer`](super::Connection::accept_peer) or
+    /// [`refuse_peer`](super::Connection::refuse_peer), until the handshake deadline. Only where the application is to be asked.
+    PeerProved(PeerInfo),
+    /// Both sides are confirmed and accepted as far as this side knows: streams flow.
+    Established(PeerInfo),
+    /// The peer opened a stream, or the connection ended: see [`accept`](super::Connection::accept).
+    StreamOpened,
+    /// A stream that had nothing to read may have something now, or an end, or an error.
+    Readable(StreamId),
+    /// A stream that had no room may have some now, or an error; or it is flushed.
+    Writable(StreamId),
+    /// The peer wants no more streams; what is open may finish.
+    Draining(ProtocolCode),
+    /// The connection is over for the application. What was received before can still be read.
+    Closed(ConnectionError),
+}

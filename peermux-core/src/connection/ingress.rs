@@ -1,0 +1,202 @@
+//! Bytes to records, records to frames, frames to the mux.
+
+use bytes::BytesMut;
+
+use super::{Connection, Event, Phase};
+use crate::code::ProtocolCode;
+use crate::error::{ConnectionError, Violation};
+use crate::mux::{Budget, Source};
+use crate::record::{Header, OpenError, TAG};
+use crate::time::Instant;
+use crate::wire::{Frame, Frames, HANDSHAKE_FRAMES};
+
+/// SETTINGS and ATTESTATION stand in the first records, if anywhere.
+const FIRST_RECORDS: u64 = 16;
+
+impl Connection {
+    /// Takes whole flights and records from the front of `input`, and leaves the rest, which is less than [`Connection::next_input_len`].
+    ///
+    /// Records are decrypted in place, and large payloads stay parts of `input`'s buffer. For the memory bound to hold, a
+    /// buffer is at most [`MAX_INPUT_BUFFER`](crate::MAX_INPUT_BUFFER) bytes large.
+    pub fn handle_input(&mut self, now: Instant, input: &mut BytesMut) {
+        self.advance(now);
+        loop {
+            if self.discards() {
+                return self.discard(input.split().len());
+            }
+            let len = self.next_input_len();
+            if input.len() < len {
+                return;
+            }
+            let mut unit = input.split_to(len);
+            if !matches!(self.phase, Phase::Records) {
+                self.on_flight(&mut unit);
+            } else if let Some(header) = self.open_record(&mut unit) {
+                let record = unit.freeze();
+                let area = &record[self.take_frame_area(record.len())];
+                self.on_frames(header, area, Source::Shared(&record));
+            }
+        }
+    }
+
+    /// The same for a buffer of the caller's: decrypts in place, copies payloads out, and returns how many bytes were taken.
+    pub fn handle_slice(&mut self, now: Instant, input: &mut [u8]) -> usize {
+        self.advance(now);
+        let mut taken = 0;
+        loop {
+            if self.discards() {
+                self.discard(input.len() - taken);
+                return input.len();
+            }
+            let len = self.next_input_len();
+            let Some(unit) = input.get_mut(taken..taken + len) else { return taken };
+            taken += len;
+            if !matches!(self.phase, Phase::Records) {
+                self.on_flight(unit);
+            } else if let Some(header) = self.open_record(unit) {
+                let area = &unit[self.take_frame_area(len)];
+                self.on_frames(header, area, Source::Borrowed);
+            }
+        }
+    }
+
+    /// Whether input is not looked at.
+    fn discards(&self) -> bool {
+        match self.phase {
+            Phase::Silent(_) | Phase::Over => true,
+            Phase::AwaitAnswer(_) => false,
+            Phase::Records => self.closing.received,
+            _ => false,
+        }
+    }
+
+    fn discard(&mut self, bytes: usize) {
+        if bytes > 0 && self.closing.received && matches!(self.phase, Phase::Records) {
+            // Nothing can be said any more; what this side knows of the end is changed by it.
+            self.end_with(ConnectionError::TrailingBytes);
+        }
+    }
+
+    fn open_record(&mut self, record: &mut [u8]) -> Option<Header> {
+        let opener = self.opener.as_mut()?;
+        match opener.open(record) {
+            Ok(header) => {
+                self.liveness.record_received(self.now);
+                if self.is_unconfirmed() {
+                    self.confirmed();
+                }
+                Some(header)
+            }
+            Err(OpenError::NotAuthentic) => {
+                self.tampered();
+                None
+            }
+            Err(OpenError::Violation(violation)) => {
+                if self.is_unconfirmed() {
+                    self.confirmed();
+                }
+                self.violated(violation);
+                None
+            }
+        }
+    }
+
+    /// Where the frames stand in a record of `len` bytes. In flight 3 of IK they end early.
+    fn take_frame_area(&mut self, len: usize) -> core::ops::Range<usize> {
+        let short = self.role == crate::id::Role::Responder && core::mem::take(&mut self.first_is_short);
+        if short { 1..1 + HANDSHAKE_FRAMES } else { 1..len - TAG }
+    }
+
+    /// The frames of a record, or of flight 3 of fallback.
+    pub(super) fn on_frames(&mut self, header: Header, area: &[u8], source: Source<'_>) {
+        if let Err(violation) = self.read_frames(header, area, source) {
+            self.violated(violation);
+        }
+        #[cfg(debug_assertions)]
+        self.mux.assert_invariants();
+    }
+
+    fn read_frames(&mut self, header: Header, area: &[u8], source: Source<'_>) -> Result<(), Violation> {
+        if header.key_update {
+            self.mux.budget.control(self.now, Budget::KEY_UPDATE)?;
+        }
+        let mut frames = Frames::new(area).peekable();
+        if frames.peek().is_none() {
+            self.mux.budget.control(self.now, Budget::EMPTY_RECORD)?;
+        }
+        let mut close = None;
+        for frame in frames {
+            if close.is_some() {
+                return Err(Violation::new(ProtocolCode::FRAME_NOT_ALLOWED, "a frame after CLOSE"));
+            }
+            let frame = frame.map_err(|error| {
+                let what = match error {
+                    crate::wire::FrameError::Encoding(error) | crate::wire::FrameError::Settings(error) => error.field,
+                    crate::wire::FrameError::Unknown(_) => "a frame of an unknown type",
+                    crate::wire::FrameError::Padding => "padding that is not zero",
+                };
+                Violation::new(error.code(), what)
+            })?;
+            match frame {
+                Frame::Close(frame) => close = Some(frame),
+                // After its own CLOSE a side reads on only for the peer's.
+                _ if self.closing.error.is_some() => {}
+                frame => self.on_frame(frame, source)?,
+            }
+        }
+        match (close, header.end) {
+            (Some(close), true) => self.on_close(close),
+            (None, false) => {}
+            _ => return Err(Violation::new(ProtocolCode::RECORD_INVALID, "CLOSE and the end bit do not come together")),
+        }
+        Ok(())
+    }
+
+    fn on_frame(&mut self, frame: Frame<'_>, source: Source<'_>) -> Result<(), Violation> {
+        match frame {
+            Frame::Stream(frame) => self.mux.on_stream(frame, source),
+            Frame::Open(frame) => self.mux.on_open(frame),
+            Frame::Reset(frame) => self.mux.on_reset(frame),
+            Frame::Stop(frame) => self.mux.on_stop(frame),
+            Frame::Priority(frame) => self.mux.on_priority(frame),
+            Frame::MaxData(frame) => self.mux.on_max_data(frame),
+            Frame::MaxStreamData(frame) => self.mux.on_max_stream_data(frame),
+            Frame::MaxStreams(frame) => self.mux.on_max_streams(frame),
+            Frame::Drain(frame) => {
+                self.mux.on_drain(frame)?;
+                self.notices.push(Event::Draining(frame.0));
+                Ok(())
+            }
+            Frame::Ping(ping) => {
+                self.liveness.ping_received(ping);
+                self.mux.budget.control(self.now, 1)
+            }
+            Frame::Pong(pong) => {
+                if let Some(round_trip) = self.liveness.pong_received(self.now, pong) {
+                    self.mux.set_round_trip(round_trip);
+                }
+                self.mux.budget.control(self.now, 1)
+            }
+            Frame::Settings(_) => self.once(|once| &mut once.settings, ProtocolCode::SETTINGS_INVALID, "SETTINGS twice or late"),
+            Frame::Attestation(_) => {
+                self.once(|once| &mut once.attestation, ProtocolCode::FRAME_NOT_ALLOWED, "ATTESTATION twice or late")
+            }
+            Frame::Skipped(_) => self.mux.budget.control(self.now, 1),
+            Frame::Close(_) => Ok(()),
+        }
+    }
+
+    /// A frame that stands at most once, in the first records.
+    fn once(
+        &mut self,
+        flag: fn(&mut super::Once) -> &mut bool,
+        code: ProtocolCode,
+        what: &'static str,
+    ) -> Result<(), Violation> {
+        let late = self.opener.as_ref().is_some_and(|opener| opener.count() > FIRST_RECORDS);
+        if core::mem::replace(flag(&mut self.once), true) || late {
+            return Err(Violation::new(code, what));
+        }
+        self.mux.budget.control(self.now, 1)
+    }
+}

@@ -1,0 +1,148 @@
+//! Signs of life and round trips: `docs/spec.md` sections 9.2 and 15.
+
+use core::time::Duration;
+
+use crate::codec::Writer;
+use crate::config::Config;
+use crate::crypto::Rng;
+use crate::time::Instant;
+use crate::wire::{Ping, Pong, Settings};
+
+/// How often a round trip is measured while records leave anyway.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
+
+pub(super) struct Liveness {
+    last_received: Instant,
+    idle_timeout: Option<Duration>,
+    ping_at: Option<Instant>,
+    ping_is_due: bool,
+    /// The number of the last PING, and when it left if no PONG has come.
+    pings: u64,
+    waiting: Option<Instant>,
+    measured_at: Instant,
+    /// The last PING of the peer that waits for its PONG.
+    to_answer: Option<Ping>,
+    round_trip: Duration,
+    flight_sent: Option<Instant>,
+}
+
+impl Liveness {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self {
+            last_received: now,
+            idle_timeout: None,
+            ping_at: None,
+            ping_is_due: false,
+            pings: 0,
+            waiting: None,
+            measured_at: now,
+            to_answer: None,
+            round_trip: Duration::ZERO,
+            flight_sent: None,
+        }
+    }
+
+    /// Records flow: the timers start.
+    pub(super) fn start(&mut self, now: Instant, config: &Config, peer: &Settings, rng: &mut Rng) {
+        let theirs = (peer.idle_timeout > 0).then(|| Duration::from_millis(peer.idle_timeout));
+        self.idle_timeout = match (config.idle_timeout, theirs) {
+            (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
+            (ours, theirs) => ours.or(theirs),
+        };
+        self.last_received = now;
+        self.record_sent(now, config, rng);
+    }
+
+    pub(super) fn idle_at(&self) -> Option<Instant> {
+        Some(self.last_received + self.idle_timeout?)
+    }
+
+    pub(super) const fn ping_at(&self) -> Option<Instant> {
+        // A PING that waits to be sent needs no timer.
+        if self.ping_is_due { None } else { self.ping_at }
+    }
+
+    pub(super) const fn round_trip(&self) -> Duration {
+        self.round_trip
+    }
+
+    pub(super) fn record_received(&mut self, now: Instant) {
+        self.last_received = now;
+    }
+
+    /// Silence begins anew: the next PING is due after a random part of the longest.
+    pub(super) fn record_sent(&mut self, now: Instant, config: &Config, rng: &mut Rng) {
+        self.ping_at = config.keepalive.map(|longest| {
+            let micros = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX / 2);
+            now + Duration::from_micros(rng.uniform(micros / 2, micros + 1))
+        });
+    }
+
+    pub(super) fn on_time(&mut self, now: Instant, config: &Config, rng: &mut Rng) {
+        if self.ping_at.is_some_and(|at| now >= at) {
+            self.ping_is_due = true;
+            self.record_sent(now, config, rng);
+        }
+    }
+
+    pub(super) const fn flight_sent(&mut self, now: Instant) {
+        self.flight_sent = Some(now);
+    }
+
+    /// A flight of the handshake answers the one that was sent.
+    pub(super) fn flight_received(&mut self, now: Instant) {
+        if let Some(sent) = self.flight_sent.take() {
+            self.measured(now, sent);
+        }
+    }
+
+    fn measured(&mut self, now: Instant, sent: Instant) {
+        let sample = now.saturating_since(sent);
+        self.round_trip = if self.round_trip.is_zero() { sample } else { (self.round_trip * 7 + sample) / 8 };
+        self.measured_at = now;
+    }
+
+    pub(super) const fn ping_received(&mut self, ping: Ping) {
+        self.to_answer = Some(ping);
+    }
+
+    /// The new round trip, if `pong` answers the last PING.
+    pub(super) fn pong_received(&mut self, now: Instant, pong: Pong) -> Option<Duration> {
+        if pong.0 != self.pings.to_be_bytes() {
+            return None;
+        }
+        let sent = self.waiting.take()?;
+        self.measured(now, sent);
+        Some(self.round_trip)
+    }
+
+    pub(super) const fn wants_record(&self) -> bool {
+        self.ping_is_due || self.to_answer.is_some()
+    }
+
+    /// What must be said.
+    pub(super) fn write(&mut self, now: Instant, out: &mut Writer<'_>) {
+        if out.room() >= Pong::MAX_LEN {
+            if let Some(Ping(data)) = self.to_answer.take() {
+                Pong(data).encode(out);
+            }
+        }
+        if out.room() >= Ping::MAX_LEN && core::mem::take(&mut self.ping_is_due) {
+            self.write_ping(now, out);
+        }
+    }
+
+    /// A PING that measures the round trip, where padding would stand.
+    pub(super) fn write_rider(&mut self, now: Instant, out: &mut Writer<'_>) {
+        let due = now.saturating_since(self.measured_at) >= MEASURE_EVERY;
+        if due && self.waiting.is_none() && out.room() >= Ping::MAX_LEN {
+            self.write_ping(now, out);
+        }
+    }
+
+    fn write_ping(&mut self, now: Instant, out: &mut Writer<'_>) {
+        self.pings += 1;
+        self.waiting = Some(now);
+        Ping(self.pings.to_be_bytes()).encode(out);
+    }
+}

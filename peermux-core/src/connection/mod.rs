@@ -1,0 +1,419 @@
+//! [`Connection`]: one end of a peermux connection, without any I/O.
+//!
+//! - `setup`: the handshake and the decision about the peer; `ingress`: bytes to records to frames; `egress`: what goes into the next record, and why;
+//! - `closing`: how it ends; `liveness`: signs of life and round trips; `drain_rate`: how long a record may be; `views`: streams.
+
+mod closing;
+mod drain_rate;
+mod egress;
+mod event;
+mod ingress;
+mod liveness;
+mod setup;
+mod views;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::task::Waker;
+use core::time::Duration;
+
+use rand_core::TryCryptoRng;
+
+pub use event::{Event, Mode, PeerInfo};
+pub use views::{RecvStream, SendStream};
+
+use crate::code::{Code, ProtocolCode};
+use crate::config::{Config, ConfigError, Identity, Remote, ResponderKeys};
+use crate::crypto::Rng;
+use crate::error::{BufferTooSmall, ConnectionError, HandshakeError, OpenError};
+use crate::handshake::{Secrets, initiator, responder};
+use crate::id::{Role, StreamId};
+use crate::mux::{Limits, Mux, StreamEvent};
+use crate::record::{Opener, Sealer};
+use crate::time::Instant;
+use crate::wakers::Notices;
+use crate::wire::{Priority, Settings};
+use closing::Closing;
+use drain_rate::DrainRate;
+use liveness::Liveness;
+
+/// How long a handshake may take, and how long a failed one idles: `docs/spec.md` section 15.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(15);
+
+/// One end of a connection: a state machine that consumes and emits bytes.
+///
+/// Its methods are of four kinds:
+/// - inputs, `handle_*`: bytes and times that come from outside. They never fail: an error becomes an [`Event::Closed`], bytes to send, and the state.
+/// - outputs, `poll_*`: bytes to send, events, the next timer;
+/// - commands: what the application wants;
+/// - getters.
+///
+/// After any input or command, poll outputs until they have nothing more. The crate's documentation shows the whole loop.
+pub struct Connection {
+    role: Role,
+    config: Arc<Config>,
+    /// The latest moment that was ever given.
+    now: Instant,
+    rng: Rng,
+    phase: Phase,
+    /// A flight of the handshake that is to be sent, whole.
+    flight: Vec<u8>,
+    sealer: Option<Sealer>,
+    opener: Option<Opener>,
+    /// A record must leave even if it is empty: flight 3 of IK, or one that was announced for what has vanished.
+    must_send: bool,
+    /// The next record received, or sent, is flight 3 of IK, whose frame area is smaller.
+    first_is_short: bool,
+    decision: Decision,
+    peer: Option<PeerInfo>,
+    peer_settings: Settings,
+    handshake_deadline: Instant,
+    mux: Mux,
+    liveness: Liveness,
+    drain_rate: DrainRate,
+    closing: Closing,
+    /// Whether the peer already sent the frames that may come once.
+    once: Once,
+    exporter: Option<Secrets>,
+    notices: Notices<Event>,
+}
+
+/// Where a connection stands, by what it reads next.
+enum Phase {
+    AwaitM1(responder::Start),
+    AwaitM2(initiator::AwaitM2, Remote),
+    /// Initiator: the responder has proved itself, and the application is asked before flight 3.
+    AwaitAnswer(initiator::Proved),
+    AwaitFlight3(responder::AwaitFlight3),
+    Records,
+    /// Reads and discards, and sends nothing, until the moment comes.
+    Silent(Instant),
+    Over,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Decision {
+    /// The peer is not confirmed.
+    Unconfirmed,
+    /// It is, and the application is asked.
+    Asked,
+    Accepted,
+}
+
+#[derive(Default)]
+struct Once {
+    settings: bool,
+    attestation: bool,
+}
+
+/// What [`Connection::poll_transmit`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transmit {
+    /// So many bytes stand at the beginning of the buffer, to be sent.
+    Bytes(usize),
+    /// There is nothing to send now.
+    Idle,
+    /// There will never be anything to send again: half-close the transport once what was taken before is sent.
+    Finished,
+}
+
+impl Connection {
+    /// A connection that this side dialled, at the moment that the transport connected.
+    ///
+    /// `rng` seeds an internal generator, once: with the same seed and the same calls the same bytes go onto the wire.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if a field of `config` is out of range, or `rng` fails.
+    pub fn initiator<R: TryCryptoRng>(
+        config: Arc<Config>,
+        identity: Identity,
+        remote: Remote,
+        now: Instant,
+        rng: &mut R,
+    ) -> Result<Self, ConfigError> {
+        let mut connection = Self::new(Role::Initiator, config, now, rng)?;
+        connection.start_initiator(identity, remote)?;
+        Ok(connection)
+    }
+
+    /// A connection that this side accepted, at the moment that the transport did.
+    ///
+    /// `rng` is used as in [`Connection::initiator`].
+    ///
+    /// # Errors
+    /// [`ConfigError`] if a field of `config` is out of range, or `rng` fails.
+    pub fn responder<R: TryCryptoRng>(
+        config: Arc<Config>,
+        keys: ResponderKeys,
+        now: Instant,
+        rng: &mut R,
+    ) -> Result<Self, ConfigError> {
+        let mut connection = Self::new(Role::Responder, config, now, rng)?;
+        connection.start_responder(keys);
+        Ok(connection)
+    }
+
+    fn new<R: TryCryptoRng>(role: Role, config: Arc<Config>, now: Instant, rng: &mut R) -> Result<Self, ConfigError> {
+        config.check()?;
+        let rng = Rng::from_rng(rng).map_err(|_| ConfigError::Randomness)?;
+        let limits = Limits {
+            ours: config.settings(),
+            stream_send_buffer: config.stream_send_buffer,
+            send_buffer: config.send_buffer,
+        };
+        Ok(Self {
+            role,
+            now,
+            rng,
+            phase: Phase::Over,
+            flight: Vec::new(),
+            sealer: None,
+            opener: None,
+            must_send: false,
+            first_is_short: false,
+            decision: Decision::Unconfirmed,
+            peer: None,
+            peer_settings: Settings::default(),
+            handshake_deadline: now + HANDSHAKE_DEADLINE,
+            mux: Mux::new(role, limits, now),
+            liveness: Liveness::new(now),
+            drain_rate: DrainRate::default(),
+            closing: Closing::default(),
+            once: Once::default(),
+            exporter: None,
+            notices: Notices::default(),
+            config,
+        })
+    }
+
+    /// Time never goes back in here.
+    fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        self.mux.set_now(self.now);
+    }
+
+    // Outputs (the one for bytes is in `egress`).
+
+    /// What happened, in order; `None` when there is nothing more to tell.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        if let Some(event) = self.notices.pop() {
+            return Some(event);
+        }
+        loop {
+            return Some(match self.mux.notices.pop()? {
+                StreamEvent::Opened if self.decision != Decision::Accepted && self.closing.error.is_none() => continue,
+                StreamEvent::Opened => Event::StreamOpened,
+                StreamEvent::Readable(id) => Event::Readable(id),
+                StreamEvent::Writable(id) => Event::Writable(id),
+            });
+        }
+    }
+
+    /// A waker of a task that has something to do, to be woken when no lock is held; `None` when there are no more.
+    pub fn poll_waker(&mut self) -> Option<Waker> {
+        self.mux.notices.pop_waker()
+    }
+
+    /// When [`Connection::handle_timeout`] is to be called, if nothing else happens before.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let handshake = match self.phase {
+            Phase::Over => return None,
+            Phase::Silent(until) => return Some(until),
+            Phase::Records if self.decision == Decision::Accepted || self.closing.error.is_some() => None,
+            _ => Some(self.handshake_deadline),
+        };
+        let records = matches!(self.phase, Phase::Records);
+        let live = records && self.closing.error.is_none();
+        [
+            handshake,
+            self.closing.linger_until.filter(|_| records),
+            self.liveness.idle_at().filter(|_| live),
+            self.liveness.ping_at().filter(|_| live && self.decision == Decision::Accepted),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    // Inputs (those for bytes are in `ingress`).
+
+    /// The time is `now`. Early and late calls do no harm.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.advance(now);
+        match self.phase {
+            Phase::Over => {}
+            Phase::Silent(until) => {
+                if self.now >= until {
+                    self.phase = Phase::Over;
+                }
+            }
+            Phase::Records => {
+                if self.closing.linger_until.is_some_and(|until| self.now >= until) {
+                    self.phase = Phase::Over;
+                } else if self.closing.error.is_some() {
+                    // CLOSE waits for the transport.
+                } else if self.decision != Decision::Accepted && self.now >= self.handshake_deadline {
+                    self.decision_is_late();
+                } else if self.liveness.idle_at().is_some_and(|at| self.now >= at) {
+                    self.fail_with_close(ConnectionError::IdleTimeout, ProtocolCode::IDLE_TIMEOUT, "");
+                } else if self.decision == Decision::Accepted {
+                    self.liveness.on_time(self.now, &self.config, &mut self.rng);
+                }
+            }
+            _ => {
+                if self.now >= self.handshake_deadline {
+                    self.fail_handshake(HandshakeError::Timeout);
+                    self.phase = Phase::Over;
+                }
+            }
+        }
+    }
+
+    // Commands (those about the peer are in `setup`, those that end the connection in `closing`).
+
+    /// Opens a stream that speaks `protocol`. Nothing waits: OPEN leaves with the next record that the stream's turn
+    /// falls into, as soon as the peer allows another stream.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(&mut self, protocol: Option<&str>, priority: Priority) -> Result<StreamId, OpenError> {
+        self.mux.open(protocol, priority)
+    }
+
+    /// The next stream that the peer opened; `None` if there is none, or the peer is not yet accepted.
+    ///
+    /// Let go of it by [`Connection::release`].
+    pub fn accept(&mut self) -> Option<StreamId> {
+        if self.decision != Decision::Accepted {
+            return None;
+        }
+        self.mux.accept()
+    }
+
+    /// The sending half of a stream. Calls on a stream that was let go of say so.
+    pub fn send(&mut self, id: StreamId) -> SendStream<'_> {
+        SendStream::new(self, id)
+    }
+
+    /// The receiving half of a stream. Calls on a stream that was let go of say so.
+    pub fn recv(&mut self, id: StreamId) -> RecvStream<'_> {
+        RecvStream::new(self, id)
+    }
+
+    /// Refuses a stream of the peer: STOP and RESET, with `code` (`docs/spec.md` section 10.3), and lets go of it.
+    pub fn refuse(&mut self, id: StreamId, code: Code) {
+        self.mux.refuse(id, code);
+    }
+
+    /// Lets go of a stream. What was not finished is reset with CANCELLED, and the peer is asked to stop what it still sends; what was
+    /// finished is still sent.
+    pub fn release(&mut self, id: StreamId) {
+        self.mux.release(id);
+    }
+
+    // Getters.
+
+    /// Which end this is.
+    pub const fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The peer, once it is confirmed.
+    pub const fn peer(&self) -> Option<&PeerInfo> {
+        self.peer.as_ref()
+    }
+
+    /// Whether the peer is confirmed and accepted, and the connection has not ended.
+    pub fn is_established(&self) -> bool {
+        self.decision == Decision::Accepted && self.closing.error.is_none()
+    }
+
+    /// Why the connection ended, once it has.
+    pub const fn error(&self) -> Option<&ConnectionError> {
+        self.closing.error.as_ref()
+    }
+
+    /// Whether nothing is to be sent or received any more: the transport can be closed.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Over) && self.flight.is_empty()
+    }
+
+    /// Whether a stream of this id exists, and the application holds it.
+    pub fn has_stream(&self, id: StreamId) -> bool {
+        self.mux.exists(id)
+    }
+
+    /// Whether [`Connection::accept`] would return a stream.
+    pub fn has_incoming(&self) -> bool {
+        self.decision == Decision::Accepted && self.mux.has_incoming()
+    }
+
+    /// Streams that exist on this side.
+    pub fn stream_count(&self) -> usize {
+        self.mux.stream_count()
+    }
+
+    /// Bytes that wait to be sent.
+    pub const fn queued(&self) -> usize {
+        self.mux.queued()
+    }
+
+    /// Bytes that were received and not yet read.
+    pub const fn unread(&self) -> u64 {
+        self.mux.unread()
+    }
+
+    /// The round trip time, smoothed; zero before the first measurement.
+    pub const fn round_trip(&self) -> Duration {
+        self.liveness.round_trip()
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// Whether either side drains the connection.
+    pub fn is_draining(&self) -> bool {
+        self.mux.is_draining()
+    }
+
+    /// The channel binding: the handshake's hash, the same on both sides, once the keys are there.
+    pub fn channel_binding(&self) -> Option<&[u8; 64]> {
+        self.exporter.as_ref().map(Secrets::binding)
+    }
+
+    /// Keying material for the application, in the shape of RFC 5705: both sides get the same bytes for the same `label` and `context`
+    /// (`docs/spec.md` section 5).
+    ///
+    /// Returns `None` before the keys are there, if `label` is longer than 255 bytes, or if `out` is empty or longer than 16,320.
+    pub fn export(&self, label: &[u8], context: &[u8], out: &mut [u8]) -> Option<()> {
+        crate::crypto::export(self.exporter.as_ref()?.exporter(), label, context, out)
+    }
+
+    /// Records sent and received so far.
+    pub fn record_counts(&self) -> (u64, u64) {
+        (self.sealer.as_ref().map_or(0, Sealer::count), self.opener.as_ref().map_or(0, Opener::count))
+    }
+
+    /// What the next call of [`Connection::poll_transmit`] needs at most, in bytes. 0 if there will never be anything to send.
+    pub fn next_transmit_len(&self) -> usize {
+        if !self.flight.is_empty() {
+            return self.flight.len();
+        }
+        self.sealer.as_ref().map_or(0, Sealer::next_len)
+    }
+
+    /// The bytes that complete what is read next: a flight of the handshake, or a record. While input is discarded this is one quantum.
+    pub fn next_input_len(&self) -> usize {
+        match &self.phase {
+            Phase::AwaitM1(_) => crate::handshake::M1_LEN,
+            Phase::Records => self.opener.as_ref().map_or(crate::wire::QUANTUM, Opener::next_len),
+            _ => crate::wire::QUANTUM,
+        }
+    }
+
+    fn check_buffer(needed: usize, buffer: &[u8]) -> Result<(), BufferTooSmall> {
+        if buffer.len() < needed { Err(BufferTooSmall { needed }) } else { Ok(()) }
+    }
+}

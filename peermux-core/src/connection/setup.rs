@@ -1,0 +1,326 @@
+//! The handshake, and the decision about the peer: `docs/spec.md` sections 3 to 7.
+
+use arrayvec::ArrayVec;
+use rand_core::Rng as _;
+
+use super::{Connection, Decision, Event, Mode, PeerInfo, Phase};
+use crate::code::{Code, ProtocolCode};
+use crate::codec::Writer;
+use crate::config::{ConfigError, Identity, Remote, ResponderKeys};
+use crate::crypto::{PublicKey, Rng, StaticSecret, Suite};
+use crate::error::{ConnectionError, HandshakeError};
+use crate::handshake::{Established, FLIGHT_LEN, M1_LEN, initiator, responder};
+use crate::id::Role;
+use crate::record::{Header, Opener, Sealer};
+use crate::wire::{Flags, HANDSHAKE_FRAMES, Hello, Suites, VERSION};
+
+/// A TLV of a type that will never be assigned (`docs/spec.md` section 17).
+fn grease(rng: &mut Rng) -> (u8, ArrayVec<u8, 8>) {
+    let kind = rng.uniform(0xe0, 0xf0) as u8;
+    let len = rng.uniform(0, 9) as usize;
+    (kind, rng.next_u64().to_be_bytes().into_iter().take(len).collect())
+}
+
+/// Chooses from an offer: the first of this side's preferences that was offered.
+fn choose(suites: &Suites, offer: &Hello) -> Result<(u8, Suite), HandshakeError> {
+    if !offer.versions.contains(&VERSION) {
+        return Err(HandshakeError::Version);
+    }
+    let suite = suites.iter().copied().find(|suite| offer.suites.contains(suite)).and_then(Suite::from_byte);
+    Ok((VERSION, suite.ok_or(HandshakeError::Suite)?))
+}
+
+impl Connection {
+    pub(super) fn start_initiator(&mut self, identity: Identity, remote: Remote) -> Result<(), ConfigError> {
+        let (secret, anonymous) = match identity {
+            Identity::Known(secret) => (secret, false),
+            Identity::Anonymous => (StaticSecret::generate(&mut self.rng).map_err(|_| ConfigError::Randomness)?, true),
+        };
+        let hello = self.hello(Flags { anonymous, early: false });
+        let (await_m2, m1) =
+            initiator::start(self.config.provider, &mut self.rng, secret, remote.key(), &hello, &[])
+                .map_err(|_| ConfigError::OutOfRange("provider"))?;
+        self.flight.extend_from_slice(&m1[..]);
+        self.phase = Phase::AwaitM2(await_m2, remote);
+        Ok(())
+    }
+
+    pub(super) fn start_responder(&mut self, keys: ResponderKeys) {
+        self.phase = Phase::AwaitM1(responder::Start::new(self.config.provider, keys, self.config.fallback));
+    }
+
+    /// What this side says of itself. Suites stand in the order of preference: the first one that both have in hardware.
+    fn hello(&mut self, flags: Flags) -> Hello {
+        let mut hello = Hello { flags, settings: self.config.settings(), ..Hello::default() };
+        hello.versions.push(VERSION);
+        hello.suites.extend(self.suites());
+        hello.attestation = self.config.attestation.as_ref().and_then(|bytes| (&**bytes).try_into().ok());
+        if self.config.grease {
+            hello.grease = Some(grease(&mut self.rng));
+        }
+        hello
+    }
+
+    fn suites(&self) -> impl Iterator<Item = u8> + use<> {
+        let aes = self.config.provider.prefers_aes().then_some(Suite::Aes256Gcm as u8);
+        aes.into_iter().chain([Suite::ChaCha20Poly1305 as u8])
+    }
+
+    fn choice(&mut self, flags: Flags, version: u8, suite: Suite) -> Hello {
+        let mut hello = self.hello(flags);
+        hello.versions = core::iter::once(version).collect();
+        hello.suites = core::iter::once(suite as u8).collect();
+        hello
+    }
+
+    /// Checks the other side's choice.
+    fn chosen(&self, choice: &Hello) -> Result<(u8, Suite), HandshakeError> {
+        let version = match choice.versions[..] {
+            [VERSION] => VERSION,
+            _ => return Err(HandshakeError::Version),
+        };
+        let suite = match choice.suites[..] {
+            [suite] if self.suites().any(|offered| offered == suite) => Suite::from_byte(suite),
+            _ => None,
+        };
+        Ok((version, suite.ok_or(HandshakeError::Suite)?))
+    }
+
+    /// A flight of the handshake arrived, whole.
+    pub(super) fn on_flight(&mut self, flight: &mut [u8]) {
+        let result = match core::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::AwaitM1(start) => self.on_m1(start, flight),
+            Phase::AwaitM2(await_m2, remote) => self.on_m2(await_m2, remote, flight),
+            Phase::AwaitFlight3(await_flight3) => self.on_flight3(await_flight3, flight),
+            other => {
+                self.phase = other;
+                Ok(())
+            }
+        };
+        if let Err(error) = result {
+            self.fail_handshake(error);
+        }
+    }
+
+    fn on_m1(&mut self, start: responder::Start, flight: &mut [u8]) -> Result<(), HandshakeError> {
+        let m1: &mut [u8; M1_LEN] = flight.try_into().map_err(|_| HandshakeError::Provider)?;
+        let suites: Suites = self.suites().collect();
+        let trial = start.read(&mut self.rng, m1, |offer| choose(&suites, offer).is_ok())?;
+        let hello = match trial.claimed() {
+            Some(claimed) => {
+                let (version, suite) = choose(&suites, claimed.hello)?;
+                self.peer_settings = claimed.hello.settings;
+                self.peer = Some(PeerInfo {
+                    key: claimed.key,
+                    anonymous: claimed.hello.flags.anonymous,
+                    mode: Mode::Ik,
+                    suite,
+                    version,
+                    attestation: claimed.hello.attestation.clone(),
+                });
+                self.choice(Flags::default(), version, suite)
+            }
+            None => self.hello(Flags::default()),
+        };
+        let (m2, answered) = trial.answer(&hello, &[])?;
+        self.flight.extend_from_slice(&m2[..]);
+        self.liveness.flight_sent(self.now);
+        match answered {
+            responder::Answered::Ik(established) => self.keys_are_there(established, Mode::Ik, 1, 1),
+            responder::Answered::Fallback(await_flight3) => {
+                self.phase = Phase::AwaitFlight3(await_flight3);
+                Ok(())
+            }
+        }
+    }
+
+    fn on_m2(&mut self, await_m2: initiator::AwaitM2, remote: Remote, flight: &mut [u8]) -> Result<(), HandshakeError> {
+        let m2: &mut [u8; FLIGHT_LEN] = flight.try_into().map_err(|_| HandshakeError::Provider)?;
+        let proved = await_m2.read(m2)?;
+        self.liveness.flight_received(self.now);
+        let (version, suite) = match proved.mode() {
+            Mode::Ik => self.chosen(proved.hello())?,
+            Mode::Fallback => choose(&self.suites().collect(), proved.hello())?,
+        };
+        let key = proved.responder();
+        self.peer_settings = proved.hello().settings;
+        self.peer = Some(PeerInfo {
+            key,
+            anonymous: false,
+            mode: proved.mode(),
+            suite,
+            version,
+            attestation: proved.hello().attestation.clone(),
+        });
+        let ask = match remote {
+            Remote::Key(expected) if expected != key => return Err(HandshakeError::UnexpectedKey),
+            Remote::Key(_) | Remote::Anyone => self.config.ask,
+            Remote::KeyOrAsk(expected) => self.config.ask || expected != key,
+            Remote::Ask => true,
+        };
+        if ask {
+            self.phase = Phase::AwaitAnswer(proved);
+            self.ask();
+            Ok(())
+        } else {
+            self.send_flight3(proved)
+        }
+    }
+
+    /// Initiator: the responder is accepted. Says so, and who this side is.
+    fn send_flight3(&mut self, proved: initiator::Proved) -> Result<(), HandshakeError> {
+        let peer = self.peer.as_ref().ok_or(HandshakeError::Provider)?;
+        let (version, suite, mode) = (peer.version, peer.suite, peer.mode);
+        let peer_settings = self.peer_settings;
+        self.mux.set_peer(&peer_settings);
+        self.decision = Decision::Accepted;
+        match mode {
+            Mode::Ik => {
+                let established = proved.finish_ik(suite)?;
+                self.must_send = true;
+                self.first_is_short = true;
+                self.keys_are_there(established, mode, 1, 1)?;
+            }
+            Mode::Fallback => {
+                let anonymous = proved.is_anonymous();
+                let hello = self.choice(Flags { anonymous, early: false }, version, suite);
+                let mut frames = [0; HANDSHAKE_FRAMES];
+                let mut writer = Writer::new(&mut frames);
+                self.mux.fill(&mut writer);
+                writer.pad();
+                let next = self.next_size();
+                let header = Header { next, key_update: false, end: false }.byte();
+                let (flight3, established) = proved.finish_fallback(suite, header, &hello, &frames)?;
+                self.flight.extend_from_slice(&flight3[..]);
+                self.keys_are_there(established, mode, next, 1)?;
+            }
+        }
+        self.accepted();
+        Ok(())
+    }
+
+    fn on_flight3(&mut self, await_flight3: responder::AwaitFlight3, flight: &mut [u8]) -> Result<(), HandshakeError> {
+        let flight3: &mut [u8; FLIGHT_LEN] = flight.try_into().map_err(|_| HandshakeError::Provider)?;
+        let read = await_flight3.read(flight3)?;
+        let (version, suite) = self.chosen(&read.hello)?;
+        let header = Header::from_byte(read.header).filter(|header| !header.key_update).ok_or(HandshakeError::ThirdFlight)?;
+        self.peer_settings = read.hello.settings;
+        self.peer = Some(PeerInfo {
+            key: read.initiator,
+            anonymous: read.hello.flags.anonymous,
+            mode: Mode::Fallback,
+            suite,
+            version,
+            attestation: read.hello.attestation.clone(),
+        });
+        self.keys_are_there(read.established, Mode::Fallback, 1, header.next)?;
+        self.confirmed();
+        self.on_frames(header, &read.frames, crate::mux::Source::Borrowed);
+        Ok(())
+    }
+
+    /// The traffic keys are known. `sends` and `receives` are the sizes of the first records.
+    fn keys_are_there(&mut self, established: Established, mode: Mode, sends: u8, receives: u8) -> Result<(), HandshakeError> {
+        let secrets = established.secrets;
+        let (ours, theirs) = match self.role {
+            Role::Initiator => (secrets.i2r(), secrets.r2i()),
+            Role::Responder => (secrets.r2i(), secrets.i2r()),
+        };
+        let (provider, suite) = (self.config.provider, established.suite);
+        let sealer = Sealer::new(provider, suite, ours, sends, 0, self.now);
+        let opener = Opener::new(provider, suite, theirs, receives, self.config.max_record, 0);
+        self.sealer = Some(sealer.ok_or(HandshakeError::Provider)?);
+        self.opener = Some(opener.ok_or(HandshakeError::Provider)?);
+        self.exporter = Some(secrets.into_exporter());
+        self.phase = Phase::Records;
+        if self.role == Role::Responder {
+            self.first_is_short = mode == Mode::Ik;
+            let peer_settings = self.peer_settings;
+            self.mux.set_peer(&peer_settings);
+        }
+        Ok(())
+    }
+
+    /// Responder: flight 3 authenticated. The initiator's identity is confirmed.
+    pub(super) fn confirmed(&mut self) {
+        self.liveness.flight_received(self.now);
+        if self.config.ask {
+            self.ask();
+        } else {
+            self.accepted();
+        }
+    }
+
+    pub(super) const fn is_unconfirmed(&self) -> bool {
+        matches!(self.decision, Decision::Unconfirmed)
+    }
+
+    fn ask(&mut self) {
+        self.decision = Decision::Asked;
+        if let Some(peer) = self.peer.clone() {
+            self.notices.push(Event::PeerProved(peer));
+        }
+    }
+
+    fn accepted(&mut self) {
+        self.decision = Decision::Accepted;
+        let round_trip = self.liveness.round_trip();
+        self.mux.set_round_trip(round_trip);
+        self.liveness.start(self.now, &self.config, &self.peer_settings, &mut self.rng);
+        if let Some(peer) = self.peer.clone() {
+            self.notices.push(Event::Established(peer));
+        }
+        if self.mux.has_incoming() {
+            self.notices.push(Event::StreamOpened);
+        }
+    }
+
+    /// The handshake failed: nothing is said, and the deadline is the same as for one that never finishes.
+    pub(super) fn fail_handshake(&mut self, error: HandshakeError) {
+        self.flight.clear();
+        self.sealer = None;
+        self.opener = None;
+        self.end_with(ConnectionError::Handshake(error));
+        self.phase = Phase::Silent(self.handshake_deadline);
+    }
+
+    pub(super) fn decision_is_late(&mut self) {
+        self.fail_with_close(ConnectionError::DecisionTimeout, ProtocolCode::DECISION_TIMEOUT, "");
+    }
+
+    /// Accepts the peer that [`Event::PeerProved`] told of. Does nothing if none waits.
+    pub fn accept_peer(&mut self) {
+        if self.decision != Decision::Asked || self.closing.error.is_some() {
+            return;
+        }
+        match core::mem::replace(&mut self.phase, Phase::Records) {
+            Phase::AwaitAnswer(proved) => {
+                if let Err(error) = self.send_flight3(proved) {
+                    self.fail_handshake(error);
+                }
+            }
+            other => {
+                self.phase = other;
+                self.accepted();
+            }
+        }
+    }
+
+    /// Refuses the peer that [`Event::PeerProved`] told of. A responder says so by CLOSE with `code` and `reason`; an initiator has not yet
+    /// shown who it is, and falls silent (`docs/spec.md` section 7). Does nothing if no peer waits.
+    pub fn refuse_peer(&mut self, code: Code, reason: &str) {
+        if self.decision != Decision::Asked || self.closing.error.is_some() {
+            return;
+        }
+        if matches!(self.phase, Phase::AwaitAnswer(_)) {
+            self.fail_handshake(HandshakeError::Refused);
+        } else {
+            self.close(code, reason);
+        }
+    }
+
+    /// The peer's static key, once it is confirmed.
+    pub fn peer_key(&self) -> Option<PublicKey> {
+        self.peer.as_ref().filter(|_| self.decision != Decision::Unconfirmed).map(|peer| peer.key)
+    }
+}

@@ -1,0 +1,420 @@
+//! What every threaded or asynchronous adapter is built on: a [`Connection`] behind a lock, who waits for what, and two half-pumps.
+//!
+//! An adapter has two loops and no protocol logic. The reader waits until the socket has bytes, reads them, and calls [`Driver::handle_input`]. The writer waits until the
+//! socket takes bytes, calls [`Driver::poll_transmit`], and writes what it gave. Everything else is a call with a [`Waker`], which an
+//! asynchronous adapter takes from its task and a blocking one makes of its thread. No call here waits, and no waker is woken under the lock.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::task::{Poll, Waker};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::code::Code;
+use crate::connection::{Connection, Event, PeerInfo, Transmit};
+use crate::error::{BufferTooSmall, ConnectionError, OpenError, ReadError, WriteError};
+use crate::id::StreamId;
+use crate::time::Instant;
+use crate::wire::Priority;
+
+/// A connection that several tasks or threads share.
+pub struct Driver {
+    state: Mutex<State>,
+}
+
+struct State {
+    connection: Connection,
+    /// The writer, while it waits for something to send, and the timer that it was told of.
+    writer: Option<Waker>,
+    armed: Option<Instant>,
+    /// Those that wait for a stream of the peer.
+    acceptors: Vec<Waker>,
+    /// Those that wait for the connection to move on: to be established, or to end.
+    watchers: Vec<Waker>,
+    /// The peer, if the application is to be asked about it.
+    asked: Option<PeerInfo>,
+}
+
+/// What the writer is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pump {
+    /// Send so many bytes from the beginning of the buffer.
+    Send(usize),
+    /// Wait to be woken, at the latest until the timer, and then call [`Driver::handle_timeout`].
+    Wait(Option<Instant>),
+    /// Half-close the transport, once; then wait to be woken, at the latest until the timer.
+    HalfClose(Option<Instant>),
+    /// Close the transport: nothing more is to be sent or received.
+    Close,
+}
+
+/// How far the peer is proved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The application is asked about the peer: see [`Connection::accept_peer`].
+    Ask(PeerInfo),
+    /// Streams flow.
+    Established(PeerInfo),
+}
+
+impl Driver {
+    /// Shares `connection`.
+    pub fn new(connection: Connection) -> Arc<Self> {
+        let state = State {
+            connection,
+            writer: None,
+            armed: None,
+            acceptors: Vec::new(),
+            watchers: Vec::new(),
+            asked: None,
+        };
+        Arc::new(Self { state: Mutex::new(state) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is a bug of the core's; the state is no worse to other threads than to the one that met it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls `act` on the connection, and wakes whoever has something to do now.
+    pub fn with<R>(&self, act: impl FnOnce(&mut Connection) -> R) -> R {
+        self.act(true, |state| act(&mut state.connection))
+    }
+
+    fn act<R>(&self, wake_writer: bool, act: impl FnOnce(&mut State) -> R) -> R {
+        let mut wakers = Wakers::default();
+        let result = {
+            let mut state = self.lock();
+            let result = act(&mut state);
+            state.take_events(&mut wakers);
+            if wake_writer {
+                state.take_writer(&mut wakers);
+            }
+            result
+        };
+        wakers.wake();
+        result
+    }
+
+    /// The transport gave bytes: takes what is whole from the front of `input`.
+    pub fn handle_input(&self, now: Instant, input: &mut BytesMut) {
+        self.with(|connection| connection.handle_input(now, input));
+    }
+
+    /// The transport says that the peer sends nothing more.
+    pub fn handle_eof(&self, now: Instant) {
+        self.with(|connection| connection.handle_eof(now));
+    }
+
+    /// The transport failed.
+    pub fn handle_transport_error(&self, now: Instant, reason: &str) {
+        self.with(|connection| connection.handle_transport_error(now, reason));
+    }
+
+    /// The time is `now`.
+    pub fn handle_timeout(&self, now: Instant) {
+        self.with(|connection| connection.handle_timeout(now));
+    }
+
+    /// For the writer, when the transport can take more: the next thing to do. `waker` is woken when that changes.
+    ///
+    /// # Errors
+    /// [`BufferTooSmall`] if `out` is shorter than [`Connection::next_transmit_len`]: 16 quanta always do.
+    pub fn poll_transmit(&self, now: Instant, out: &mut [u8], waker: &Waker) -> Result<Pump, BufferTooSmall> {
+        self.act(false, |state| {
+            let transmit = state.connection.poll_transmit(now, out)?;
+            if let Transmit::Bytes(len) = transmit {
+                return Ok(Pump::Send(len));
+            }
+            if state.connection.is_closed() {
+                return Ok(Pump::Close);
+            }
+            state.armed = state.connection.poll_timeout();
+            state.writer = Some(waker.clone());
+            Ok(match transmit {
+                Transmit::Finished => Pump::HalfClose(state.armed),
+                _ => Pump::Wait(state.armed),
+            })
+        })
+    }
+
+    /// Whether there is anything to send or to close, so that a writer knows without a buffer.
+    pub fn wants_transmit(&self) -> bool {
+        let mut state = self.lock();
+        state.connection.wants_transmit() || state.connection.is_closed()
+    }
+
+    /// For the reader: whether it need not read on, since nothing that arrives is looked at any more and the transport is to be closed.
+    pub fn is_closed(&self) -> bool {
+        self.lock().connection.is_closed()
+    }
+
+    /// How far the peer is proved; `waker` is woken when that changes.
+    pub fn poll_progress(&self, waker: &Waker) -> Poll<Result<Progress, ConnectionError>> {
+        let mut state = self.lock();
+        if let Some(error) = state.connection.error() {
+            return Poll::Ready(Err(error.clone()));
+        }
+        if let Some(peer) = state.asked.take() {
+            return Poll::Ready(Ok(Progress::Ask(peer)));
+        }
+        match state.connection.peer() {
+            Some(peer) if state.connection.is_established() => Poll::Ready(Ok(Progress::Established(peer.clone()))),
+            _ => {
+                add(&mut state.watchers, waker);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Why the connection ended, once it has; `waker` is woken then.
+    pub fn poll_ended(&self, waker: &Waker) -> Poll<ConnectionError> {
+        let mut state = self.lock();
+        match state.connection.error() {
+            Some(error) => Poll::Ready(error.clone()),
+            None => {
+                add(&mut state.watchers, waker);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Ready once nothing is to be sent or received any more; `waker` is woken then.
+    pub fn poll_closed(&self, waker: &Waker) -> Poll<()> {
+        let mut state = self.lock();
+        if state.connection.is_closed() {
+            return Poll::Ready(());
+        }
+        add(&mut state.watchers, waker);
+        Poll::Pending
+    }
+
+    /// The next stream that the peer opened; `waker` is woken when there is one.
+    ///
+    /// # Errors
+    /// [`ConnectionError`] once the connection has ended, and all streams that were opened before are accepted.
+    pub fn poll_accept(self: &Arc<Self>, waker: &Waker) -> Poll<Result<Stream, ConnectionError>> {
+        let mut state = self.lock();
+        if let Some(id) = state.connection.accept() {
+            return Poll::Ready(Ok(Stream { driver: self.clone(), id }));
+        }
+        match state.connection.error() {
+            Some(error) => Poll::Ready(Err(error.clone())),
+            None => {
+                add(&mut state.acceptors, waker);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Opens a stream. The writer is not woken for it alone: OPEN leaves with the first bytes, or when the stream is finished, flushed or read.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(self: &Arc<Self>, protocol: Option<&str>, priority: Priority) -> Result<Stream, OpenError> {
+        let id = self.act(false, |state| state.connection.open(protocol, priority))?;
+        Ok(Stream { driver: self.clone(), id })
+    }
+}
+
+fn add(wakers: &mut Vec<Waker>, waker: &Waker) {
+    if !wakers.iter().any(|known| known.will_wake(waker)) {
+        wakers.push(waker.clone());
+    }
+}
+
+impl State {
+    fn take_events(&mut self, wakers: &mut Wakers) {
+        while let Some(event) = self.connection.poll_event() {
+            match event {
+                Event::StreamOpened => wakers.many.append(&mut self.acceptors),
+                Event::PeerProved(peer) => {
+                    self.asked = Some(peer);
+                    wakers.many.append(&mut self.watchers);
+                }
+                Event::Established(_) | Event::Closed(_) => {
+                    wakers.many.append(&mut self.watchers);
+                    wakers.many.append(&mut self.acceptors);
+                }
+                Event::Readable(_) | Event::Writable(_) | Event::Draining(_) => {}
+            }
+        }
+        if self.connection.is_closed() {
+            wakers.many.append(&mut self.watchers);
+        }
+        while let Some(waker) = self.connection.poll_waker() {
+            wakers.add(waker);
+        }
+    }
+
+    /// The writer has something to do: bytes, an end, or a timer that is earlier than the one it was told of.
+    fn take_writer(&mut self, wakers: &mut Wakers) {
+        if self.writer.is_none() {
+            return;
+        }
+        let earlier = match (self.connection.poll_timeout(), self.armed) {
+            (Some(timeout), Some(armed)) => timeout < armed,
+            (timeout, armed) => timeout.is_some() && armed.is_none(),
+        };
+        if earlier || self.connection.is_closed() || self.connection.wants_transmit() {
+            wakers.many.extend(self.writer.take());
+        }
+    }
+}
+
+/// Wakers that are woken when the lock is gone. One, as a rule, which needs no allocation.
+#[derive(Default)]
+struct Wakers {
+    one: Option<Waker>,
+    many: Vec<Waker>,
+}
+
+impl Wakers {
+    fn add(&mut self, waker: Waker) {
+        match &self.one {
+            None => self.one = Some(waker),
+            Some(_) => self.many.push(waker),
+        }
+    }
+
+    fn wake(self) {
+        self.one.into_iter().chain(self.many).for_each(Waker::wake);
+    }
+}
+
+/// A stream that the application holds. Dropping it lets go of it: see [`Connection::release`].
+pub struct Stream {
+    driver: Arc<Driver>,
+    id: StreamId,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.driver.with(|connection| connection.release(self.id));
+    }
+}
+
+fn pending<T, E>(result: Result<T, E>, is_blocked: impl FnOnce(&E) -> bool) -> Poll<Result<T, E>> {
+    match result {
+        Err(error) if is_blocked(&error) => Poll::Pending,
+        result => Poll::Ready(result),
+    }
+}
+
+impl Stream {
+    /// The stream's id in its connection.
+    pub const fn id(&self) -> StreamId {
+        self.id
+    }
+
+    /// The connection that the stream belongs to.
+    pub const fn driver(&self) -> &Arc<Driver> {
+        &self.driver
+    }
+
+    /// As [`RecvStream::read`](crate::RecvStream::read); `waker` is woken when there is something.
+    pub fn poll_read(&self, waker: &Waker, out: &mut [u8]) -> Poll<Result<usize, ReadError>> {
+        self.driver.with(|connection| {
+            let mut recv = connection.recv(self.id);
+            let result = pending(recv.read(out), |error| *error == ReadError::Blocked);
+            if result.is_pending() {
+                recv.register(waker);
+            }
+            result
+        })
+    }
+
+    /// As [`RecvStream::read_chunk`](crate::RecvStream::read_chunk); `waker` is woken when there is something.
+    pub fn poll_read_chunk(&self, waker: &Waker, max: usize) -> Poll<Result<Option<Bytes>, ReadError>> {
+        self.driver.with(|connection| {
+            let mut recv = connection.recv(self.id);
+            let result = pending(recv.read_chunk(max), |error| *error == ReadError::Blocked);
+            if result.is_pending() {
+                recv.register(waker);
+            }
+            result
+        })
+    }
+
+    /// As [`SendStream::write`](crate::SendStream::write); `waker` is woken when there is room.
+    pub fn poll_write(&self, waker: &Waker, bytes: &[u8]) -> Poll<Result<usize, WriteError>> {
+        self.poll_send(waker, |send| send.write(bytes))
+    }
+
+    /// As [`SendStream::write_chunk`](crate::SendStream::write_chunk); `waker` is woken when there is room.
+    pub fn poll_write_chunk(&self, waker: &Waker, chunk: &mut Bytes) -> Poll<Result<usize, WriteError>> {
+        self.poll_send(waker, |send| send.write_chunk(chunk))
+    }
+
+    fn poll_send<T>(
+        &self,
+        waker: &Waker,
+        act: impl FnOnce(&mut crate::SendStream<'_>) -> Result<T, WriteError>,
+    ) -> Poll<Result<T, WriteError>> {
+        self.driver.with(|connection| {
+            let mut send = connection.send(self.id);
+            let result = pending(act(&mut send), |error| *error == WriteError::Blocked);
+            if result.is_pending() {
+                send.register(waker);
+            }
+            result
+        })
+    }
+
+    /// Ready once all that was written is with the transport; `waker` is woken then.
+    pub fn poll_flush(&self, waker: &Waker) -> Poll<Result<(), WriteError>> {
+        self.poll_send(waker, |send| match send.is_flushed() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(WriteError::Blocked),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Finishes the sending half; ready once FIN is with the transport.
+    pub fn poll_finish(&self, waker: &Waker) -> Poll<Result<(), WriteError>> {
+        self.poll_send(waker, |send| {
+            send.finish()?;
+            match send.is_flushed() {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(WriteError::Blocked),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    /// The protocol that the opener named, if it did.
+    pub fn protocol(&self) -> Option<Arc<str>> {
+        self.driver.lock().connection.recv(self.id).protocol()
+    }
+
+    /// The priority that this side sends with.
+    pub fn priority(&self) -> Priority {
+        self.driver.lock().connection.recv(self.id).priority().unwrap_or_default()
+    }
+
+    /// Gives the sending half up: see [`SendStream::reset`](crate::SendStream::reset).
+    pub fn reset(&self, code: Code) {
+        self.driver.with(|connection| connection.send(self.id).reset(code));
+    }
+
+    /// Stops reading: see [`RecvStream::stop`](crate::RecvStream::stop).
+    pub fn stop(&self, code: Code) {
+        self.driver.with(|connection| connection.recv(self.id).stop(code));
+    }
+
+    /// Refuses a stream of the peer: see [`Connection::refuse`].
+    pub fn refuse(self, code: Code) {
+        self.driver.with(|connection| connection.refuse(self.id, code));
+    }
+
+    /// The sending half is dropped: resets it unless it was finished.
+    pub fn drop_sending_half(&self) {
+        self.driver.with(|connection| connection.send(self.id).cancel());
+    }
+
+    /// The receiving half is dropped: nothing more is wanted.
+    pub fn drop_receiving_half(&self) {
+        self.stop(Code::CANCELLED);
+    }
+}
