@@ -116,7 +116,11 @@ impl Config {
         }
     }
 
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    /// Checks that every field is in its range; connections do it by themselves.
+    ///
+    /// # Errors
+    /// [`ConfigError::OutOfRange`] with the name of the first field that is not.
+    pub fn check(&self) -> Result<(), ConfigError> {
         let windows = 2048..=crate::varint::MAX / 4;
         let checks = [
             ("max_record", (1..=MAX_RECORD).contains(&self.max_record)),

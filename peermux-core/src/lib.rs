@@ -12,6 +12,8 @@ pub mod crypto;
 #[cfg(feature = "driver")]
 pub mod driver;
 pub mod error;
+#[cfg(feature = "std")]
+mod error_io;
 mod handshake;
 mod id;
 mod mux;

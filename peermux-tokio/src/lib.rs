@@ -1,1 +1,55 @@
-//! peermux over Tokio.
+//! peermux over Tokio: many prioritised streams on one encrypted TCP connection.
+//!
+//! [`connect`] dials, [`Listener`] accepts; both give a [`Connection`], which opens and accepts any number of [`Stream`]s. A stream is
+//! [`AsyncRead`](tokio::io::AsyncRead) and [`AsyncWrite`](tokio::io::AsyncWrite), can be split into halves that live in different tasks, and has a
+//! priority.
+//!
+//! ```
+//! # use peermux_tokio::{Config, Listener, Priority, Remote, StaticSecret, connect};
+//! # use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let host_key = StaticSecret::from_bytes(&[1; 32]);
+//! let host = host_key.public_key();
+//! let mut listener = Listener::bind("127.0.0.1:0", host_key, Config::default()).await?;
+//! let address = listener.local_addr();
+//!
+//! tokio::spawn(async move {
+//!     let connection = listener.accept().await.expect("a renter dials");
+//!     while let Ok(mut stream) = connection.accept().await {
+//!         let mut request = Vec::new();
+//!         stream.read_to_end(&mut request).await.expect("the renter finishes");
+//!         stream.write_all(&request).await.expect("the renter reads");
+//!         stream.shutdown().await.expect("the renter reads");
+//!     }
+//! });
+//!
+//! let renter_key = StaticSecret::from_bytes(&[2; 32]);
+//! let connection = connect(address, renter_key, Remote::Key(host), Config::default()).await?;
+//! let mut stream = connection.open("example/echo", Priority::default())?;
+//! stream.write_all(b"hello").await?;
+//! stream.shutdown().await?;
+//! let mut answer = Vec::new();
+//! stream.read_to_end(&mut answer).await?;
+//! assert_eq!(answer, b"hello");
+//! connection.close(0, "done").await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The protocol is in `docs/spec.md`, and all of its logic in [`peermux_core`]; here are two loops for each connection and trait impls.
+
+mod connection;
+mod listener;
+mod pump;
+mod stream;
+
+pub use connection::{Connection, connect, connect_over, connect_with};
+pub use listener::{AcceptError, Listener, accept_over};
+pub use stream::{ReadHalf, Stream, WriteHalf};
+
+pub use peermux_core::code::{Code, ProtocolCode};
+pub use peermux_core::crypto::{PublicKey, StaticSecret};
+pub use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};
+pub use peermux_core::wire::Priority;
+pub use peermux_core::{Config, ConfigError, Identity, Mode, PeerInfo, Remote, ResponderKeys};

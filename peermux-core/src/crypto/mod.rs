@@ -28,7 +28,7 @@ pub use rng::Rng;
 pub use rust_crypto::RustCrypto;
 pub use schedule::{export, traffic_secret};
 
-/// An AEAD that records can be protected with, by its byte on the wire: `docs/spec.md` section 4.3.
+/// An AEAD that records can be protected with, by its byte on the wire: `docs/spec.md` section 4.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Suite {

@@ -1,0 +1,195 @@
+//! Accepting connections.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::connection::{Connection, establish};
+use crate::pump::{self, Clock};
+use crate::{Config, PeerInfo, ResponderKeys, StaticSecret};
+
+/// Handshakes that may be under way at once; more dialers wait in the kernel's queue.
+const HANDSHAKES: usize = 1024;
+
+/// Outcomes that the application has not yet taken.
+const READY: usize = 64;
+
+/// How long to wait when the system has no socket to give, as when all file descriptors are in use.
+const PAUSE: Duration = Duration::from_millis(100);
+
+type Decide = dyn Fn(&PeerInfo) -> bool + Send + Sync;
+
+/// Listens for peers. Their handshakes run side by side, so that a silent one holds nobody up.
+pub struct Listener {
+    address: SocketAddr,
+    outcomes: Mutex<mpsc::Receiver<Result<Connection, AcceptError>>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// Why somebody who dialled did not become a connection.
+#[derive(Debug)]
+pub struct AcceptError {
+    /// Who dialled; `None` if the system had no socket to give.
+    pub peer: Option<SocketAddr>,
+    /// What went wrong; it holds a [`ConnectionError`](crate::ConnectionError) where the handshake failed.
+    pub error: io::Error,
+}
+
+impl fmt::Display for AcceptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.peer {
+            Some(peer) => write!(f, "{peer}: {}", self.error),
+            None => fmt::Display::fmt(&self.error, f),
+        }
+    }
+}
+
+impl std::error::Error for AcceptError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl Listener {
+    /// Listens on `address` as the holder of `key`, and accepts every peer that completes the handshake.
+    ///
+    /// # Errors
+    /// The error of the socket; or that of a field of `config`, as a [`ConfigError`](crate::ConfigError).
+    pub async fn bind(address: impl ToSocketAddrs, key: StaticSecret, config: Config) -> io::Result<Self> {
+        let keys = move || ResponderKeys::from(key.clone());
+        Self::over(TcpListener::bind(address).await?, keys, config, |_| true)
+    }
+
+    /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; `accept` is asked about each peer if
+    /// [`Config::ask`] is set.
+    ///
+    /// # Errors
+    /// As for [`Listener::bind`].
+    pub fn over(
+        socket: TcpListener,
+        keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
+        config: Config,
+        accept: impl Fn(&PeerInfo) -> bool + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        config.check().map_err(invalid)?;
+        let address = socket.local_addr()?;
+        let (outcome, outcomes) = mpsc::channel(READY);
+        let accepting = tokio::spawn(accept_all(socket, keys, Arc::new(config), Arc::new(accept), outcome));
+        Ok(Self { address, outcomes: Mutex::new(outcomes), accepting })
+    }
+
+    /// The address that this listens on.
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next connection. Dialers that fail are passed over: see [`Listener::next`].
+    ///
+    /// # Errors
+    /// Only if the runtime shuts down.
+    ///
+    /// # Cancel safety
+    /// No connection is lost when the future is dropped.
+    pub async fn accept(&self) -> io::Result<Connection> {
+        loop {
+            match self.next().await {
+                Some(Ok(connection)) => return Ok(connection),
+                Some(Err(_)) => {}
+                None => return Err(io::Error::other("the listener's runtime has shut down")),
+            }
+        }
+    }
+
+    /// What became of the next one who dialled; `None` if the runtime shuts down.
+    ///
+    /// # Cancel safety
+    /// No outcome is lost when the future is dropped.
+    pub async fn next(&self) -> Option<Result<Connection, AcceptError>> {
+        self.outcomes.lock().await.recv().await
+    }
+}
+
+async fn accept_all(
+    socket: TcpListener,
+    keys: impl Fn() -> ResponderKeys,
+    config: Arc<Config>,
+    decide: Arc<Decide>,
+    outcome: mpsc::Sender<Result<Connection, AcceptError>>,
+) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut handshakes = JoinSet::new();
+    loop {
+        while handshakes.try_join_next().is_some() {}
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let (stream, peer) = match socket.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // What is wrong with one dialer's socket, or with the system, may be better for the next.
+                if outcome.send(Err(AcceptError { peer: None, error })).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let handshake = handshake(stream, keys(), config.clone(), decide.clone());
+        let outcome = outcome.clone();
+        handshakes.spawn(async move {
+            let result = handshake.await.map_err(|error| AcceptError { peer: Some(peer), error });
+            drop(place);
+            let _ = outcome.send(result).await;
+        });
+    }
+}
+
+async fn handshake(
+    socket: TcpStream,
+    keys: ResponderKeys,
+    config: Arc<Config>,
+    decide: Arc<Decide>,
+) -> io::Result<Connection> {
+    accept_shared(socket, keys, config, |peer| decide(peer)).await
+}
+
+/// Accepts one peer over a socket that was just accepted, as the holder of `keys`. `accept` is asked about the peer if [`Config::ask`] is set.
+///
+/// # Errors
+/// The error of the socket, or one that holds a [`ConnectionError`](crate::ConnectionError) or a [`ConfigError`](crate::ConfigError).
+///
+/// # Cancel safety
+/// Dropping the future gives the connection up.
+pub async fn accept_over(
+    socket: TcpStream,
+    keys: impl Into<ResponderKeys>,
+    config: Config,
+    accept: impl FnMut(&PeerInfo) -> bool,
+) -> io::Result<Connection> {
+    accept_shared(socket, keys.into(), Arc::new(config), accept).await
+}
+
+async fn accept_shared(
+    socket: TcpStream,
+    keys: ResponderKeys,
+    config: Arc<Config>,
+    accept: impl FnMut(&PeerInfo) -> bool,
+) -> io::Result<Connection> {
+    let clock = Clock::start();
+    let connection = peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
+    Ok(establish(pump::start(socket, connection, clock)?, accept).await?)
+}
+
+fn invalid(error: crate::ConfigError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
+}

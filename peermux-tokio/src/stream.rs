@@ -1,0 +1,202 @@
+//! Streams and their halves.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use peermux_core::driver;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{Code, Priority, ReadError, WriteError};
+
+/// A stream of a connection: [`AsyncRead`] and [`AsyncWrite`].
+///
+/// `shutdown` finishes the sending half and waits until that is with the transport; `flush` waits until all that was written is. Dropping a stream
+/// that was not shut down resets it: the peer never takes that for its end.
+///
+/// Reads and writes are cancel safe: a future that is dropped has taken nothing.
+#[derive(Debug)]
+pub struct Stream {
+    read: ReadHalf,
+    write: WriteHalf,
+}
+
+/// The receiving half of a stream. Dropping it tells the peer that nothing more is wanted.
+pub struct ReadHalf {
+    stream: Arc<driver::Stream>,
+}
+
+/// The sending half of a stream. Dropping it resets it unless it was shut down.
+pub struct WriteHalf {
+    stream: Arc<driver::Stream>,
+}
+
+impl Drop for ReadHalf {
+    fn drop(&mut self) {
+        self.stream.drop_receiving_half();
+    }
+}
+
+impl Drop for WriteHalf {
+    fn drop(&mut self) {
+        self.stream.drop_sending_half();
+    }
+}
+
+impl Stream {
+    pub(crate) fn new(stream: driver::Stream) -> Self {
+        let stream = Arc::new(stream);
+        Self { read: ReadHalf { stream: stream.clone() }, write: WriteHalf { stream } }
+    }
+
+    /// Splits the stream into halves that can live in different tasks.
+    pub fn split(self) -> (ReadHalf, WriteHalf) {
+        (self.read, self.write)
+    }
+
+    /// Joins the halves of one stream; gives them back if they are not of one.
+    #[expect(clippy::missing_errors_doc, reason = "said above")]
+    pub fn join(read: ReadHalf, write: WriteHalf) -> Result<Self, (ReadHalf, WriteHalf)> {
+        if Arc::ptr_eq(&read.stream, &write.stream) { Ok(Self { read, write }) } else { Err((read, write)) }
+    }
+
+    /// The protocol that the opener named, if it did.
+    pub fn protocol(&self) -> Option<Arc<str>> {
+        self.read.stream.protocol()
+    }
+
+    /// The priority that this side sends with.
+    pub fn priority(&self) -> Priority {
+        self.read.stream.priority()
+    }
+
+    /// The receiving half.
+    pub const fn reader(&mut self) -> &mut ReadHalf {
+        &mut self.read
+    }
+
+    /// The sending half.
+    pub const fn writer(&mut self) -> &mut WriteHalf {
+        &mut self.write
+    }
+
+    /// Refuses a stream of the peer: both halves end with `code`.
+    pub fn refuse(self, code: Code) {
+        let stream = &self.read.stream;
+        stream.driver().with(|connection| connection.refuse(stream.id(), code));
+    }
+}
+
+impl ReadHalf {
+    /// The next bytes, at most `max`, without a copy; `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// See [`ReadError`]; it is never [`ReadError::Blocked`].
+    ///
+    /// # Cancel safety
+    /// No byte is lost when the future is dropped.
+    pub async fn read_chunk(&mut self, max: usize) -> Result<Option<Bytes>, ReadError> {
+        poll_fn(|cx| self.stream.poll_read_chunk(cx.waker(), max)).await
+    }
+
+    /// Tells the peer that nothing more is wanted, and why.
+    pub fn stop(&mut self, code: Code) {
+        self.stream.stop(code);
+    }
+
+    /// Asks the peer to send with `priority`.
+    pub fn request_priority(&mut self, priority: Priority) {
+        let id = self.stream.id();
+        self.stream.driver().with(|connection| connection.recv(id).request_priority(priority));
+    }
+}
+
+impl WriteHalf {
+    /// Queues all of `chunk` without a copy, as room comes up.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; it is never [`WriteError::Blocked`].
+    ///
+    /// # Cancel safety
+    /// What was queued is removed from `chunk`, so what is left of it was not.
+    pub async fn write_chunk(&mut self, chunk: &mut Bytes) -> Result<(), WriteError> {
+        while !chunk.is_empty() {
+            poll_fn(|cx| self.stream.poll_write_chunk(cx.waker(), chunk)).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives this half up: what is queued is dropped, and the peer learns `code`.
+    pub fn reset(&mut self, code: Code) {
+        self.stream.reset(code);
+    }
+
+    /// Sends with `priority` from now on.
+    pub fn set_priority(&mut self, priority: Priority) {
+        let id = self.stream.id();
+        self.stream.driver().with(|connection| connection.send(id).set_priority(priority));
+    }
+}
+
+impl AsyncRead for ReadHalf {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if out.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let read = ready!(self.stream.poll_read(cx.waker(), out.initialize_unfilled()))?;
+        out.advance(read);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for WriteHalf {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        self.stream.poll_write(cx.waker(), bytes).map_err(Into::into)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_flush(cx.waker()).map_err(Into::into)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_finish(cx.waker()).map_err(Into::into)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.read).poll_read(cx, out)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.write).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.write).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.write).poll_shutdown(cx)
+    }
+}
+
+impl std::fmt::Debug for ReadHalf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ReadHalf({:?})", self.stream.id())
+    }
+}
+
+impl std::fmt::Debug for WriteHalf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "WriteHalf({:?})", self.stream.id())
+    }
+}
