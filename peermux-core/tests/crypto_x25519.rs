@@ -1,0 +1,182 @@
+//! X25519 and its keys: RFC 7748, points of low order, and keys as text.
+
+use core::fmt;
+
+use peermux_core::crypto::{EphemeralSecret, ParseKeyError, PublicKey, Rng, StaticSecret};
+use rand_core::{TryCryptoRng, TryRng};
+
+fn decode(text: &str) -> [u8; 32] {
+    hex::decode(text).unwrap().try_into().unwrap()
+}
+
+fn x25519(scalar: &[u8; 32], point: [u8; 32]) -> [u8; 32] {
+    *StaticSecret::from_bytes(scalar).diffie_hellman(&PublicKey::from_bytes(point)).unwrap().as_bytes()
+}
+
+/// Section 5.2; the second point has the bit set that X25519 ignores.
+#[test]
+fn scalar_multiplication_answers_as_rfc_7748_says() {
+    let vectors = [
+        (
+            "a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4",
+            "e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c",
+            "c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552",
+        ),
+        (
+            "4b66e9d4d1b4673c5ad22691957d6af5c11b6421e0ea01d42ca4169e7918ba0d",
+            "e5210f12786811d3f4b7959d0538ae2c31dbe7106fc03c3efc4cd549c715a493",
+            "95cbde9476e8907d7aade45cb4b873f88b595a68799fa152e6f8f7647aac7957",
+        ),
+    ];
+    for (scalar, point, expected) in vectors {
+        assert_eq!(hex::encode(x25519(&decode(scalar), decode(point))), expected);
+    }
+}
+
+/// Section 5.2, the second kind of test.
+#[test]
+fn a_thousand_multiplications_answer_as_rfc_7748_says() {
+    let mut scalar = [0; 32];
+    scalar[0] = 9;
+    let mut point = scalar;
+    for round in 1..=1000 {
+        (scalar, point) = (x25519(&scalar, point), scalar);
+        if round == 1 {
+            assert_eq!(hex::encode(scalar), "422c8e7a6227d7bca1350b3e2bb7279f7897b87bb6854b783c60e80311ae3079");
+        }
+    }
+    assert_eq!(hex::encode(scalar), "684cf59ba83309552800ef566f2f4d3c1c3887c49360e3875f2eb94d99532c51");
+}
+
+/// Section 6.1.
+#[test]
+fn two_sides_agree_as_rfc_7748_says() {
+    let alice = decode("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a");
+    let bob = decode("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb");
+    let (alice, bob) = (StaticSecret::from_bytes(&alice), StaticSecret::from_bytes(&bob));
+    let alice_public = "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a";
+    let bob_public = "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f";
+    assert_eq!(alice.public_key().to_string(), alice_public);
+    assert_eq!(bob.public_key().to_string(), bob_public);
+    let shared = "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742";
+    for agreed in [alice.diffie_hellman(&bob.public_key()), bob.diffie_hellman(&alice.public_key())] {
+        assert_eq!(hex::encode(agreed.unwrap().as_bytes()), shared);
+    }
+}
+
+/// Every encoding of a point whose order divides 8, with and without the bit that X25519 ignores.
+#[test]
+fn points_of_low_order_yield_nothing() {
+    let points = [
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+        "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    ];
+    let Ok(secret) = StaticSecret::generate(&mut Rng::from_seed(&[1; 32]));
+    let ephemeral = EphemeralSecret::generate(&mut Rng::from_seed(&[2; 32]));
+    for point in points {
+        let mut point = decode(point);
+        for top_bit in [0x00, 0x80] {
+            point[31] = point[31] & 0x7f | top_bit;
+            let public = PublicKey::from_bytes(point);
+            assert!(secret.diffie_hellman(&public).is_none(), "{public}");
+            assert!(ephemeral.diffie_hellman(&public).is_none(), "{public}");
+        }
+    }
+}
+
+#[test]
+fn secrets_survive_being_stored_and_are_not_printed() {
+    let mut rng = Rng::from_seed(&[4; 32]);
+    let Ok(secret) = StaticSecret::generate(&mut rng);
+    let Ok(other) = StaticSecret::generate(&mut rng);
+    let ephemeral = EphemeralSecret::generate(&mut rng);
+    assert_eq!(StaticSecret::from_bytes(&secret.to_bytes()), secret);
+    assert_ne!(secret, other);
+
+    let shared = secret.diffie_hellman(&ephemeral.public_key()).unwrap();
+    assert_eq!(ephemeral.diffie_hellman(&secret.public_key()).unwrap().as_bytes(), shared.as_bytes());
+    let public = secret.public_key();
+    assert_eq!(format!("{secret:?}"), format!("StaticSecret {{ public: PublicKey({public}), .. }}"));
+    let public = ephemeral.public_key();
+    assert_eq!(format!("{ephemeral:?}"), format!("EphemeralSecret {{ public: PublicKey({public}), .. }}"));
+    assert_eq!(format!("{shared:?}"), "SharedSecret { .. }");
+}
+
+#[derive(Debug, PartialEq)]
+struct Broken;
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("broken")
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// A source of randomness that fails.
+struct BrokenRng;
+
+impl TryRng for BrokenRng {
+    type Error = Broken;
+
+    fn try_next_u32(&mut self) -> Result<u32, Broken> {
+        Err(Broken)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Broken> {
+        Err(Broken)
+    }
+
+    fn try_fill_bytes(&mut self, _: &mut [u8]) -> Result<(), Broken> {
+        Err(Broken)
+    }
+}
+
+impl TryCryptoRng for BrokenRng {}
+
+#[test]
+fn failing_randomness_is_an_error() {
+    assert_eq!(StaticSecret::generate(&mut BrokenRng).err(), Some(Broken));
+    assert_eq!(Rng::from_rng(&mut BrokenRng).err(), Some(Broken));
+}
+
+#[test]
+fn public_keys_are_64_lowercase_digits_and_are_read_in_either_case() {
+    let mut bytes = [0; 32];
+    (bytes[0], bytes[31]) = (0xab, 0x0c);
+    let key = PublicKey::from_bytes(bytes);
+    let text = format!("ab{}0c", "00".repeat(30));
+    assert_eq!(key.to_string(), text);
+    assert_eq!(text.parse(), Ok(key));
+    assert_eq!(text.to_uppercase().parse(), Ok(key));
+    assert_eq!(format!("{key:?}"), format!("PublicKey({text})"));
+}
+
+#[test]
+fn a_text_that_is_no_key_says_why() {
+    let parse = |text: &str| text.parse::<PublicKey>().unwrap_err();
+    let digits = "0".repeat(64);
+    assert_eq!(parse(""), ParseKeyError::Length(0));
+    assert_eq!(parse(&digits[1..]), ParseKeyError::Length(63));
+    assert_eq!(parse(&"0".repeat(1000)), ParseKeyError::Length(1000));
+    assert_eq!(parse("0x00"), ParseKeyError::Digit { position: 1, found: 'x' });
+    assert_eq!(parse(&format!("{digits}\n")), ParseKeyError::Digit { position: 64, found: '\n' });
+    assert_eq!(parse("ä"), ParseKeyError::Digit { position: 0, found: 'ä' });
+    assert_eq!(parse("+1").to_string(), "a key has only hexadecimal digits, not '+' at position 0");
+    assert_eq!(parse("12").to_string(), "a key has 64 hexadecimal digits, not 2");
+}
+
+#[test]
+fn public_keys_are_ordered_by_their_bytes() {
+    let key = |first, last| {
+        let mut bytes = [0; 32];
+        (bytes[0], bytes[31]) = (first, last);
+        PublicKey::from_bytes(bytes)
+    };
+    assert!(key(1, 0) < key(1, 1) && key(1, 255) < key(2, 0));
+}
