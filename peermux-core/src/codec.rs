@@ -72,10 +72,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn take(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(len)
-            .ok_or(DecodeError::new(field, Fault::Truncated))?;
+        let (taken, rest) = self.rest.split_at_checked(len).ok_or(DecodeError::new(field, Fault::Truncated))?;
         self.rest = rest;
         Ok(taken)
     }
@@ -85,10 +82,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], DecodeError> {
-        let (taken, rest) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or(DecodeError::new(field, Fault::Truncated))?;
+        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(DecodeError::new(field, Fault::Truncated))?;
         self.rest = rest;
         Ok(*taken)
     }

@@ -61,14 +61,8 @@ pub enum Progress {
 impl Driver {
     /// Shares `connection`.
     pub fn new(connection: Connection) -> Arc<Self> {
-        let state = State {
-            connection,
-            writer: None,
-            armed: None,
-            acceptors: Vec::new(),
-            watchers: Vec::new(),
-            asked: None,
-        };
+        let state =
+            State { connection, writer: None, armed: None, acceptors: Vec::new(), watchers: Vec::new(), asked: None };
         Arc::new(Self { state: Mutex::new(state) })
     }
 

@@ -62,8 +62,6 @@ pub enum ConnectionError {
     Tampered,
     /// The transport ended before the peer's last record (`docs/spec.md` section 13.4).
     Truncated,
-    /// Bytes came after the peer's last record.
-    TrailingBytes,
     /// Nothing arrived for the idle timeout.
     IdleTimeout,
     /// The application did not decide about the peer in time.
@@ -77,7 +75,7 @@ impl ConnectionError {
     pub const fn side(&self) -> Option<Side> {
         match self {
             Self::Closed { by, .. } => Some(*by),
-            Self::Protocol(_) | Self::TrailingBytes => Some(Side::Peer),
+            Self::Protocol(_) => Some(Side::Peer),
             Self::DecisionTimeout => Some(Side::Local),
             Self::Handshake(_) | Self::Tampered | Self::Truncated | Self::IdleTimeout | Self::Transport(_) => None,
         }
@@ -118,7 +116,6 @@ impl fmt::Display for ConnectionError {
             Self::Protocol(violation) => write!(f, "the peer broke the protocol: {violation}"),
             Self::Tampered => f.write_str("a record from the peer does not authenticate: it was changed on the way"),
             Self::Truncated => f.write_str("the transport ended before the peer closed the connection"),
-            Self::TrailingBytes => f.write_str("the peer sent bytes after its last record"),
             Self::IdleTimeout => f.write_str("nothing arrived from the peer for the idle timeout"),
             Self::DecisionTimeout => f.write_str("the local application did not decide about the peer in time"),
             Self::Transport(error) => write!(f, "the transport failed: {error}"),
@@ -150,6 +147,8 @@ pub enum HandshakeError {
     Suite,
     /// The responder proved another key than the one that was expected.
     UnexpectedKey,
+    /// The peer proved this side's own key: someone connects this side to itself.
+    OwnKey,
     /// The local application refused the responder.
     Refused,
     /// The transport ended before the handshake did.
@@ -172,6 +171,7 @@ impl fmt::Display for HandshakeError {
             Self::Version => "no version of the protocol in common",
             Self::Suite => "no cipher suite in common",
             Self::UnexpectedKey => "the responder proved another key than the one expected",
+            Self::OwnKey => "the peer proved this side's own key",
             Self::Refused => "the local application refused the responder",
             Self::Truncated => "the transport ended before the handshake was complete",
             Self::Timeout => "the peer did not complete it by the deadline",

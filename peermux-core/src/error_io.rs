@@ -6,13 +6,17 @@ use crate::error::{ConnectionError, HandshakeError, OpenError, ReadError, WriteE
 
 fn kind(error: &ConnectionError) -> io::ErrorKind {
     match error {
-        ConnectionError::Handshake(HandshakeError::Timeout) | ConnectionError::IdleTimeout | ConnectionError::DecisionTimeout => {
-            io::ErrorKind::TimedOut
+        ConnectionError::Handshake(HandshakeError::Timeout)
+        | ConnectionError::IdleTimeout
+        | ConnectionError::DecisionTimeout => io::ErrorKind::TimedOut,
+        ConnectionError::Handshake(HandshakeError::UnexpectedKey | HandshakeError::Refused) => {
+            io::ErrorKind::PermissionDenied
         }
-        ConnectionError::Handshake(HandshakeError::UnexpectedKey | HandshakeError::Refused) => io::ErrorKind::PermissionDenied,
-        ConnectionError::Handshake(HandshakeError::Truncated) | ConnectionError::Truncated => io::ErrorKind::UnexpectedEof,
+        ConnectionError::Handshake(HandshakeError::Truncated) | ConnectionError::Truncated => {
+            io::ErrorKind::UnexpectedEof
+        }
         ConnectionError::Handshake(_) | ConnectionError::Protocol(_) => io::ErrorKind::InvalidData,
-        ConnectionError::Tampered | ConnectionError::TrailingBytes => io::ErrorKind::InvalidData,
+        ConnectionError::Tampered => io::ErrorKind::InvalidData,
         ConnectionError::Closed { .. } => io::ErrorKind::ConnectionAborted,
         ConnectionError::Transport(_) => io::ErrorKind::ConnectionReset,
     }

@@ -29,9 +29,7 @@ pub fn decode(input: &[u8]) -> Result<(u64, usize), Malformed> {
     let first = *input.first().ok_or(Malformed::Truncated)?;
     let size = 1usize << (first >> 6);
     let bytes = input.get(1..size).ok_or(Malformed::Truncated)?;
-    let value = bytes
-        .iter()
-        .fold(u64::from(first & 0x3f), |value, &byte| (value << 8) | u64::from(byte));
+    let value = bytes.iter().fold(u64::from(first & 0x3f), |value, &byte| (value << 8) | u64::from(byte));
     if len(value) != size {
         return Err(Malformed::NotShortest);
     }

@@ -186,7 +186,8 @@ async fn accept_shared(
     accept: impl FnMut(&PeerInfo) -> bool,
 ) -> io::Result<Connection> {
     let clock = Clock::start();
-    let connection = peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
+    let connection =
+        peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
     Ok(establish(pump::start(socket, connection, clock)?, accept).await?)
 }
 

@@ -28,6 +28,15 @@ pub(super) struct Closing {
     pub(super) finish_told: bool,
 }
 
+/// As much of `reason` as CLOSE holds.
+fn cut(reason: &str) -> &str {
+    let mut end = reason.len().min(MAX_REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
+}
+
 impl Connection {
     /// Ends the connection with `code` and `reason`, of which at most 256 bytes are sent. What is queued is dropped: see [`Connection::drain`] for letting it finish.
     /// Does nothing if the connection has ended.
@@ -35,7 +44,7 @@ impl Connection {
         if self.closing.error.is_some() {
             return;
         }
-        let reason = &reason[..reason.floor_char_boundary(MAX_REASON)];
+        let reason = cut(reason);
         let closed = Closed { code, reason: Arc::from(reason) };
         self.end_with(ConnectionError::Closed { by: Side::Local, closed: closed.clone(), answer: None });
         self.send_close(closed);

@@ -8,7 +8,6 @@ use crate::record::{TAG, quanta_for};
 use crate::time::Instant;
 use crate::wire::{Close, Frame, HANDSHAKE_FRAMES};
 
-
 /// What is to be done about sending.
 enum Action {
     Nothing,

@@ -4,7 +4,8 @@ use bytes::BytesMut;
 
 use super::{Connection, Event, Phase};
 use crate::code::ProtocolCode;
-use crate::error::{ConnectionError, Violation};
+use crate::error::Violation;
+use crate::id::Role;
 use crate::mux::{Budget, Source};
 use crate::record::{Header, OpenError, TAG};
 use crate::time::Instant;
@@ -22,7 +23,8 @@ impl Connection {
         self.advance(now);
         loop {
             if self.discards() {
-                return self.discard(input.split().len());
+                input.clear();
+                return;
             }
             let len = self.next_input_len();
             if input.len() < len {
@@ -33,8 +35,9 @@ impl Connection {
                 self.on_flight(&mut unit);
             } else if let Some(header) = self.open_record(&mut unit) {
                 let record = unit.freeze();
-                let area = &record[self.take_frame_area(record.len())];
-                self.on_frames(header, area, Source::Shared(&record));
+                if let Some(area) = self.frame_area(&record) {
+                    self.on_frames(header, area, Source::Shared(&record));
+                }
             }
         }
     }
@@ -45,7 +48,6 @@ impl Connection {
         let mut taken = 0;
         loop {
             if self.discards() {
-                self.discard(input.len() - taken);
                 return input.len();
             }
             let len = self.next_input_len();
@@ -54,8 +56,9 @@ impl Connection {
             if !matches!(self.phase, Phase::Records) {
                 self.on_flight(unit);
             } else if let Some(header) = self.open_record(unit) {
-                let area = &unit[self.take_frame_area(len)];
-                self.on_frames(header, area, Source::Borrowed);
+                if let Some(area) = self.frame_area(unit) {
+                    self.on_frames(header, area, Source::Borrowed);
+                }
             }
         }
     }
@@ -64,16 +67,8 @@ impl Connection {
     fn discards(&self) -> bool {
         match self.phase {
             Phase::Silent(_) | Phase::Over => true,
-            Phase::AwaitAnswer(_) => false,
             Phase::Records => self.closing.received,
             _ => false,
-        }
-    }
-
-    fn discard(&mut self, bytes: usize) {
-        if bytes > 0 && self.closing.received && matches!(self.phase, Phase::Records) {
-            // Nothing can be said any more; what this side knows of the end is changed by it.
-            self.end_with(ConnectionError::TrailingBytes);
         }
     }
 
@@ -85,7 +80,7 @@ impl Connection {
                 if self.is_unconfirmed() {
                     self.confirmed();
                 }
-                Some(header)
+                matches!(self.phase, Phase::Records).then_some(header)
             }
             Err(OpenError::NotAuthentic) => {
                 self.tampered();
@@ -95,16 +90,26 @@ impl Connection {
                 if self.is_unconfirmed() {
                     self.confirmed();
                 }
-                self.violated(violation);
+                if matches!(self.phase, Phase::Records) {
+                    self.violated(violation);
+                }
                 None
             }
         }
     }
 
-    /// Where the frames stand in a record of `len` bytes. In flight 3 of IK they end early.
-    fn take_frame_area(&mut self, len: usize) -> core::ops::Range<usize> {
-        let short = self.role == crate::id::Role::Responder && core::mem::take(&mut self.first_is_short);
-        if short { 1..1 + HANDSHAKE_FRAMES } else { 1..len - TAG }
+    /// The frames of an opened record. In flight 3 of IK they end early, and zeros follow.
+    fn frame_area<'a>(&mut self, record: &'a [u8]) -> Option<&'a [u8]> {
+        let area = &record[1..record.len() - TAG];
+        if self.role == Role::Initiator || !core::mem::take(&mut self.first_is_short) {
+            return Some(area);
+        }
+        let (area, zeros) = area.split_at(HANDSHAKE_FRAMES);
+        if zeros.iter().any(|&byte| byte != 0) {
+            self.violated(Violation::new(ProtocolCode::RECORD_INVALID, "bytes after the frame area of flight 3"));
+            return None;
+        }
+        Some(area)
     }
 
     /// The frames of a record, or of flight 3 of fallback.
@@ -147,7 +152,9 @@ impl Connection {
         match (close, header.end) {
             (Some(close), true) => self.on_close(close),
             (None, false) => {}
-            _ => return Err(Violation::new(ProtocolCode::RECORD_INVALID, "CLOSE and the end bit do not come together")),
+            _ => {
+                return Err(Violation::new(ProtocolCode::RECORD_INVALID, "CLOSE and the end bit do not come together"));
+            }
         }
         Ok(())
     }
@@ -177,7 +184,9 @@ impl Connection {
                 }
                 self.mux.budget.control(self.now, 1)
             }
-            Frame::Settings(_) => self.once(|once| &mut once.settings, ProtocolCode::SETTINGS_INVALID, "SETTINGS twice or late"),
+            Frame::Settings(_) => {
+                self.once(|once| &mut once.settings, ProtocolCode::SETTINGS_INVALID, "SETTINGS twice or late")
+            }
             Frame::Attestation(_) => {
                 self.once(|once| &mut once.attestation, ProtocolCode::FRAME_NOT_ALLOWED, "ATTESTATION twice or late")
             }

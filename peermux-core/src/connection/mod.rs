@@ -17,6 +17,7 @@ use alloc::vec::Vec;
 use core::task::Waker;
 use core::time::Duration;
 
+use arrayvec::ArrayVec;
 use rand_core::TryCryptoRng;
 
 pub use event::{Event, Mode, PeerInfo};
@@ -24,7 +25,7 @@ pub use views::{RecvStream, SendStream};
 
 use crate::code::{Code, ProtocolCode};
 use crate::config::{Config, ConfigError, Identity, Remote, ResponderKeys};
-use crate::crypto::Rng;
+use crate::crypto::{PublicKey, Rng};
 use crate::error::{BufferTooSmall, ConnectionError, HandshakeError, OpenError};
 use crate::handshake::{Secrets, initiator, responder};
 use crate::id::{Role, StreamId};
@@ -66,6 +67,8 @@ pub struct Connection {
     first_is_short: bool,
     decision: Decision,
     peer: Option<PeerInfo>,
+    /// The public static keys of this side.
+    own_keys: ArrayVec<PublicKey, 2>,
     peer_settings: Settings,
     handshake_deadline: Instant,
     mux: Mux,
@@ -173,6 +176,7 @@ impl Connection {
             first_is_short: false,
             decision: Decision::Unconfirmed,
             peer: None,
+            own_keys: ArrayVec::new(),
             peer_settings: Settings::default(),
             handshake_deadline: now + HANDSHAKE_DEADLINE,
             mux: Mux::new(role, limits, now),

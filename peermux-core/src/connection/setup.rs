@@ -5,7 +5,7 @@ use rand_core::Rng as _;
 
 use super::{Connection, Decision, Event, Mode, PeerInfo, Phase};
 use crate::code::{Code, ProtocolCode};
-use crate::codec::Writer;
+use crate::codec::{DecodeError, Fault, Writer};
 use crate::config::{ConfigError, Identity, Remote, ResponderKeys};
 use crate::crypto::{PublicKey, Rng, StaticSecret, Suite};
 use crate::error::{ConnectionError, HandshakeError};
@@ -36,16 +36,18 @@ impl Connection {
             Identity::Known(secret) => (secret, false),
             Identity::Anonymous => (StaticSecret::generate(&mut self.rng).map_err(|_| ConfigError::Randomness)?, true),
         };
+        self.own_keys.push(secret.public_key());
         let hello = self.hello(Flags { anonymous, early: false });
-        let (await_m2, m1) =
-            initiator::start(self.config.provider, &mut self.rng, secret, remote.key(), &hello, &[])
-                .map_err(|_| ConfigError::OutOfRange("provider"))?;
+        let (await_m2, m1) = initiator::start(self.config.provider, &mut self.rng, secret, remote.key(), &hello, &[])
+            .map_err(|_| ConfigError::OutOfRange("provider"))?;
         self.flight.extend_from_slice(&m1[..]);
         self.phase = Phase::AwaitM2(await_m2, remote);
         Ok(())
     }
 
     pub(super) fn start_responder(&mut self, keys: ResponderKeys) {
+        self.own_keys.push(keys.current.public_key());
+        self.own_keys.extend(keys.previous.as_ref().map(StaticSecret::public_key));
         self.phase = Phase::AwaitM1(responder::Start::new(self.config.provider, keys, self.config.fallback));
     }
 
@@ -92,10 +94,8 @@ impl Connection {
             Phase::AwaitM1(start) => self.on_m1(start, flight),
             Phase::AwaitM2(await_m2, remote) => self.on_m2(await_m2, remote, flight),
             Phase::AwaitFlight3(await_flight3) => self.on_flight3(await_flight3, flight),
-            other => {
-                self.phase = other;
-                Ok(())
-            }
+            // Before flight 3 a responder sends nothing but M2.
+            _ => Err(HandshakeError::Answer),
         };
         if let Err(error) = result {
             self.fail_handshake(error);
@@ -143,6 +143,9 @@ impl Connection {
             Mode::Fallback => choose(&self.suites().collect(), proved.hello())?,
         };
         let key = proved.responder();
+        if self.own_keys.contains(&key) {
+            return Err(HandshakeError::OwnKey);
+        }
         self.peer_settings = proved.hello().settings;
         self.peer = Some(PeerInfo {
             key,
@@ -203,7 +206,9 @@ impl Connection {
         let flight3: &mut [u8; FLIGHT_LEN] = flight.try_into().map_err(|_| HandshakeError::Provider)?;
         let read = await_flight3.read(flight3)?;
         let (version, suite) = self.chosen(&read.hello)?;
-        let header = Header::from_byte(read.header).filter(|header| !header.key_update).ok_or(HandshakeError::ThirdFlight)?;
+        let header = Header::from_byte(read.header)
+            .filter(|header| !header.key_update && header.next <= self.config.max_record)
+            .ok_or(HandshakeError::Payload(DecodeError { field: "header of P3", fault: Fault::OutOfRange }))?;
         self.peer_settings = read.hello.settings;
         self.peer = Some(PeerInfo {
             key: read.initiator,
@@ -215,12 +220,21 @@ impl Connection {
         });
         self.keys_are_there(read.established, Mode::Fallback, 1, header.next)?;
         self.confirmed();
+        if !matches!(self.phase, Phase::Records) {
+            return Ok(());
+        }
         self.on_frames(header, &read.frames, crate::mux::Source::Borrowed);
         Ok(())
     }
 
     /// The traffic keys are known. `sends` and `receives` are the sizes of the first records.
-    fn keys_are_there(&mut self, established: Established, mode: Mode, sends: u8, receives: u8) -> Result<(), HandshakeError> {
+    fn keys_are_there(
+        &mut self,
+        established: Established,
+        mode: Mode,
+        sends: u8,
+        receives: u8,
+    ) -> Result<(), HandshakeError> {
         let secrets = established.secrets;
         let (ours, theirs) = match self.role {
             Role::Initiator => (secrets.i2r(), secrets.r2i()),
@@ -244,6 +258,9 @@ impl Connection {
     /// Responder: flight 3 authenticated. The initiator's identity is confirmed.
     pub(super) fn confirmed(&mut self) {
         self.liveness.flight_received(self.now);
+        if self.peer.as_ref().is_some_and(|peer| self.own_keys.contains(&peer.key)) {
+            return self.fail_handshake(HandshakeError::OwnKey);
+        }
         if self.config.ask {
             self.ask();
         } else {

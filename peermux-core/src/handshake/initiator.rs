@@ -9,7 +9,8 @@ use super::payload::Payload;
 use super::{Established, FLIGHT_LEN, M1_LEN, Secrets, at, begin_fallback, begin_ik, nonzero};
 use crate::connection::Mode;
 use crate::crypto::{
-    EphemeralSecret, KemSecret, Provider, PublicKey, Rng, SharedSecret, StaticSecret, Suite, SymmetricState, blake2b_256,
+    EphemeralSecret, KemSecret, Provider, PublicKey, Rng, SharedSecret, StaticSecret, Suite, SymmetricState,
+    blake2b_256,
 };
 use crate::error::HandshakeError;
 use crate::wire::Hello;

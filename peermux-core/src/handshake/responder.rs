@@ -9,7 +9,9 @@ use zeroize::Zeroizing;
 use super::payload::Payload;
 use super::{Established, FLIGHT_LEN, M1_LEN, Secrets, at, begin_fallback, begin_ik, nonzero};
 use crate::config::ResponderKeys;
-use crate::crypto::{EphemeralSecret, Provider, PublicKey, Rng, SharedSecret, StaticSecret, Suite, SymmetricState, blake2b_256};
+use crate::crypto::{
+    EphemeralSecret, Provider, PublicKey, Rng, SharedSecret, StaticSecret, Suite, SymmetricState, blake2b_256,
+};
 use crate::error::HandshakeError;
 use crate::wire::Hello;
 
@@ -148,7 +150,11 @@ impl Trial {
     }
 
     /// Writes M2. In IK `hello` is a choice, and `frames` the frame area of P2; in fallback it is an offer.
-    pub(crate) fn answer(self, hello: &Hello, frames: &[u8]) -> Result<(Box<[u8; FLIGHT_LEN]>, Answered), HandshakeError> {
+    pub(crate) fn answer(
+        self,
+        hello: &Hello,
+        frames: &[u8],
+    ) -> Result<(Box<[u8; FLIGHT_LEN]>, Answered), HandshakeError> {
         let Self { ephemeral, ct, kem_secret, e_i, path } = self;
         let mut m2 = Box::new([0; FLIGHT_LEN]);
         m2[at::E].copy_from_slice(ephemeral.public_key().as_bytes());

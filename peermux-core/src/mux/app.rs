@@ -60,12 +60,6 @@ impl Mux {
         self.streams[self.slot(id)? as usize].wire
     }
 
-    /// Bytes sent and received so far, and the receive window.
-    pub(crate) fn stream_counts(&self, id: StreamId) -> Option<(u64, u64, u64)> {
-        let stream = &self.streams[self.slot(id)? as usize];
-        Some((stream.send.credit.sent(), stream.recv.credit.received(), stream.recv.credit.window()))
-    }
-
     // Writing.
 
     /// Bytes that `slot` takes now.

@@ -84,11 +84,7 @@ impl Chunks {
             self.seal_tail();
         }
         let front = self.queue.front_mut()?;
-        let chunk = if front.len() > max {
-            front.split_to(max)
-        } else {
-            self.queue.pop_front()?
-        };
+        let chunk = if front.len() > max { front.split_to(max) } else { self.queue.pop_front()? };
         self.len -= chunk.len();
         Some(chunk)
     }

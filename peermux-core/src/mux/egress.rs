@@ -1,12 +1,10 @@
 //! Frames that leave, decided when the record is made (`docs/spec.md` section 12.2).
 
+use super::Mux;
 use super::halves::SendState;
 use super::schedule::{Need, Pick};
-use super::Mux;
 use crate::codec::Writer;
-use crate::wire::{
-    Drain, MaxData, MaxStreamData, MaxStreams, Open, PriorityUpdate, Reset, Stop, StreamData,
-};
+use crate::wire::{Drain, MaxData, MaxStreamData, MaxStreams, Open, PriorityUpdate, Reset, Stop, StreamData};
 
 impl Mux {
     /// Whether there is anything that should cause a record.

@@ -6,9 +6,7 @@ use super::halves::{RecvState, SendState};
 use super::{Mux, StreamEvent};
 use crate::code::{Code, ProtocolCode};
 use crate::error::Violation;
-use crate::wire::{
-    Drain, MaxData, MaxStreamData, MaxStreams, Open, PriorityUpdate, Reset, Stop, StreamData,
-};
+use crate::wire::{Drain, MaxData, MaxStreamData, MaxStreams, Open, PriorityUpdate, Reset, Stop, StreamData};
 
 /// Where a frame's bytes are.
 #[derive(Clone, Copy)]
@@ -54,6 +52,9 @@ impl Mux {
         if self.peer_streams.opened >= self.peer_streams.granted {
             return Err(Self::violation(ProtocolCode::STREAM_LIMIT, "OPEN beyond MAX_STREAMS", wire));
         }
+        if self.drains.received.is_some() {
+            return Err(Self::violation(ProtocolCode::FRAME_NOT_ALLOWED, "OPEN after DRAIN", wire));
+        }
         let protocol = self
             .names_in
             .resolve(open.name)
@@ -74,7 +75,11 @@ impl Mux {
         let found = self.find(frame.stream)?;
         let len = frame.payload.len();
         if !self.credit_in.receive(len) {
-            return Err(Self::violation(ProtocolCode::FLOW_CONTROL, "data beyond the connection's credit", frame.stream));
+            return Err(Self::violation(
+                ProtocolCode::FLOW_CONTROL,
+                "data beyond the connection's credit",
+                frame.stream,
+            ));
         }
         self.budget.payload(len);
         let slot = match found {
@@ -96,7 +101,9 @@ impl Mux {
             self.credit_back(len);
         } else {
             match source {
-                Source::Shared(buffer) if len >= SHARE_FROM => stream.recv.queue.push_chunk(buffer.slice_ref(frame.payload)),
+                Source::Shared(buffer) if len >= SHARE_FROM => {
+                    stream.recv.queue.push_chunk(buffer.slice_ref(frame.payload))
+                }
                 _ => stream.recv.queue.push_slice(frame.payload),
             }
         }

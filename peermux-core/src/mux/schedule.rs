@@ -80,9 +80,7 @@ pub(super) struct Schedule {
 }
 
 fn holds(entries: &[Entry], place: Place) -> bool {
-    entries
-        .get(place.slot as usize)
-        .is_some_and(|entry| entry.ticket == place.ticket && entry.need != Need::Nothing)
+    entries.get(place.slot as usize).is_some_and(|entry| entry.ticket == place.ticket && entry.need != Need::Nothing)
 }
 
 impl Schedule {
@@ -298,11 +296,8 @@ mod tests {
         for round in 0..10_000u32 {
             schedule.set_priority(0, Priority::new((round % 8) as u8, round % 3 == 0));
         }
-        let places: usize = schedule
-            .levels
-            .iter()
-            .map(|level| level.turns.len() + level.line.len() + level.opening.len())
-            .sum();
+        let places: usize =
+            schedule.levels.iter().map(|level| level.turns.len() + level.line.len() + level.opening.len()).sum();
         assert!(places < 300, "{places}");
         assert!(schedule.next(true, true).is_some());
     }

@@ -51,11 +51,8 @@ impl Header {
 
     /// `None` if reserved bits are set, or if the last record announces another or updates its key.
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-        let header = Self {
-            next: (byte & 0x0f) + 1,
-            key_update: byte & Self::KEY_UPDATE != 0,
-            end: byte & Self::END != 0,
-        };
+        let header =
+            Self { next: (byte & 0x0f) + 1, key_update: byte & Self::KEY_UPDATE != 0, end: byte & Self::END != 0 };
         let valid = byte & Self::RESERVED == 0 && (!header.end || byte & !Self::END == 0);
         valid.then_some(header)
     }

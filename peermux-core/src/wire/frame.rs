@@ -4,8 +4,8 @@ use core::fmt;
 
 use super::settings::{self, SettingsError};
 use super::{
-    Attestation, Close, Drain, MaxData, MaxStreamData, MaxStreams, Open, Ping, Pong, PriorityUpdate, Reset,
-    Settings, Stop, StreamData,
+    Attestation, Close, Drain, MaxData, MaxStreamData, MaxStreams, Open, Ping, Pong, PriorityUpdate, Reset, Settings,
+    Stop, StreamData,
 };
 use crate::code::ProtocolCode;
 use crate::codec::{DecodeError, Reader, Writer};

@@ -68,10 +68,7 @@ impl PriorityUpdate {
     pub(crate) const MAX_LEN: usize = 10;
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            stream: reader.varint("PRIORITY stream")?,
-            priority: Priority::decode(reader, "PRIORITY priority")?,
-        })
+        Ok(Self { stream: reader.varint("PRIORITY stream")?, priority: Priority::decode(reader, "PRIORITY priority")? })
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {

@@ -41,10 +41,7 @@ impl Reset {
     pub(crate) const MAX_LEN: usize = 18;
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            stream: reader.varint("RESET stream")?,
-            code: decode_code(reader, "RESET code")?,
-        })
+        Ok(Self { stream: reader.varint("RESET stream")?, code: decode_code(reader, "RESET code")? })
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {
@@ -59,10 +56,7 @@ impl Stop {
     pub(crate) const MAX_LEN: usize = 18;
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            stream: reader.varint("STOP stream")?,
-            code: decode_code(reader, "STOP code")?,
-        })
+        Ok(Self { stream: reader.varint("STOP stream")?, code: decode_code(reader, "STOP code")? })
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {

@@ -6,8 +6,8 @@
 
 use core::fmt;
 
-use super::credit::MaxStreams;
 use super::MAX_RECORD;
+use super::credit::MaxStreams;
 use crate::codec::{DecodeError, Fault, Reader, Writer};
 use crate::varint;
 
@@ -67,15 +67,8 @@ impl fmt::Display for SettingsError {
 
 impl core::error::Error for SettingsError {}
 
-const NAMES: [&str; 7] = [
-    "",
-    "MAX_RECORD",
-    "INITIAL_MAX_DATA",
-    "INITIAL_MAX_STREAM_DATA",
-    "INITIAL_MAX_STREAMS",
-    "IDLE_TIMEOUT",
-    "SHAPING",
-];
+const NAMES: [&str; 7] =
+    ["", "MAX_RECORD", "INITIAL_MAX_DATA", "INITIAL_MAX_STREAM_DATA", "INITIAL_MAX_STREAMS", "IDLE_TIMEOUT", "SHAPING"];
 
 /// The least credit that is ever given at the start, in bytes.
 pub(crate) const LEAST_CREDIT: u64 = 2048;
@@ -179,10 +172,7 @@ fn index(id: u64) -> Option<usize> {
     usize::try_from(id).ok().filter(|id| (1..NAMES.len()).contains(id))
 }
 
-fn for_each(
-    input: &[u8],
-    mut visit: impl FnMut(u64, u64) -> Result<(), DecodeError>,
-) -> Result<(), SettingsError> {
+fn for_each(input: &[u8], mut visit: impl FnMut(u64, u64) -> Result<(), DecodeError>) -> Result<(), SettingsError> {
     let mut reader = Reader::new(input);
     while !reader.is_empty() {
         let id = reader.varint("setting id").map_err(SettingsError::Malformed)?;

@@ -26,11 +26,7 @@ impl<'a> StreamData<'a> {
 
     pub(crate) fn decode(kind: u8, reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let stream = reader.varint("STREAM stream")?;
-        let payload = if kind & Self::LEN != 0 {
-            reader.prefixed("STREAM payload")?
-        } else {
-            reader.take_rest()
-        };
+        let payload = if kind & Self::LEN != 0 { reader.prefixed("STREAM payload")? } else { reader.take_rest() };
         Ok(Self { stream, fin: kind & Self::FIN != 0, payload })
     }
 
