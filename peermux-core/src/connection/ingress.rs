@@ -55,10 +55,10 @@ impl Connection {
             taken += len;
             if !matches!(self.phase, Phase::Records) {
                 self.on_flight(unit);
-            } else if let Some(header) = self.open_record(unit) {
-                if let Some(area) = self.frame_area(unit) {
-                    self.on_frames(header, area, Source::Borrowed);
-                }
+            } else if let Some(header) = self.open_record(unit)
+                && let Some(area) = self.frame_area(unit)
+            {
+                self.on_frames(header, area, Source::Borrowed);
             }
         }
     }

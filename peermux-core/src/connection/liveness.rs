@@ -122,10 +122,10 @@ impl Liveness {
 
     /// What must be said.
     pub(super) fn write(&mut self, now: Instant, out: &mut Writer<'_>) {
-        if out.room() >= Pong::MAX_LEN {
-            if let Some(Ping(data)) = self.to_answer.take() {
-                Pong(data).encode(out);
-            }
+        if out.room() >= Pong::MAX_LEN
+            && let Some(Ping(data)) = self.to_answer.take()
+        {
+            Pong(data).encode(out);
         }
         if out.room() >= Ping::MAX_LEN && core::mem::take(&mut self.ping_is_due) {
             self.write_ping(now, out);

@@ -160,10 +160,10 @@ impl Mux {
     }
 
     pub(crate) fn reset(&mut self, id: StreamId, code: Code) {
-        if let Some(slot) = self.slot(id) {
-            if self.streams[slot as usize].send.is_open() {
-                self.reset_slot(slot, code, None);
-            }
+        if let Some(slot) = self.slot(id)
+            && self.streams[slot as usize].send.is_open()
+        {
+            self.reset_slot(slot, code, None);
         }
     }
 
@@ -410,10 +410,10 @@ impl Mux {
             return;
         }
         while let Some(slot) = self.room.pop_front() {
-            if let Some(stream) = self.streams.get_mut(slot as usize) {
-                if core::mem::take(&mut stream.in_room) {
-                    self.tell_writable(slot);
-                }
+            if let Some(stream) = self.streams.get_mut(slot as usize)
+                && core::mem::take(&mut stream.in_room)
+            {
+                self.tell_writable(slot);
             }
         }
     }

@@ -53,11 +53,11 @@ impl Mux {
         if self.peer_streams.is_due() && fits(out, MaxStreams::MAX_LEN) {
             self.write_max_streams(out);
         }
-        if fits(out, Drain::MAX_LEN) {
-            if let Some(code) = self.drains.to_send.take() {
-                Drain(code).encode(out);
-                self.drains.sent = true;
-            }
+        if fits(out, Drain::MAX_LEN)
+            && let Some(code) = self.drains.to_send.take()
+        {
+            Drain(code).encode(out);
+            self.drains.sent = true;
         }
         while let Some(&slot) = self.control.front() {
             if !self.write_stream_control(slot, out, keep) {
@@ -206,10 +206,12 @@ impl Mux {
         while out.room() >= MaxStreamData::MAX_LEN {
             let Some(slot) = self.riders.pop_front() else { return };
             let Some(stream) = self.streams.get_mut(slot as usize) else { continue };
-            if core::mem::take(&mut stream.in_riders) && stream.recv.is_open() && stream.recv.credit.raise() > 0 {
-                if let Some(wire) = stream.wire {
-                    MaxStreamData { stream: wire, maximum: stream.recv.credit.grant() }.encode(out);
-                }
+            if core::mem::take(&mut stream.in_riders)
+                && stream.recv.is_open()
+                && stream.recv.credit.raise() > 0
+                && let Some(wire) = stream.wire
+            {
+                MaxStreamData { stream: wire, maximum: stream.recv.credit.grant() }.encode(out);
             }
         }
     }

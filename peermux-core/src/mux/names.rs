@@ -48,10 +48,10 @@ impl Names {
 
     /// What [`Names::refer`] said of `name` was written.
     pub(super) fn sent(&mut self, name: Option<&Arc<str>>) {
-        if let Some(name) = name {
-            if matches!(self.refer(Some(name)), Name::Entered(_)) {
-                self.entered.push(name.clone());
-            }
+        if let Some(name) = name
+            && matches!(self.refer(Some(name)), Name::Entered(_))
+        {
+            self.entered.push(name.clone());
         }
     }
 }

@@ -155,10 +155,8 @@ impl Schedule {
         let Self { levels, entries, stale, .. } = self;
         (0u8..).zip(levels).find_map(|(urgency, level)| {
             let pick = |place: Place, need| Some(Pick { slot: place.slot, need, urgency });
-            if may_open {
-                if let Some(place) = front(&mut level.opening, entries, stale) {
-                    return pick(place, Need::Open);
-                }
+            if may_open && let Some(place) = front(&mut level.opening, entries, stale) {
+                return pick(place, Need::Open);
             }
             if let Some(place) = front(&mut level.fins, entries, stale) {
                 return pick(place, Need::Fin);

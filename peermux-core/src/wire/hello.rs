@@ -69,10 +69,10 @@ impl Hello {
             let kind = tlvs.u8("TLV type")?;
             let len = usize::from(tlvs.u8("TLV length")?);
             let value = tlvs.take(len, "TLV value")?;
-            if let Some(seen) = seen.get_mut(usize::from(kind)) {
-                if core::mem::replace(seen, true) {
-                    return Err(DecodeError::new("TLV type", Fault::Repeated));
-                }
+            if let Some(seen) = seen.get_mut(usize::from(kind))
+                && core::mem::replace(seen, true)
+            {
+                return Err(DecodeError::new("TLV type", Fault::Repeated));
             }
             hello.set(kind, value)?;
         }
@@ -142,10 +142,10 @@ impl Hello {
         if let Some(attestation) = &self.attestation {
             put(kind::ATTESTATION, attestation, &mut writer);
         }
-        if let Some((kind, value)) = &self.grease {
-            if writer.room() >= 2 + value.len() {
-                put(*kind, value, &mut writer);
-            }
+        if let Some((kind, value)) = &self.grease
+            && writer.room() >= 2 + value.len()
+        {
+            put(*kind, value, &mut writer);
         }
         debug_assert!(!writer.overflowed());
         let len = writer.len();
