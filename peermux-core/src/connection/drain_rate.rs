@@ -17,10 +17,11 @@ pub(super) struct DrainRate {
 impl DrainRate {
     /// A measurement takes at least so long: less would measure the buffers of the transport.
     const SPAN: Duration = Duration::from_millis(20);
+    /// How long a record takes at most, as long as it has no fewer quanta than `FEWEST`.
+    const RECORD: Duration = Duration::from_micros(500);
     const FEWEST: u64 = 4;
-    /// Above 50 Mbit/s.
-    const FEWEST_WHEN_FAST: u64 = 8;
-    const FAST: u64 = 50_000_000 / 8;
+    /// Before the first measurement.
+    const UNKNOWN: u8 = 8;
 
     /// `bytes` were taken at `now`; `more` says whether payload waits behind them.
     pub(super) fn sent(&mut self, now: Instant, bytes: usize, more: bool) {
@@ -48,11 +49,12 @@ impl DrainRate {
         self.busy = None;
     }
 
-    /// The largest record that takes about a millisecond, in quanta.
+    /// The largest record that takes no longer than it should, in quanta.
     pub(super) fn largest_record(&self) -> u8 {
-        let Some(rate) = self.rate else { return Self::FEWEST_WHEN_FAST as u8 };
-        let fewest = if rate > Self::FAST { Self::FEWEST_WHEN_FAST } else { Self::FEWEST };
-        (rate / 1000 / QUANTUM as u64).clamp(fewest, u64::from(MAX_RECORD)) as u8
+        let Some(rate) = self.rate else { return Self::UNKNOWN };
+        let bytes = u128::from(rate) * Self::RECORD.as_micros() / 1_000_000;
+        let quanta = u64::try_from(bytes).unwrap_or(u64::MAX) / QUANTUM as u64;
+        quanta.clamp(Self::FEWEST, u64::from(MAX_RECORD)) as u8
     }
 }
 
@@ -69,11 +71,11 @@ mod tests {
     }
 
     #[test]
-    fn a_record_takes_about_a_millisecond() {
+    fn a_record_takes_about_half_a_millisecond() {
         assert_eq!(DrainRate::default().largest_record(), 8);
         assert_eq!(at(10_000_000 / 8), 4);
-        assert_eq!(at(60_000_000 / 8), 8);
-        assert_eq!(at(130_000_000 / 8), 11);
+        assert_eq!(at(100_000_000 / 8), 4);
+        assert_eq!(at(200_000_000 / 8), 8);
         assert_eq!(at(1_000_000_000 / 8), 16);
     }
 

@@ -141,7 +141,6 @@ fn mix_answer(
 }
 
 /// Tries M2 under IK. The outer error says that it is none; the inner one that it is one, and malformed.
-#[expect(clippy::type_complexity, reason = "two results of one trial")]
 fn read_ik(
     mut state: SymmetricState,
     m2: &mut [u8; FLIGHT_LEN],
