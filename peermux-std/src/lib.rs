@@ -1,1 +1,56 @@
-//! peermux over blocking std threads.
+//! peermux over blocking std threads: many prioritised streams on one encrypted TCP connection.
+//!
+//! [`connect`] dials, [`Listener`] accepts; both give a [`Connection`], which opens and accepts any number of [`Stream`]s. A stream is
+//! [`Read`](std::io::Read) and [`Write`](std::io::Write), also by reference, so that one thread can read it and another write it; it has timeouts, and a
+//! priority. Calls wait for what they need; handles can be dropped, and streams shut down, at any time.
+//!
+//! ```
+//! # use peermux_std::{Config, Listener, Priority, Remote, StaticSecret, connect};
+//! # use std::io::{Read, Write};
+//! # use std::net::Shutdown;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let host_key = StaticSecret::from_bytes(&[1; 32]);
+//! let host = host_key.public_key();
+//! let listener = Listener::bind("127.0.0.1:0", host_key, Config::default())?;
+//! let address = listener.local_addr();
+//!
+//! std::thread::spawn(move || {
+//!     let connection = listener.accept().expect("a renter dials");
+//!     while let Ok(mut stream) = connection.accept() {
+//!         let mut request = Vec::new();
+//!         stream.read_to_end(&mut request).expect("the renter finishes");
+//!         stream.write_all(&request).expect("the renter reads");
+//!         stream.shutdown(Shutdown::Write).expect("the renter reads");
+//!     }
+//! });
+//!
+//! let renter_key = StaticSecret::from_bytes(&[2; 32]);
+//! let connection = connect(address, renter_key, Remote::Key(host), Config::default())?;
+//! let mut stream = connection.open("example/echo", Priority::default())?;
+//! stream.write_all(b"hello")?;
+//! stream.shutdown(Shutdown::Write)?;
+//! let mut answer = Vec::new();
+//! stream.read_to_end(&mut answer)?;
+//! assert_eq!(answer, b"hello");
+//! connection.close(0, "done");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The protocol is in `docs/spec.md`, and all of its logic in [`peermux_core`]; here are two threads for each connection and trait impls.
+
+mod connection;
+mod listener;
+mod pump;
+mod signal;
+mod stream;
+
+pub use connection::{Connection, connect, connect_over, connect_with};
+pub use listener::{AcceptError, Listener, accept_over};
+pub use stream::Stream;
+
+pub use peermux_core::code::{Code, ProtocolCode};
+pub use peermux_core::crypto::{PublicKey, StaticSecret};
+pub use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};
+pub use peermux_core::wire::Priority;
+pub use peermux_core::{Config, ConfigError, Identity, Mode, PeerInfo, Remote, ResponderKeys};

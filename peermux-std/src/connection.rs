@@ -1,0 +1,186 @@
+//! Connections.
+
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+
+use peermux_core::driver::{Driver, Progress};
+
+use crate::pump::{self, Clock};
+use crate::signal::Signal;
+use crate::stream::Stream;
+use crate::{Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote};
+
+/// A connection to a peer. Clones are handles to the same one; when the last handle and the last stream are dropped, it closes.
+#[derive(Clone)]
+pub struct Connection {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    driver: Arc<Driver>,
+    peer: PeerInfo,
+    /// Where threads wait that use this handle.
+    signal: Arc<Signal>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // What streams have finished is still sent; streams that are still held end with the connection.
+        self.driver.with(|connection| connection.drain(ProtocolCode::GOING_AWAY));
+    }
+}
+
+/// Dials `address`, as `identity`, for `remote`.
+///
+/// Waits for the handshake, for which the peer has 15 s.
+///
+/// # Errors
+/// The error of the socket, or one that holds a [`ConnectionError`] or a [`ConfigError`](crate::ConfigError): see
+/// [`io::Error::get_ref`]. Peers that are to be asked about ([`Remote::Ask`], [`Config::ask`]) are refused: use [`connect_with`].
+pub fn connect(
+    address: impl ToSocketAddrs,
+    identity: impl Into<Identity>,
+    remote: Remote,
+    config: Config,
+) -> io::Result<Connection> {
+    connect_with(address, identity, remote, config, |_| false)
+}
+
+/// As [`connect`]; `accept` is asked about the peer where the configuration or `remote` says so.
+///
+/// # Errors
+/// As for [`connect`].
+pub fn connect_with(
+    address: impl ToSocketAddrs,
+    identity: impl Into<Identity>,
+    remote: Remote,
+    config: Config,
+    accept: impl FnMut(&PeerInfo) -> bool,
+) -> io::Result<Connection> {
+    let identity = identity.into();
+    connect_over(TcpStream::connect(address)?, identity, remote, config, accept)
+}
+
+/// As [`connect_with`], over a socket that was just connected.
+///
+/// # Errors
+/// As for [`connect`].
+pub fn connect_over(
+    socket: TcpStream,
+    identity: impl Into<Identity>,
+    remote: Remote,
+    config: Config,
+    accept: impl FnMut(&PeerInfo) -> bool,
+) -> io::Result<Connection> {
+    let clock = Clock::start();
+    let config = Arc::new(config);
+    let connection =
+        peermux_core::Connection::initiator(config, identity.into(), remote, clock.now(), &mut getrandom::SysRng)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    Ok(establish(pump::start(socket, connection, clock)?, accept)?)
+}
+
+/// Waits for the handshake and the decision about the peer.
+pub(crate) fn establish(
+    driver: Arc<Driver>,
+    mut accept: impl FnMut(&PeerInfo) -> bool,
+) -> Result<Connection, ConnectionError> {
+    let signal = Arc::<Signal>::default();
+    loop {
+        match signal.block_on_forever(|waker| driver.poll_progress(waker))? {
+            Progress::Ask(peer) => {
+                // If `accept` panics, nobody is left to decide.
+                let mut abandon = Abandon(Some(&driver));
+                let accepted = accept(&peer);
+                abandon.0 = None;
+                driver.with(|connection| match accepted {
+                    true => connection.accept_peer(),
+                    false => connection.refuse_peer(Code::REFUSED, ""),
+                });
+            }
+            Progress::Established(peer) => return Ok(Connection { handle: Arc::new(Handle { driver, peer, signal }) }),
+        }
+    }
+}
+
+/// Gives the connection up unless it is disarmed.
+struct Abandon<'a>(Option<&'a Driver>);
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        if let Some(driver) = self.0 {
+            driver.with(|connection| connection.close(Code::CANCELLED, ""));
+        }
+    }
+}
+
+impl Connection {
+    /// Opens a stream that speaks `protocol`, a name of 1 to 64 bytes of printable ASCII without space; an empty one names none.
+    ///
+    /// Nothing waits: the peer learns of the stream with the first bytes that are written to it, or when it is read, flushed or shut down.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(&self, protocol: &str, priority: Priority) -> Result<Stream, OpenError> {
+        let protocol = (!protocol.is_empty()).then_some(protocol);
+        Ok(Stream::new(self.handle.driver.open(protocol, priority)?))
+    }
+
+    /// The next stream that the peer opened. Several threads may wait at once; each stream goes to one of them.
+    ///
+    /// # Errors
+    /// Why the connection ended, once all streams that were opened before are accepted.
+    pub fn accept(&self) -> Result<Stream, ConnectionError> {
+        let stream = self.handle.signal.block_on_forever(|waker| self.handle.driver.poll_accept(waker))?;
+        Ok(Stream::new(stream))
+    }
+
+    /// What the handshake proved of the peer.
+    pub fn peer(&self) -> &PeerInfo {
+        &self.handle.peer
+    }
+
+    /// The peer's static key.
+    pub fn peer_key(&self) -> PublicKey {
+        self.handle.peer.key
+    }
+
+    /// Closes the connection with a code of the application's and a reason of at most 256 bytes, and waits until the peer knows, or 3 s have
+    /// passed. What is queued is dropped: use [`Connection::drain`] to let it finish.
+    pub fn close(&self, code: u64, reason: &str) {
+        self.handle.driver.with(|connection| connection.close(Code::Application(code), reason));
+        self.closed();
+    }
+
+    /// Opens no more streams, asks the peer to open none, and closes once all that are open are done and dropped.
+    pub fn drain(&self) {
+        self.handle.driver.with(|connection| connection.drain(ProtocolCode::GOING_AWAY));
+        self.closed();
+    }
+
+    /// Waits until the connection has ended, and says why.
+    pub fn ended(&self) -> ConnectionError {
+        self.handle.signal.block_on_forever(|waker| self.handle.driver.poll_ended(waker))
+    }
+
+    fn closed(&self) {
+        self.handle.signal.block_on_forever(|waker| self.handle.driver.poll_closed(waker));
+    }
+
+    /// Why the connection ended, if it has.
+    pub fn error(&self) -> Option<ConnectionError> {
+        self.handle.driver.with(|connection| connection.error().cloned())
+    }
+
+    /// The shared state machine, for all that this adapter does not show.
+    pub fn driver(&self) -> &Arc<Driver> {
+        &self.handle.driver
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("peer", &self.handle.peer).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,251 @@
+//! The two threads between a socket and a [`Driver`].
+
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use peermux_core::driver::{Driver, Pump};
+use peermux_core::time::Instant as Moment;
+use peermux_core::{Connection, MAX_INPUT_BUFFER};
+use rustix::buffer::spare_capacity;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, recv};
+
+use crate::signal::Signal;
+
+/// The largest record, in bytes.
+const LARGEST: usize = 16 * 1408;
+
+/// Bytes that may wait in the kernel before the socket is not writable any more: about one record, so that what is urgent does not
+/// wait behind more than that.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
+const NOT_SENT_LOW_WATER: u32 = 16 * 1024;
+
+/// How long a writer waits for a socket that takes nothing before it looks whether the connection has ended or has a new timer meanwhile.
+const STALL: Duration = Duration::from_secs(1);
+
+/// The clock of a connection: the time since it began.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(crate) fn now(self) -> Moment {
+        Moment::from_micros(u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// `None` is later than this clock can tell.
+    fn at(self, moment: Moment) -> Option<Instant> {
+        self.0.checked_add(moment.saturating_since(Moment::ZERO))
+    }
+}
+
+/// Sets what a connection needs of its socket.
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    // The threads wait in `poll`, where the writer has its timers and the reader needs no buffer.
+    socket.set_nonblocking(true)?;
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
+    socket2::SockRef::from(socket).set_tcp_notsent_lowat(NOT_SENT_LOW_WATER)?;
+    Ok(())
+}
+
+/// Starts the threads of a connection over `socket`.
+pub(crate) fn start(socket: TcpStream, connection: Connection, clock: Clock) -> io::Result<Arc<Driver>> {
+    prepare(&socket)?;
+    let driver = Driver::new(connection);
+    let pump = Arc::new(Loops { socket, driver: driver.clone(), clock, signal: Arc::default() });
+    let reader = pump.clone();
+    thread::Builder::new().name("peermux-read".into()).spawn(move || reader.guard().read())?;
+    let writer = pump.clone();
+    if let Err(error) = thread::Builder::new().name("peermux-write".into()).spawn(move || writer.guard().write()) {
+        pump.fail(&error);
+        return Err(error);
+    }
+    Ok(driver)
+}
+
+struct Loops {
+    socket: TcpStream,
+    driver: Arc<Driver>,
+    clock: Clock,
+    /// Where the writer waits for something to do.
+    signal: Arc<Signal>,
+}
+
+/// Ends the connection if its thread panics, so that nobody waits for a thread that is gone.
+struct Guard<'a>(&'a Loops);
+
+impl std::ops::Deref for Guard<'_> {
+    type Target = Loops;
+
+    fn deref(&self) -> &Loops {
+        self.0
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.fail(&io::Error::other("a thread of the connection panicked"));
+        }
+    }
+}
+
+impl Loops {
+    const fn guard(&self) -> Guard<'_> {
+        Guard(self)
+    }
+
+    fn fail(&self, error: &io::Error) {
+        self.driver.handle_transport_error(self.clock.now(), &error.to_string());
+        self.end();
+    }
+
+    /// Wakes whichever thread waits for the socket.
+    fn end(&self) {
+        // An error says that the socket has ended already.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    fn read(&self) {
+        let mut rest = BytesMut::new();
+        loop {
+            let arrived = match self.wait_for(PollFlags::IN, None).and_then(|_| self.receive(&mut rest)) {
+                Ok(arrived) => arrived,
+                Err(error) if retry(&error) => continue,
+                Err(error) => return self.fail(&error),
+            };
+            match arrived {
+                true => self.driver.handle_input(self.clock.now(), &mut rest),
+                false => self.driver.handle_eof(self.clock.now()),
+            }
+            if self.driver.is_closed() {
+                return self.end();
+            }
+            if !arrived {
+                return;
+            }
+        }
+    }
+
+    /// Reads what has arrived behind `rest`; whether it was anything.
+    ///
+    /// Each time into a new buffer, since the streams keep parts of the old one; so an idle connection holds none.
+    fn receive(&self, rest: &mut BytesMut) -> io::Result<bool> {
+        let mut buffer = Vec::with_capacity(MAX_INPUT_BUFFER);
+        buffer.extend_from_slice(rest);
+        let before = buffer.len();
+        recv(&self.socket, spare_capacity(&mut buffer), RecvFlags::empty())?;
+        let arrived = buffer.len() > before;
+        if arrived {
+            *rest = BytesMut::from(Bytes::from(buffer));
+        }
+        Ok(arrived)
+    }
+
+    fn write(&self) {
+        let mut half_closed = false;
+        loop {
+            let seen = self.signal.seen();
+            let timer = match self.send() {
+                Ok(Pump::Send(_)) => continue,
+                Ok(Pump::Wait(timer)) => timer,
+                Ok(Pump::HalfClose(timer)) => {
+                    if !std::mem::replace(&mut half_closed, true) {
+                        let _ = self.socket.shutdown(Shutdown::Write);
+                    }
+                    timer
+                }
+                Ok(Pump::Close) => return self.end(),
+                Err(error) => return self.fail(&error),
+            };
+            if !self.signal.wait(seen, timer.and_then(|timer| self.clock.at(timer))) {
+                self.driver.handle_timeout(self.clock.now());
+            }
+        }
+    }
+
+    /// Sends records until there are no more. What goes into each is decided when the socket can take it.
+    fn send(&self) -> io::Result<Pump> {
+        let waker = self.signal.waker();
+        let mut buffer = Vec::new();
+        loop {
+            if self.driver.wants_transmit() {
+                if !self.wait_writable()? {
+                    return Ok(Pump::Close);
+                }
+                buffer.resize(LARGEST, 0);
+            }
+            match self.driver.poll_transmit(self.clock.now(), &mut buffer, &waker) {
+                Ok(Pump::Send(len)) => {
+                    if !self.write_all(&buffer[..len])? {
+                        return Ok(Pump::Close);
+                    }
+                }
+                Ok(pump) => return Ok(pump),
+                // Something came up since it was asked whether there was anything.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Writes `bytes`; false if the connection has ended before the socket took them.
+    fn write_all(&self, mut bytes: &[u8]) -> io::Result<bool> {
+        use std::io::Write;
+        while !bytes.is_empty() {
+            match (&self.socket).write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if retry(&error) => {
+                    if !self.wait_writable()? {
+                        return Ok(false);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits until the socket takes more, and minds the connection's timers meanwhile; false if the connection has ended.
+    fn wait_writable(&self) -> io::Result<bool> {
+        let mut slice = Duration::ZERO;
+        while !self.wait_for(PollFlags::OUT, Some(slice))? {
+            if self.driver.is_closed() {
+                return Ok(false);
+            }
+            let now = self.clock.now();
+            let timer = self.driver.with(|connection| connection.poll_timeout());
+            let left = timer.map_or(STALL, |timer| timer.saturating_since(now));
+            if left.is_zero() {
+                self.driver.handle_timeout(now);
+            }
+            slice = left.min(STALL);
+        }
+        Ok(true)
+    }
+
+    /// Waits for the socket to be ready, or to have ended or failed, which shows when it is used; false if that takes longer than `timeout`.
+    fn wait_for(&self, flags: PollFlags, timeout: Option<Duration>) -> io::Result<bool> {
+        let timeout = timeout.map(|timeout| Timespec {
+            tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        });
+        match poll(&mut [PollFd::new(&self.socket, flags)], timeout.as_ref()) {
+            Ok(ready) => Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn retry(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
