@@ -40,6 +40,11 @@ pub struct Config {
     pub fallback: bool,
     /// An attestation of this side's static key, 1 to 112 bytes (`docs/spec.md` section 4.5).
     pub attestation: Option<Arc<[u8]>>,
+    /// Whether this side takes part in early data (`docs/spec.md` section 6): as an initiator it sends streams of
+    /// [`Connection::open_early`](crate::Connection::open_early) with the first flight; as a responder it may accept them
+    /// ([`Event::EarlyData`](crate::Event::EarlyData)). Early data has no forward secrecy against theft of the responder's key, is
+    /// not protected by ML-KEM, and can be replayed where no strike register prevents it. `false` by default.
+    pub early_data: bool,
     /// Whether to send values that nobody knows, so that peers do not forget to ignore them (`docs/spec.md` section 17). `true` by default.
     pub grease: bool,
     /// The implementation of the cryptography.
@@ -60,6 +65,7 @@ impl Default for Config {
             ask: false,
             fallback: true,
             attestation: None,
+            early_data: false,
             grease: true,
             provider: default_provider(),
         }

@@ -231,7 +231,7 @@ impl State {
                     wakers.many.append(&mut self.watchers);
                     wakers.many.append(&mut self.acceptors);
                 }
-                Event::Readable(_) | Event::Writable(_) | Event::Draining(_) => {}
+                Event::Readable(_) | Event::Writable(_) | Event::Draining(_) | Event::EarlyData(_) => {}
             }
         }
         if self.connection.is_closed() {

@@ -11,6 +11,7 @@ pub mod connection;
 pub mod crypto;
 #[cfg(feature = "driver")]
 pub mod driver;
+mod early;
 pub mod error;
 #[cfg(feature = "std")]
 mod error_io;
@@ -20,11 +21,14 @@ mod mux;
 mod record;
 pub mod time;
 pub mod varint;
+#[cfg(test)]
+mod vectors;
 mod wakers;
 pub mod wire;
 
 pub use config::{Config, ConfigError, Identity, Remote, ResponderKeys};
-pub use connection::{Connection, Event, Mode, PeerInfo, RecvStream, SendStream, Transmit};
+pub use connection::{Connection, EarlyOffer, Event, Mode, PeerInfo, RecvStream, SendStream, Transmit};
+pub use early::{Refusal, StrikeRegister};
 pub use id::{Role, StreamId};
 
 /// The largest input buffer, in bytes, with which the memory bound of a connection holds.

@@ -28,6 +28,10 @@ impl Connection {
     /// [`BufferTooSmall`] if `out` is smaller than what is to be sent: at most [`Connection::next_transmit_len`] bytes. Nothing is lost.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Result<Transmit, BufferTooSmall> {
         self.advance(now);
+        if matches!(self.phase, Phase::Dial(_) | Phase::Answer(_)) {
+            Self::check_buffer(self.next_transmit_len(), out)?;
+            self.make_flight();
+        }
         if !self.flight.is_empty() {
             let len = self.flight.len();
             Self::check_buffer(len, out)?;
@@ -56,11 +60,18 @@ impl Connection {
     /// Whether [`Connection::poll_transmit`] has anything to do: bytes to write, or an end to tell of.
     pub fn wants_transmit(&mut self) -> bool {
         !self.flight.is_empty()
+            || matches!(self.phase, Phase::Dial(_) | Phase::Answer(_))
             || match self.next_action() {
                 Action::Nothing => false,
                 Action::Finish => !core::mem::replace(&mut self.closing.finish_told, true),
                 Action::CloseDrained | Action::Record => true,
             }
+    }
+
+    /// Whether answers to early data may leave: before flight 3, and one record at most.
+    fn answers_early(&self) -> bool {
+        let first = self.sealer.as_ref().is_some_and(|sealer| sealer.count() == 0);
+        self.early.accepted && self.is_unconfirmed() && first && self.closing.error.is_none()
     }
 
     fn next_action(&mut self) -> Action {
@@ -69,6 +80,8 @@ impl Connection {
             Phase::Records if self.closing.sent => return Action::Finish,
             Phase::Records if self.closing.to_send.is_some() => return Action::Record,
             Phase::Records if self.decision == Decision::Accepted && self.closing.error.is_none() => {}
+            // One record of answers to early data may leave before flight 3 has arrived.
+            Phase::Records if self.answers_early() && self.mux.wants_record() => return Action::Record,
             _ => return Action::Nothing,
         }
         if self.mux.has_drained() {
@@ -94,11 +107,18 @@ impl Connection {
                 1
             }
             None => {
-                self.liveness.write(self.now, &mut area);
+                area.bytes(&core::mem::take(&mut self.early.again));
+                if self.decision == Decision::Accepted {
+                    self.liveness.write(self.now, &mut area);
+                }
                 self.mux.fill(&mut area);
-                self.liveness.write_rider(self.now, &mut area);
-                self.write_grease(&mut area);
-                self.next_size()
+                if self.decision == Decision::Accepted {
+                    self.liveness.write_rider(self.now, &mut area);
+                    self.write_grease(&mut area);
+                    self.next_size()
+                } else {
+                    1
+                }
             }
         };
         debug_assert!(!area.overflowed());

@@ -34,12 +34,30 @@ pub struct PeerInfo {
     pub attestation: Option<ArrayVec<u8, MAX_TLV_ATTESTATION>>,
 }
 
+/// Early data, and who claims to have sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EarlyOffer {
+    /// The static key that the peer claims. It is not confirmed: a first flight can be replayed.
+    pub claimed: PublicKey,
+    /// The key was made for this connection and identifies nobody.
+    pub anonymous: bool,
+    /// The initiator's ephemeral key, which is never used for two connections.
+    pub ephemeral: PublicKey,
+    /// When the initiator sent it, by its clock, in milliseconds since 1970; at most 60 s from this side's.
+    pub timestamp: u64,
+    /// The time of this side, likewise.
+    pub now: u64,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The peer has proved its key, and waits for [`accept_peer`](super::Connection::accept_peer) or
     /// [`refuse_peer`](super::Connection::refuse_peer), until the handshake deadline. Only where the application is to be asked.
     PeerProved(PeerInfo),
+    /// Responder: the first flight holds early data that may be accepted, by [`accept_early`](super::Connection::accept_early), until the next call of
+    /// [`poll_transmit`](super::Connection::poll_transmit); otherwise it is refused, and comes again by itself.
+    EarlyData(EarlyOffer),
     /// Both sides are confirmed and accepted as far as this side knows: streams flow.
     Established(PeerInfo),
     /// The peer opened a stream, or the connection ended: see [`accept`](super::Connection::accept).

@@ -9,10 +9,20 @@ use crate::id::Role;
 use crate::mux::{Budget, Source};
 use crate::record::{Header, OpenError, TAG};
 use crate::time::Instant;
-use crate::wire::{Frame, Frames, HANDSHAKE_FRAMES};
+use crate::wire::{Frame, FrameError, Frames, HANDSHAKE_FRAMES};
 
 /// SETTINGS and ATTESTATION stand in the first records, if anywhere.
 const FIRST_RECORDS: u64 = 16;
+
+/// A frame area cannot be read on.
+fn violation(error: FrameError) -> Violation {
+    let what = match error {
+        FrameError::Encoding(error) | FrameError::Settings(error) => error.field,
+        FrameError::Unknown(_) => "a frame of an unknown type",
+        FrameError::Padding => "padding that is not zero",
+    };
+    Violation::new(error.code(), what)
+}
 
 impl Connection {
     /// Takes whole flights and records from the front of `input`, and leaves the rest, which is less than [`Connection::next_input_len`].
@@ -39,6 +49,15 @@ impl Connection {
                     self.on_frames(header, area, Source::Shared(&record));
                 }
             }
+        }
+    }
+
+    /// A record that was kept, since the application was asked.
+    pub(super) fn on_record(&mut self, record: &mut [u8]) {
+        if let Some(header) = self.open_record(record)
+            && let Some(area) = self.frame_area(record)
+        {
+            self.on_frames(header, area, Source::Borrowed);
         }
     }
 
@@ -134,14 +153,7 @@ impl Connection {
             if close.is_some() {
                 return Err(Violation::new(ProtocolCode::FRAME_NOT_ALLOWED, "a frame after CLOSE"));
             }
-            let frame = frame.map_err(|error| {
-                let what = match error {
-                    crate::wire::FrameError::Encoding(error) | crate::wire::FrameError::Settings(error) => error.field,
-                    crate::wire::FrameError::Unknown(_) => "a frame of an unknown type",
-                    crate::wire::FrameError::Padding => "padding that is not zero",
-                };
-                Violation::new(error.code(), what)
-            })?;
+            let frame = frame.map_err(violation)?;
             match frame {
                 Frame::Close(frame) => close = Some(frame),
                 // After its own CLOSE a side reads on only for the peer's.
@@ -159,10 +171,28 @@ impl Connection {
         Ok(())
     }
 
+    /// Accepted early data.
+    pub(super) fn read_early_frames(&mut self, area: &[u8]) -> Result<(), Violation> {
+        for frame in Frames::new(area) {
+            match frame.map_err(violation)? {
+                Frame::Open(frame) => self.mux.on_open(frame, true)?,
+                Frame::Stream(frame) => self.mux.on_stream(frame, Source::Borrowed)?,
+                Frame::Skipped(_) => self.mux.budget.control(self.now, 1)?,
+                _ => {
+                    return Err(Violation::new(
+                        ProtocolCode::FRAME_NOT_ALLOWED,
+                        "a frame that early data must not have",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn on_frame(&mut self, frame: Frame<'_>, source: Source<'_>) -> Result<(), Violation> {
         match frame {
             Frame::Stream(frame) => self.mux.on_stream(frame, source),
-            Frame::Open(frame) => self.mux.on_open(frame),
+            Frame::Open(frame) => self.mux.on_open(frame, false),
             Frame::Reset(frame) => self.mux.on_reset(frame),
             Frame::Stop(frame) => self.mux.on_stop(frame),
             Frame::Priority(frame) => self.mux.on_priority(frame),

@@ -10,6 +10,8 @@ mod event;
 mod ingress;
 mod liveness;
 mod setup;
+#[cfg(test)]
+pub(crate) mod vectors;
 mod views;
 
 use alloc::sync::Arc;
@@ -18,15 +20,16 @@ use core::task::Waker;
 use core::time::Duration;
 
 use arrayvec::ArrayVec;
+use bytes::BytesMut;
 use rand_core::TryCryptoRng;
 
-pub use event::{Event, Mode, PeerInfo};
+pub use event::{EarlyOffer, Event, Mode, PeerInfo};
 pub use views::{RecvStream, SendStream};
 
 use crate::code::{Code, ProtocolCode};
 use crate::config::{Config, ConfigError, Identity, Remote, ResponderKeys};
 use crate::crypto::{PublicKey, Rng};
-use crate::error::{BufferTooSmall, ConnectionError, HandshakeError, OpenError};
+use crate::error::{BufferTooSmall, ConnectionError, HandshakeError, OpenError, Violation};
 use crate::handshake::{Secrets, initiator, responder};
 use crate::id::{Role, StreamId};
 use crate::mux::{Limits, Mux, StreamEvent};
@@ -78,13 +81,20 @@ pub struct Connection {
     /// Whether the peer already sent the frames that may come once.
     once: Once,
     exporter: Option<Secrets>,
+    early: Early,
+    /// The wall clock, in milliseconds since 1970, at a moment.
+    wall_clock: Option<(Instant, u64)>,
     notices: Notices<Event>,
 }
 
 /// Where a connection stands, by what it reads next.
 enum Phase {
+    /// Initiator: M1 is made when it can be sent, so that early data can be in it.
+    Dial(setup::Dial),
     AwaitM1(responder::Start),
     AwaitM2(initiator::AwaitM2, Remote),
+    /// Responder: M1 was read, and M2 is made when it can be sent, so that answers to early data can be in it.
+    Answer(setup::Answer),
     /// Initiator: the responder has proved itself, and the application is asked before flight 3.
     AwaitAnswer(initiator::Proved),
     AwaitFlight3(responder::AwaitFlight3),
@@ -101,6 +111,21 @@ enum Decision {
     /// It is, and the application is asked.
     Asked,
     Accepted,
+}
+
+/// Where early data stands.
+#[derive(Default)]
+struct Early {
+    /// Initiator: the frames of P1, until it is known whether they were accepted.
+    sent: Vec<u8>,
+    /// Initiator: refused frames, which go again first in flight 3.
+    again: Vec<u8>,
+    /// Responder: it was accepted; answers may leave before flight 3.
+    accepted: bool,
+    /// Responder: what is wrong with it. The peer hears of it when it is confirmed.
+    violation: Option<Violation>,
+    /// Initiator: r2i record 0 came while the application was asked about the responder.
+    stash: Option<BytesMut>,
 }
 
 #[derive(Default)]
@@ -185,6 +210,8 @@ impl Connection {
             closing: Closing::default(),
             once: Once::default(),
             exporter: None,
+            early: Early::default(),
+            wall_clock: None,
             notices: Notices::default(),
             config,
         })
@@ -205,7 +232,7 @@ impl Connection {
         }
         loop {
             return Some(match self.mux.notices.pop()? {
-                StreamEvent::Opened if self.decision != Decision::Accepted && self.closing.error.is_none() => continue,
+                StreamEvent::Opened if !self.mux.has_incoming() && self.closing.error.is_none() => continue,
                 StreamEvent::Opened => Event::StreamOpened,
                 StreamEvent::Readable(id) => Event::Readable(id),
                 StreamEvent::Writable(id) => Event::Writable(id),
@@ -281,16 +308,38 @@ impl Connection {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(&mut self, protocol: Option<&str>, priority: Priority) -> Result<StreamId, OpenError> {
-        self.mux.open(protocol, priority)
+        self.mux.open(protocol, priority, false)
     }
 
-    /// The next stream that the peer opened; `None` if there is none, or the peer is not yet accepted.
+    /// As [`Connection::open`], for a stream that may travel as early data: what is written to it before the first call of
+    /// [`Connection::poll_transmit`], up to 1136 bytes with all else that is early, goes with the first flight
+    /// if [`Config::early_data`] is set, a wall clock is known ([`Connection::set_wall_clock`]) and the responder's key too.
+    /// If the responder refuses it, it goes again by itself, with flight 3.
+    ///
+    /// Use it only for requests that may be seen by whoever steals the responder's key later, and may be repeated where the responder keeps no strike register.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_early(&mut self, protocol: Option<&str>, priority: Priority) -> Result<StreamId, OpenError> {
+        self.mux.open(protocol, priority, true)
+    }
+
+    /// Tells the wall clock: at `now` it was `unix_millis` milliseconds after 1970. Early data needs it, and nothing else does.
+    pub fn set_wall_clock(&mut self, now: Instant, unix_millis: u64) {
+        self.advance(now);
+        self.wall_clock = Some((self.now, unix_millis));
+    }
+
+    fn unix_millis(&self) -> Option<u64> {
+        let (at, millis) = self.wall_clock?;
+        let since = u64::try_from(self.now.saturating_since(at).as_millis()).unwrap_or(u64::MAX);
+        Some(millis.saturating_add(since))
+    }
+
+    /// The next stream that the peer opened; `None` if there is none. Before the peer is accepted these are only streams of accepted early data.
     ///
     /// Let go of it by [`Connection::release`].
     pub fn accept(&mut self) -> Option<StreamId> {
-        if self.decision != Decision::Accepted {
-            return None;
-        }
         self.mux.accept()
     }
 
@@ -349,7 +398,7 @@ impl Connection {
 
     /// Whether [`Connection::accept`] would return a stream.
     pub fn has_incoming(&self) -> bool {
-        self.decision == Decision::Accepted && self.mux.has_incoming()
+        self.mux.has_incoming()
     }
 
     /// Streams that exist on this side.
@@ -402,8 +451,11 @@ impl Connection {
 
     /// What the next call of [`Connection::poll_transmit`] needs at most, in bytes. 0 if there will never be anything to send.
     pub fn next_transmit_len(&self) -> usize {
-        if !self.flight.is_empty() {
-            return self.flight.len();
+        match self.phase {
+            _ if !self.flight.is_empty() => return self.flight.len(),
+            Phase::Dial(_) => return crate::handshake::M1_LEN,
+            Phase::Answer(_) => return crate::handshake::FLIGHT_LEN,
+            _ => {}
         }
         self.sealer.as_ref().map_or(0, Sealer::next_len)
     }

@@ -1,18 +1,47 @@
 //! The handshake, and the decision about the peer: `docs/spec.md` sections 3 to 7.
 
+use alloc::vec::Vec;
+
 use arrayvec::ArrayVec;
+use bytes::BytesMut;
 use rand_core::Rng as _;
 
-use super::{Connection, Decision, Event, Mode, PeerInfo, Phase};
+use super::{Connection, Decision, EarlyOffer, Event, Mode, PeerInfo, Phase};
 use crate::code::{Code, ProtocolCode};
 use crate::codec::{DecodeError, Fault, Writer};
 use crate::config::{ConfigError, Identity, Remote, ResponderKeys};
 use crate::crypto::{PublicKey, Rng, StaticSecret, Suite};
+use crate::early::WINDOW_MS;
 use crate::error::{ConnectionError, HandshakeError};
 use crate::handshake::{Established, FLIGHT_LEN, M1_LEN, initiator, responder};
 use crate::id::Role;
+use crate::mux::Source;
 use crate::record::{Header, Opener, Sealer};
 use crate::wire::{Flags, HANDSHAKE_FRAMES, Hello, Suites, VERSION};
+
+/// What an initiator needs to begin.
+pub(super) struct Dial {
+    secret: StaticSecret,
+    anonymous: bool,
+    remote: Remote,
+}
+
+/// What a responder needs to answer M1.
+pub(super) struct Answer {
+    trial: responder::Trial,
+    early: EarlyState,
+}
+
+/// The early data in M1.
+enum EarlyState {
+    None,
+    /// The application is asked about these frames.
+    Offered(Vec<u8>),
+    Accepted,
+}
+
+/// Bytes of frames in P2 of IK.
+const P2_FRAMES: usize = 48;
 
 /// A TLV of a type that will never be assigned (`docs/spec.md` section 17).
 fn grease(rng: &mut Rng) -> (u8, ArrayVec<u8, 8>) {
@@ -37,9 +66,39 @@ impl Connection {
             Identity::Anonymous => (StaticSecret::generate(&mut self.rng).map_err(|_| ConfigError::Randomness)?, true),
         };
         self.own_keys.push(secret.public_key());
-        let hello = self.hello(Flags { anonymous, early: false });
-        let (await_m2, m1) = initiator::start(self.config.provider, &mut self.rng, secret, remote.key(), &hello, &[])
-            .map_err(|_| ConfigError::OutOfRange("provider"))?;
+        self.phase = Phase::Dial(Dial { secret, anonymous, remote });
+        Ok(())
+    }
+
+    /// Makes the flight that is due, if one is: M1 or M2.
+    pub(super) fn make_flight(&mut self) {
+        let result = match core::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Dial(dial) => self.make_m1(dial),
+            Phase::Answer(answer) => self.make_m2(answer),
+            other => {
+                self.phase = other;
+                Ok(())
+            }
+        };
+        if let Err(error) = result {
+            self.fail_handshake(error);
+        }
+    }
+
+    fn make_m1(&mut self, Dial { secret, anonymous, remote }: Dial) -> Result<(), HandshakeError> {
+        let mut frames = [0; HANDSHAKE_FRAMES];
+        let timestamp = self.unix_millis().filter(|_| self.config.early_data && remote.key().is_some());
+        if timestamp.is_some() {
+            let mut writer = Writer::new(&mut frames);
+            self.mux.fill_early(&mut writer);
+            let len = writer.len();
+            writer.pad();
+            self.early.sent.extend_from_slice(&frames[..len]);
+        }
+        let mut hello = self.hello(Flags { anonymous, early: !self.early.sent.is_empty() });
+        hello.timestamp = timestamp;
+        let provider = self.config.provider;
+        let (await_m2, m1) = initiator::start(provider, &mut self.rng, secret, remote.key(), &hello, &frames)?;
         self.flight.extend_from_slice(&m1[..]);
         self.phase = Phase::AwaitM2(await_m2, remote);
         Ok(())
@@ -94,7 +153,12 @@ impl Connection {
             Phase::AwaitM1(start) => self.on_m1(start, flight),
             Phase::AwaitM2(await_m2, remote) => self.on_m2(await_m2, remote, flight),
             Phase::AwaitFlight3(await_flight3) => self.on_flight3(await_flight3, flight),
-            // Before flight 3 a responder sends nothing but M2.
+            // Before flight 3 a responder sends at most one record, which answers early data.
+            Phase::AwaitAnswer(proved) if self.early.stash.is_none() && !self.early.sent.is_empty() => {
+                self.early.stash = Some(BytesMut::from(&*flight));
+                self.phase = Phase::AwaitAnswer(proved);
+                Ok(())
+            }
             _ => Err(HandshakeError::Answer),
         };
         if let Err(error) = result {
@@ -106,25 +170,74 @@ impl Connection {
         let m1: &mut [u8; M1_LEN] = flight.try_into().map_err(|_| HandshakeError::Provider)?;
         let suites: Suites = self.suites().collect();
         let trial = start.read(&mut self.rng, m1, |offer| choose(&suites, offer).is_ok())?;
-        let hello = match trial.claimed() {
-            Some(claimed) => {
-                let (version, suite) = choose(&suites, claimed.hello)?;
-                self.peer_settings = claimed.hello.settings;
-                self.peer = Some(PeerInfo {
-                    key: claimed.key,
-                    anonymous: claimed.hello.flags.anonymous,
-                    mode: Mode::Ik,
-                    suite,
-                    version,
-                    attestation: claimed.hello.attestation.clone(),
-                });
-                self.choice(Flags::default(), version, suite)
+        let mut early = EarlyState::None;
+        if let Some(claimed) = trial.claimed() {
+            let (version, suite) = choose(&suites, claimed.hello)?;
+            self.peer_settings = claimed.hello.settings;
+            self.peer = Some(PeerInfo {
+                key: claimed.key,
+                anonymous: claimed.hello.flags.anonymous,
+                mode: Mode::Ik,
+                suite,
+                version,
+                attestation: claimed.hello.attestation.clone(),
+            });
+            if let Some(offer) = self.early_offer(&claimed, version) {
+                self.notices.push(Event::EarlyData(offer));
+                early = EarlyState::Offered(claimed.frames.to_vec());
             }
-            None => self.hello(Flags::default()),
+        }
+        self.phase = Phase::Answer(Answer { trial, early });
+        Ok(())
+    }
+
+    /// The early data in M1, if this side may accept it at all.
+    fn early_offer(&self, claimed: &responder::Claimed<'_>, version: u8) -> Option<EarlyOffer> {
+        let hello = claimed.hello;
+        if !self.config.early_data || !hello.flags.early || hello.versions.first() != Some(&version) {
+            return None;
+        }
+        let (timestamp, now) = (hello.timestamp?, self.unix_millis()?);
+        (timestamp.abs_diff(now) <= WINDOW_MS).then_some(EarlyOffer {
+            claimed: claimed.key,
+            anonymous: hello.flags.anonymous,
+            ephemeral: claimed.ephemeral,
+            timestamp,
+            now,
+        })
+    }
+
+    /// Accepts the early data that [`Event::EarlyData`] offered: its streams can be accepted and answered at once. Whoever calls this has made sure
+    /// that the same first flight is not accepted twice: [`StrikeRegister`](crate::StrikeRegister) does. Returns false, and does nothing, if
+    /// none is offered any more.
+    pub fn accept_early(&mut self) -> bool {
+        let Phase::Answer(answer) = &mut self.phase else { return false };
+        let EarlyState::Offered(frames) = core::mem::replace(&mut answer.early, EarlyState::Accepted) else {
+            answer.early = EarlyState::None;
+            return false;
         };
-        let (m2, answered) = trial.answer(&hello, &[])?;
+        self.early.accepted = true;
+        let peer_settings = self.peer_settings;
+        self.mux.set_peer(&peer_settings);
+        self.early.violation = self.read_early_frames(&frames).err();
+        true
+    }
+
+    fn make_m2(&mut self, Answer { trial, early }: Answer) -> Result<(), HandshakeError> {
+        let mut frames = [0; P2_FRAMES];
+        let early = matches!(early, EarlyState::Accepted);
+        let hello = match (&self.peer, trial.claimed()) {
+            (Some(peer), Some(_)) => {
+                let (version, suite) = (peer.version, peer.suite);
+                if early {
+                    self.mux.fill(&mut Writer::new(&mut frames));
+                }
+                self.choice(Flags { anonymous: false, early }, version, suite)
+            }
+            _ => self.hello(Flags::default()),
+        };
+        let (m2, answered) = trial.answer(&hello, &frames)?;
         self.flight.extend_from_slice(&m2[..]);
-        self.liveness.flight_sent(self.now);
         match answered {
             responder::Answered::Ik(established) => self.keys_are_there(established, Mode::Ik, 1, 1),
             responder::Answered::Fallback(await_flight3) => {
@@ -171,12 +284,19 @@ impl Connection {
     }
 
     /// Initiator: the responder is accepted. Says so, and who this side is.
-    fn send_flight3(&mut self, proved: initiator::Proved) -> Result<(), HandshakeError> {
+    fn send_flight3(&mut self, mut proved: initiator::Proved) -> Result<(), HandshakeError> {
         let peer = self.peer.as_ref().ok_or(HandshakeError::Provider)?;
         let (version, suite, mode) = (peer.version, peer.suite, peer.mode);
         let peer_settings = self.peer_settings;
         self.mux.set_peer(&peer_settings);
+        self.mux.accept_peer();
         self.decision = Decision::Accepted;
+        let early_accepted = mode == Mode::Ik && proved.hello().flags.early && !self.early.sent.is_empty();
+        let early_frames = core::mem::take(&mut self.early.sent);
+        if !early_accepted {
+            self.early.again = early_frames;
+        }
+        let answers = proved.take_frames();
         match mode {
             Mode::Ik => {
                 let established = proved.finish_ik(suite)?;
@@ -189,6 +309,7 @@ impl Connection {
                 let hello = self.choice(Flags { anonymous, early: false }, version, suite);
                 let mut frames = [0; HANDSHAKE_FRAMES];
                 let mut writer = Writer::new(&mut frames);
+                writer.bytes(&core::mem::take(&mut self.early.again));
                 self.mux.fill(&mut writer);
                 writer.pad();
                 let next = self.next_size();
@@ -199,6 +320,13 @@ impl Connection {
             }
         }
         self.accepted();
+        if early_accepted {
+            let header = Header { next: 1, key_update: false, end: false };
+            self.on_frames(header, &answers, Source::Borrowed);
+        }
+        if let Some(mut record) = self.early.stash.take() {
+            self.on_record(&mut record);
+        }
         Ok(())
     }
 
@@ -223,7 +351,7 @@ impl Connection {
         if !matches!(self.phase, Phase::Records) {
             return Ok(());
         }
-        self.on_frames(header, &read.frames, crate::mux::Source::Borrowed);
+        self.on_frames(header, &read.frames, Source::Borrowed);
         Ok(())
     }
 
@@ -261,6 +389,10 @@ impl Connection {
         if self.peer.as_ref().is_some_and(|peer| self.own_keys.contains(&peer.key)) {
             return self.fail_handshake(HandshakeError::OwnKey);
         }
+        if let Some(violation) = self.early.violation.take() {
+            self.decision = Decision::Asked;
+            return self.violated(violation);
+        }
         if self.config.ask {
             self.ask();
         } else {
@@ -281,6 +413,7 @@ impl Connection {
 
     fn accepted(&mut self) {
         self.decision = Decision::Accepted;
+        self.mux.accept_peer();
         let round_trip = self.liveness.round_trip();
         self.mux.set_round_trip(round_trip);
         self.liveness.start(self.now, &self.config, &self.peer_settings, &mut self.rng);

@@ -135,6 +135,11 @@ impl<'a> RecvStream<'a> {
         self.connection.mux.priority(self.id)
     }
 
+    /// Whether the stream came, or could go, as early data.
+    pub fn is_early(&self) -> bool {
+        self.connection.mux.is_early(self.id).unwrap_or(false)
+    }
+
     /// The id on the wire, once OPEN was written or received.
     pub fn wire_id(&self) -> Option<u64> {
         self.connection.mux.wire_id(self.id)

@@ -1,16 +1,16 @@
 //! The initiator: M1, M2, flight 3 (`docs/spec.md` section 3.6).
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
-use rand_core::Rng as _;
+use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use super::payload::Payload;
 use super::{Established, FLIGHT_LEN, M1_LEN, Secrets, at, begin_fallback, begin_ik, nonzero};
 use crate::connection::Mode;
 use crate::crypto::{
-    EphemeralSecret, KemSecret, Provider, PublicKey, Rng, SharedSecret, StaticSecret, Suite, SymmetricState,
-    blake2b_256,
+    EphemeralSecret, KemSecret, Provider, PublicKey, SharedSecret, StaticSecret, Suite, SymmetricState, blake2b_256,
 };
 use crate::error::HandshakeError;
 use crate::wire::Hello;
@@ -35,6 +35,7 @@ pub(crate) struct Proved {
     state: SymmetricState,
     responder: PublicKey,
     hello: Hello,
+    frames: Vec<u8>,
     secret: StaticSecret,
     anonymous: bool,
     se: SharedSecret,
@@ -43,7 +44,7 @@ pub(crate) struct Proved {
 /// Writes M1: for the holder of `remote`, or for whoever is there. `early` is the frame area of P1.
 pub(crate) fn start(
     provider: &'static dyn Provider,
-    rng: &mut Rng,
+    rng: &mut impl CryptoRng,
     secret: StaticSecret,
     remote: Option<PublicKey>,
     hello: &Hello,
@@ -103,10 +104,11 @@ impl AwaitM2 {
 
         if let Some((state, responder)) = ik {
             let mut trial = Box::new(*m2);
-            if let Ok((state, hello)) = read_ik(state, &mut trial, &ee, &se, &kem) {
+            if let Ok((state, payload)) = read_ik(state, &mut trial, &ee, &se, &kem) {
+                let (hello, frames) = payload?;
                 // As many operations as fallback takes.
                 let _ = ephemeral.diffie_hellman(&responder);
-                return Ok(Proved { mode: Mode::Ik, state, responder, hello: hello?, secret, anonymous, se });
+                return Ok(Proved { mode: Mode::Ik, state, responder, hello, frames, secret, anonymous, se });
             }
         }
 
@@ -121,7 +123,8 @@ impl AwaitM2 {
         state.decrypt_and_hash(payload).map_err(|_| HandshakeError::Answer)?;
         let plaintext = &payload[..payload.len() - super::TAG];
         let (_, hello, _) = Payload::P2Fallback.read(plaintext).map_err(HandshakeError::Payload)?;
-        Ok(Proved { mode: Mode::Fallback, state, responder, hello, secret, anonymous, se })
+        let frames = Vec::new();
+        Ok(Proved { mode: Mode::Fallback, state, responder, hello, frames, secret, anonymous, se })
     }
 }
 
@@ -147,13 +150,13 @@ fn read_ik(
     ee: &SharedSecret,
     se: &SharedSecret,
     kem: &KemSecret,
-) -> Result<(SymmetricState, Result<Hello, HandshakeError>), HandshakeError> {
+) -> Result<(SymmetricState, Result<(Hello, Vec<u8>), HandshakeError>), HandshakeError> {
     mix_answer(&mut state, m2, ee, kem)?;
     state.mix_key(se.as_bytes());
     let payload = &mut m2[at::M2_IK_P];
     state.decrypt_and_hash(payload).map_err(|_| HandshakeError::Answer)?;
     let read = Payload::P2Ik.read(&payload[..payload.len() - super::TAG]);
-    Ok((state, read.map(|(_, hello, _)| hello).map_err(HandshakeError::Payload)))
+    Ok((state, read.map(|(_, hello, frames)| (hello, frames)).map_err(HandshakeError::Payload)))
 }
 
 impl Proved {
@@ -168,6 +171,11 @@ impl Proved {
 
     pub(crate) const fn hello(&self) -> &Hello {
         &self.hello
+    }
+
+    /// The frame area of P2; empty in fallback.
+    pub(crate) fn take_frames(&mut self) -> Vec<u8> {
+        core::mem::take(&mut self.frames)
     }
 
     pub(crate) const fn is_anonymous(&self) -> bool {

@@ -6,6 +6,8 @@
 pub(crate) mod initiator;
 mod payload;
 pub(crate) mod responder;
+#[cfg(test)]
+pub(crate) mod vectors;
 
 use zeroize::Zeroizing;
 
@@ -56,6 +58,9 @@ pub(crate) struct Secrets {
     r2i: Zeroizing<[u8; 32]>,
     exporter: Zeroizing<[u8; 32]>,
     binding: [u8; 64],
+    /// Nothing but test vectors needs it any more.
+    #[cfg(test)]
+    chaining_key: [u8; 64],
 }
 
 impl Secrets {
@@ -66,6 +71,8 @@ impl Secrets {
             r2i: secret(b"peermux/1 r2i"),
             exporter: secret(b"peermux/1 exporter"),
             binding: *state.handshake_hash(),
+            #[cfg(test)]
+            chaining_key: *state.chaining_key(),
         }
     }
 

@@ -3,14 +3,14 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use rand_core::Rng as _;
+use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use super::payload::Payload;
 use super::{Established, FLIGHT_LEN, M1_LEN, Secrets, at, begin_fallback, begin_ik, nonzero};
 use crate::config::ResponderKeys;
 use crate::crypto::{
-    EphemeralSecret, Provider, PublicKey, Rng, SharedSecret, StaticSecret, Suite, SymmetricState, blake2b_256,
+    EphemeralSecret, Provider, PublicKey, SharedSecret, StaticSecret, Suite, SymmetricState, blake2b_256,
 };
 use crate::error::HandshakeError;
 use crate::wire::Hello;
@@ -39,9 +39,9 @@ enum Path {
 /// What an initiator says in M1: not confirmed, since M1 can be replayed.
 pub(crate) struct Claimed<'a> {
     pub(crate) key: PublicKey,
+    pub(crate) ephemeral: PublicKey,
     pub(crate) hello: &'a Hello,
-    /// The frame area of P1: early data, if the flag says so.
-    #[expect(dead_code, reason = "early data is refused, and refused early data is not parsed")]
+    /// The frame area of P1: early data, if the flag says so. Refused early data is not parsed.
     pub(crate) frames: &'a [u8],
 }
 
@@ -75,7 +75,7 @@ impl Start {
     /// Reads M1. `acceptable` says whether this side takes a version and a suite of an offer.
     pub(crate) fn read(
         self,
-        rng: &mut Rng,
+        rng: &mut impl CryptoRng,
         m1: &[u8; M1_LEN],
         acceptable: impl Fn(&Hello) -> bool,
     ) -> Result<Trial, HandshakeError> {
@@ -144,7 +144,7 @@ impl Trial {
     /// What the initiator claims, if M1 was read under IK.
     pub(crate) fn claimed(&self) -> Option<Claimed<'_>> {
         match &self.path {
-            Path::Ik { key, hello, frames, .. } => Some(Claimed { key: *key, hello, frames }),
+            Path::Ik { key, hello, frames, .. } => Some(Claimed { key: *key, ephemeral: self.e_i, hello, frames }),
             Path::Fallback { .. } => None,
         }
     }

@@ -13,7 +13,12 @@ use crate::id::StreamId;
 use crate::wire::{Priority, is_name};
 
 impl Mux {
-    pub(crate) fn open(&mut self, protocol: Option<&str>, priority: Priority) -> Result<StreamId, OpenError> {
+    pub(crate) fn open(
+        &mut self,
+        protocol: Option<&str>,
+        priority: Priority,
+        early: bool,
+    ) -> Result<StreamId, OpenError> {
         if let Some(error) = &self.ended {
             return Err(OpenError::Connection(error.clone()));
         }
@@ -25,18 +30,27 @@ impl Mux {
         }
         let protocol = protocol.map(|name| self.names_out.shared(name).unwrap_or_else(|| Arc::from(name)));
         let slot = self.insert(true, None, protocol, priority);
+        self.streams[slot as usize].early = early;
         self.refresh(slot);
         Ok(self.id(slot))
     }
 
-    /// The next stream that the peer opened.
+    /// The next stream that the peer opened; before the peer is accepted, only those that came as early data.
     pub(crate) fn accept(&mut self) -> Option<StreamId> {
+        if !self.has_incoming() {
+            return None;
+        }
         let slot = self.incoming.pop_front()?;
         Some(self.id(slot))
     }
 
+    pub(crate) fn is_early(&self, id: StreamId) -> Option<bool> {
+        Some(self.streams[self.slot(id)? as usize].early)
+    }
+
     pub(crate) fn has_incoming(&self) -> bool {
-        !self.incoming.is_empty()
+        let first = self.incoming.front().map(|&slot| &self.streams[slot as usize]);
+        first.is_some_and(|stream| self.accepted || stream.early)
     }
 
     fn slot(&self, id: StreamId) -> Option<u32> {

@@ -60,11 +60,14 @@ impl RecvCredit {
         self.received - self.consumed
     }
 
-    /// The peer sent `bytes`; false if that is more than was granted.
+    /// The peer sent `bytes`; false, and nothing is counted, if that is more than was granted.
     #[must_use]
     pub(super) const fn receive(&mut self, bytes: usize) -> bool {
-        self.received += bytes as u64;
-        self.received <= self.granted
+        let granted = bytes as u64 <= self.left();
+        if granted {
+            self.received += bytes as u64;
+        }
+        granted
     }
 
     /// The application took `bytes`, or they were discarded.

@@ -9,11 +9,8 @@ use crate::wire::{Drain, MaxData, MaxStreamData, MaxStreams, Open, PriorityUpdat
 impl Mux {
     /// Whether there is anything that should cause a record.
     pub(crate) fn wants_record(&mut self) -> bool {
-        !self.control.is_empty()
-            || self.drains.to_send.is_some()
-            || self.max_data_is_due()
-            || self.peer_streams.is_due()
-            || self.next_pick().is_some()
+        let connection = self.drains.to_send.is_some() || self.max_data_is_due() || self.peer_streams.is_due();
+        !self.control.is_empty() || (connection && self.accepted) || self.next_pick().is_some()
     }
 
     fn next_pick(&mut self) -> Option<Pick> {
@@ -33,8 +30,15 @@ impl Mux {
         let keep = if self.next_pick().is_some() { out.room() / 2 } else { 0 };
         self.fill_control(out, keep);
         self.fill_streams(out);
-        self.fill_riders(out);
+        if self.accepted {
+            self.fill_riders(out);
+        }
         out.len() > before
+    }
+
+    /// Fills `out` with early data: nothing but OPEN and STREAM.
+    pub(crate) fn fill_early(&mut self, out: &mut Writer<'_>) {
+        self.fill_streams(out);
     }
 
     /// Connection credit is due when a quarter of the window is used, or when what is left is less than what could be given, as
@@ -46,6 +50,20 @@ impl Mux {
     }
 
     fn fill_control(&mut self, out: &mut Writer<'_>, keep: usize) {
+        if self.accepted {
+            self.fill_connection_control(out, keep);
+        }
+        while let Some(&slot) = self.control.front() {
+            if !self.write_stream_control(slot, out, keep) {
+                break;
+            }
+            self.control.pop_front();
+            self.streams[slot as usize].in_control = false;
+            self.try_free(slot);
+        }
+    }
+
+    fn fill_connection_control(&mut self, out: &mut Writer<'_>, keep: usize) {
         let fits = |out: &Writer<'_>, len: usize| out.room() >= keep + len;
         if self.max_data_is_due() && fits(out, MaxData::MAX_LEN) {
             MaxData(self.credit_in.grant()).encode(out);
@@ -58,14 +76,6 @@ impl Mux {
         {
             Drain(code).encode(out);
             self.drains.sent = true;
-        }
-        while let Some(&slot) = self.control.front() {
-            if !self.write_stream_control(slot, out, keep) {
-                break;
-            }
-            self.control.pop_front();
-            self.streams[slot as usize].in_control = false;
-            self.try_free(slot);
         }
     }
 

@@ -41,7 +41,8 @@ impl Mux {
         }
     }
 
-    pub(crate) fn on_open(&mut self, open: Open<'_>) -> Result<(), Violation> {
+    /// `early` says that it came as early data.
+    pub(crate) fn on_open(&mut self, open: Open<'_>, early: bool) -> Result<(), Violation> {
         let wire = open.stream;
         if wire & 1 != self.role.peer().parity() {
             return Err(Self::violation(ProtocolCode::STREAM_ID, "OPEN with an id of the wrong side", wire));
@@ -61,6 +62,7 @@ impl Mux {
             .map_err(|what| Self::violation(ProtocolCode::FRAME_ENCODING, what, wire))?;
         self.peer_streams.opened += 1;
         let slot = self.insert(false, Some(wire), protocol, open.priority);
+        self.streams[slot as usize].early = early;
         if self.drains.sent || self.drains.to_send.is_some() {
             self.refuse_slot(slot, Code::REFUSED);
             self.streams[slot as usize].held = false;
@@ -91,9 +93,11 @@ impl Mux {
         };
         let stream = &mut self.streams[slot as usize];
         if !stream.recv.is_open() {
+            self.credit_back(len);
             return Err(Self::violation(ProtocolCode::STREAM_STATE, "data after FIN or RESET", frame.stream));
         }
         if !stream.recv.credit.receive(len) {
+            self.credit_back(len);
             return Err(Self::violation(ProtocolCode::FLOW_CONTROL, "data beyond the stream's credit", frame.stream));
         }
         if stream.recv.stopped {

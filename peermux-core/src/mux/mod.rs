@@ -79,6 +79,8 @@ struct Stream {
     /// It is in the queue of those that wait for room in the connection's send buffer.
     in_room: bool,
     opened_here: bool,
+    /// It may travel as early data, or did.
+    early: bool,
     /// The application holds it, or it waits to be accepted.
     held: bool,
     /// Its queued bytes as counted in [`Mux::queued`], and in [`Mux::ready`].
@@ -167,6 +169,8 @@ pub(crate) struct Mux {
     riders: VecDeque<u32>,
     room: VecDeque<u32>,
     drains: Drains,
+    /// Before the peer is accepted only early streams may send.
+    accepted: bool,
 
     /// Bytes queued for sending, in all; and of these the bytes of streams whose next frame is payload.
     queued: usize,
@@ -208,6 +212,7 @@ impl Mux {
             riders: VecDeque::new(),
             room: VecDeque::new(),
             drains: Drains::default(),
+            accepted: false,
             queued: 0,
             ready: 0,
             ended: None,
@@ -233,6 +238,14 @@ impl Mux {
             if stream.send.credit.raise(settings.initial_max_stream_data) {
                 self.tell_writable(slot);
             }
+        }
+    }
+
+    /// The peer is accepted: all streams may send.
+    pub(crate) fn accept_peer(&mut self) {
+        self.accepted = true;
+        for slot in self.slots() {
+            self.refresh(slot);
         }
     }
 
@@ -296,6 +309,7 @@ impl Mux {
             in_riders: false,
             in_room: false,
             opened_here,
+            early: false,
             held: true,
             counted: 0,
             counted_ready: 0,
@@ -314,7 +328,7 @@ impl Mux {
         let queued = stream.send.queue.len();
         let need = match stream.send.state {
             SendState::Finished | SendState::Reset { .. } => Need::Nothing,
-            _ if self.ended.is_some() => Need::Nothing,
+            _ if self.ended.is_some() || !(self.accepted || stream.early) => Need::Nothing,
             _ if stream.wire.is_none() => Need::Open,
             _ if queued > 0 => Need::Data,
             SendState::Finishing => Need::Fin,

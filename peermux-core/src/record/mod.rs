@@ -5,6 +5,8 @@
 
 mod open;
 mod seal;
+#[cfg(test)]
+pub(crate) mod vectors;
 
 pub(crate) use open::{OpenError, Opener};
 pub(crate) use seal::Sealer;
