@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use peermux_core::crypto::{Rng, StaticSecret};
 use peermux_core::time::Instant;
-use peermux_core::{Config, Connection, Event, Identity, Remote, ResponderKeys, Role, Transmit};
+use peermux_core::{Config, Connection, Event, Identity, Remote, ResponderKeys, Role, StrikeRegister, Transmit};
 
 /// A generator that gives the same numbers for the same seed.
 pub fn rng(seed: u64) -> Rng {
@@ -34,6 +34,8 @@ pub struct Side {
     pub events: VecDeque<Event>,
     /// When it wrote, and how much.
     pub trace: Vec<(Instant, usize)>,
+    /// Decides about early data, if there is one.
+    pub register: Option<StrikeRegister>,
     /// Bytes on their way to the other side, with the time of their arrival.
     pipe: VecDeque<(Instant, Vec<u8>)>,
     /// Bytes that have arrived and are not yet whole.
@@ -48,6 +50,7 @@ impl Side {
             conn,
             events: VecDeque::new(),
             trace: Vec::new(),
+            register: None,
             pipe: VecDeque::new(),
             input: BytesMut::new(),
             finished: false,
@@ -67,6 +70,11 @@ impl Side {
 
     fn poll_events(&mut self) {
         while let Some(event) = self.conn.poll_event() {
+            if let (Event::EarlyData(offer), Some(register)) = (&event, &mut self.register)
+                && register.strike(&offer.ephemeral, offer.timestamp, offer.now).is_ok()
+            {
+                assert!(self.conn.accept_early());
+            }
             self.events.push_back(event);
         }
     }
@@ -84,6 +92,10 @@ pub struct PairBuilder {
     /// Bytes that each pipe holds at most.
     pub capacity: usize,
     pub seed: u64,
+    /// The wall clock of both sides at the beginning, in milliseconds since 1970.
+    pub wall_clock: Option<u64>,
+    /// The responder's strike register.
+    pub register: Option<StrikeRegister>,
 }
 
 impl Default for PairBuilder {
@@ -97,6 +109,8 @@ impl Default for PairBuilder {
             latency: Duration::from_millis(10),
             capacity: usize::MAX,
             seed: 1,
+            wall_clock: None,
+            register: None,
         }
     }
 }
@@ -120,9 +134,16 @@ impl PairBuilder {
             &mut rng(self.seed + 1_000_000),
         )
         .expect("the configuration is valid");
+        let mut initiator = Side::new(initiator);
+        let mut responder = Side::new(responder);
+        if let Some(millis) = self.wall_clock {
+            initiator.conn.set_wall_clock(now, millis);
+            responder.conn.set_wall_clock(now, millis);
+        }
+        responder.register = self.register;
         Pair {
-            initiator: Side::new(initiator),
-            responder: Side::new(responder),
+            initiator,
+            responder,
             now,
             latency: self.latency,
             capacity: self.capacity,

@@ -1,0 +1,262 @@
+//! Early data: `docs/spec.md` section 6.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use peermux_core::crypto::StaticSecret;
+use peermux_core::time::Instant;
+use peermux_core::wire::Priority;
+use peermux_core::{Config, Event, Remote, ResponderKeys, Role, StreamId, StrikeRegister, Transmit};
+use peermux_tests::{Pair, PairBuilder, responder_key};
+
+/// The wall clock when the tests begin, in milliseconds since 1970; the registers were made long before.
+const NOW: u64 = 1_800_000_000_000;
+
+fn early() -> Config {
+    Config { early_data: true, ..Config::default() }
+}
+
+fn register() -> StrikeRegister {
+    StrikeRegister::new(1000, NOW - 1_000_000)
+}
+
+/// Both sides take part, and the responder has a register.
+fn willing() -> PairBuilder {
+    PairBuilder {
+        initiator_config: early(),
+        responder_config: early(),
+        wall_clock: Some(NOW),
+        register: Some(register()),
+        ..PairBuilder::default()
+    }
+}
+
+/// A request of 1000 bytes that may travel early.
+fn request(pair: &mut Pair) -> StreamId {
+    let id = pair.initiator.conn.open_early(Some("test/early"), Priority::default()).expect("it opens");
+    assert_eq!(pair.initiator.conn.send(id).write(&[7; 1000]), Ok(1000));
+    pair.initiator.conn.send(id).finish().expect("it is open");
+    id
+}
+
+/// Reads the request at the responder, and answers with 200 bytes.
+fn answer(pair: &mut Pair) {
+    let conn = &mut pair.responder.conn;
+    let id = conn.accept().expect("the request came");
+    let mut buffer = [0; 2000];
+    assert_eq!(conn.recv(id).read(&mut buffer), Ok(1000));
+    assert_eq!(conn.recv(id).read(&mut buffer), Ok(0), "the end, once");
+    assert!(buffer[..1000].iter().all(|&byte| byte == 7));
+    conn.send(id).write(&[8; 200]).expect("there is room");
+    conn.send(id).finish().expect("it is open");
+    conn.release(id);
+    assert_eq!(conn.accept(), None, "only one request");
+}
+
+fn delivered(pair: &Pair) -> bool {
+    pair.responder.conn.has_incoming()
+}
+
+#[test]
+fn a_known_host_answers_in_one_round_trip_after_tcps() {
+    let mut pair = willing().build();
+    let id = request(&mut pair);
+    let round_trip = Duration::from_millis(20);
+    while !delivered(&pair) {
+        assert!(pair.step(Instant::ZERO + round_trip));
+    }
+    assert_eq!(pair.now, Instant::ZERO + round_trip / 2);
+    let claimed = pair.responder.conn.peer().expect("it is claimed").key;
+    assert_eq!(pair.responder.conn.peer_key(), None, "claimed is not confirmed: {claimed}");
+    assert!(!pair.responder.conn.is_established());
+    answer(&mut pair);
+    let mut buffer = [0; 500];
+    while pair.initiator.conn.recv(id).readable_len() == 0 {
+        assert!(pair.step(Instant::ZERO + round_trip));
+    }
+    assert_eq!(pair.now, Instant::ZERO + round_trip);
+    assert_eq!(pair.initiator.conn.recv(id).read(&mut buffer), Ok(200));
+    pair.settle();
+    assert_eq!(pair.responder.conn.peer_key(), Some(claimed), "and then it is confirmed");
+    assert_eq!(pair.initiator.conn.recv(id).read(&mut buffer), Ok(0));
+    pair.initiator.conn.release(id);
+    assert_eq!((pair.initiator.conn.stream_count(), pair.responder.conn.stream_count()), (0, 0));
+}
+
+#[test]
+fn before_flight_3_one_record_of_answers_leaves_at_most() {
+    let mut pair = willing().build();
+    request(&mut pair);
+    while !delivered(&pair) {
+        pair.step(Instant::ZERO);
+    }
+    let conn = &mut pair.responder.conn;
+    let id = conn.accept().expect("the request came");
+    assert!(conn.recv(id).is_early());
+    assert_eq!(conn.send(id).write(&[8; 60_000]), Ok(60_000));
+    // A stream of the responder's own does not go.
+    let own = conn.open(None, Priority::new(0, false)).expect("it opens");
+    conn.send(own).write(&[9; 100]).expect("there is room");
+    pair.transmit(Role::Responder);
+    let lengths: Vec<_> = pair.responder.trace.iter().map(|(_, len)| *len).collect();
+    assert_eq!(lengths, [1408, 1408], "M2, and r2i record 0");
+    pair.settle();
+    assert!(pair.responder.trace.len() > 2);
+    assert!(pair.initiator.conn.has_incoming());
+}
+
+#[test]
+fn refused_early_data_goes_again_by_itself_and_is_delivered_once() {
+    let stale = StaticSecret::from_bytes(&[0x33; 32]);
+    let refusing: Vec<(&str, PairBuilder)> = vec![
+        ("the responder does not take part", PairBuilder { responder_config: Config::default(), ..willing() }),
+        ("nobody answers the offer", PairBuilder { register: None, ..willing() }),
+        ("the register is young", PairBuilder { register: Some(StrikeRegister::new(10, NOW - 1000)), ..willing() }),
+        ("the register is full", PairBuilder { register: Some(StrikeRegister::new(0, NOW - 1_000_000)), ..willing() }),
+        (
+            "the key is stale, so P1 cannot be read",
+            PairBuilder { remote: Remote::KeyOrAsk(stale.public_key()), ..willing() },
+        ),
+    ];
+    let mut traces = Vec::new();
+    for (name, builder) in refusing {
+        let mut pair = builder.build();
+        let id = request(&mut pair);
+        for _ in 0..1000 {
+            if pair.initiator.events.iter().any(|event| matches!(event, Event::PeerProved(_))) {
+                pair.initiator.events.clear();
+                pair.initiator.conn.accept_peer();
+            }
+            if !pair.step(pair.now) {
+                break;
+            }
+        }
+        assert!(pair.responder.conn.is_established(), "{name}: {:?}", pair.responder.conn.error());
+        assert_eq!(pair.initiator.conn.recv(id).wire_id(), Some(0), "{name}");
+        traces.push((name, pair.initiator.trace.clone(), pair.responder.trace.clone()));
+        answer(&mut pair);
+        pair.settle();
+        let mut buffer = [0; 500];
+        assert_eq!(pair.initiator.conn.recv(id).read(&mut buffer), Ok(200), "{name}");
+    }
+    // And from outside it looks like a set-up without early data.
+    let plain = PairBuilder::default().establish();
+    for (name, initiator, responder) in traces {
+        assert_eq!((initiator, responder), (plain.initiator.trace.clone(), plain.responder.trace.clone()), "{name}");
+    }
+}
+
+#[test]
+fn as_much_as_fits_goes_early_and_the_rest_follows() {
+    for register in [Some(register()), None] {
+        let mut pair = PairBuilder { register, ..willing() }.build();
+        let mut ids = Vec::new();
+        for number in 0..16u8 {
+            let id = pair.initiator.conn.open_early(Some("test/early"), Priority::default()).expect("it opens");
+            pair.initiator.conn.send(id).write(&[number; 500]).expect("there is room");
+            pair.initiator.conn.send(id).finish().expect("it is open");
+            ids.push(id);
+        }
+        let late = pair.initiator.conn.open(Some("test/late"), Priority::new(0, false)).expect("it opens");
+        pair.initiator.conn.send(late).write(&[99; 500]).expect("there is room");
+        pair.settle();
+        let conn = &mut pair.responder.conn;
+        let mut seen = Vec::new();
+        while let Some(id) = conn.accept() {
+            let mut buffer = [0; 1000];
+            assert_eq!(conn.recv(id).read(&mut buffer), Ok(500));
+            assert!(buffer[..500].iter().all(|&byte| byte == buffer[0]));
+            seen.push(buffer[0]);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..16).chain([99]).collect::<Vec<_>>());
+    }
+}
+
+/// The bytes of a first flight with a request.
+fn captured() -> Vec<u8> {
+    let mut pair = willing().build();
+    request(&mut pair);
+    let mut buffer = vec![0; 2816];
+    assert_eq!(pair.initiator.conn.poll_transmit(pair.now, &mut buffer), Ok(Transmit::Bytes(2816)));
+    buffer
+}
+
+/// What a responder with this register and clock makes of the flight: whether the request is delivered.
+fn replay(flight: &[u8], register: &mut StrikeRegister, wall_clock: u64, previous: bool) -> bool {
+    let responder_keys = if previous {
+        let current = StaticSecret::from_bytes(&[0x44; 32]);
+        ResponderKeys { current, previous: Some(responder_key()) }
+    } else {
+        responder_key().into()
+    };
+    let mut pair =
+        PairBuilder { responder_keys, wall_clock: Some(wall_clock), seed: wall_clock, ..willing() }.build();
+    pair.responder.register = None;
+    let conn = &mut pair.responder.conn;
+    conn.handle_input(Instant::ZERO, &mut BytesMut::from(flight));
+    if let Some(Event::EarlyData(offer)) = conn.poll_event()
+        && register.strike(&offer.ephemeral, offer.timestamp, offer.now).is_ok()
+    {
+        assert!(conn.accept_early());
+    }
+    conn.has_incoming()
+}
+
+#[test]
+fn a_captured_first_flight_never_delivers_its_early_data_twice() {
+    let flight = captured();
+    let mut register = register();
+    assert!(replay(&flight, &mut register, NOW, false), "the first time");
+    assert!(!replay(&flight, &mut register, NOW, false), "to the same responder");
+    assert!(!replay(&flight, &mut register, NOW, true), "to the same key after a rotation");
+    for later in [1, 30_000, 59_999, 60_000, 60_001, 120_000, 1_000_000] {
+        assert!(!replay(&flight, &mut register, NOW + later, false), "{later} ms later");
+    }
+    for later in [0, 1_000, 60_000, 119_999, 120_000, 1_000_000] {
+        let mut restarted = StrikeRegister::new(1000, NOW);
+        assert!(!replay(&flight, &mut restarted, NOW + later, false), "{later} ms later, to a restarted responder");
+    }
+    assert!(!replay(&flight, &mut register, NOW - 61_000, false), "with a clock set back");
+}
+
+#[test]
+fn an_answer_to_the_offer_that_comes_late_is_a_refusal() {
+    let mut pair = PairBuilder { register: None, ..willing() }.build();
+    request(&mut pair);
+    pair.settle();
+    assert!(!pair.responder.conn.accept_early());
+    answer(&mut pair);
+}
+
+#[test]
+fn a_replayed_first_flight_is_never_confirmed() {
+    let flight = captured();
+    let mut pair = PairBuilder { register: None, ..willing() }.build();
+    let conn = &mut pair.responder.conn;
+    conn.handle_input(Instant::ZERO, &mut BytesMut::from(&flight[..]));
+    let mut buffer = [0; 2816];
+    assert_eq!(conn.poll_transmit(Instant::ZERO, &mut buffer), Ok(Transmit::Bytes(1408)));
+    conn.handle_input(Instant::ZERO, &mut BytesMut::from(&[0x5a; 1408][..]));
+    assert!(!conn.is_established());
+    assert_eq!(conn.peer_key(), None);
+    assert!(conn.error().is_some());
+    assert_eq!(conn.poll_transmit(Instant::ZERO, &mut buffer), Ok(Transmit::Idle), "nothing is said");
+}
+
+#[test]
+fn a_stream_that_was_reset_meanwhile_is_reset_after_it_went_again() {
+    let mut pair = PairBuilder { register: None, ..willing() }.build();
+    let id = pair.initiator.conn.open_early(None, Priority::default()).expect("it opens");
+    pair.initiator.conn.send(id).write(&[7; 100]).expect("there is room");
+    pair.transmit(Role::Initiator);
+    pair.initiator.conn.release(id);
+    pair.settle();
+    let conn = &mut pair.responder.conn;
+    let theirs = conn.accept().expect("it was opened");
+    let read = conn.recv(theirs).read(&mut [0; 200]);
+    assert!(matches!(read, Err(peermux_core::error::ReadError::Reset(_))), "{read:?}");
+    conn.release(theirs);
+    pair.settle();
+    assert_eq!((pair.initiator.conn.stream_count(), pair.responder.conn.stream_count()), (0, 0));
+}
