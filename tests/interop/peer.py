@@ -122,7 +122,13 @@ class Connection:
 
     def receive(self) -> None:
         record = self.wire.read(self.rx.size * pm.Q)
-        _, frames = self.rx.open(record, self.mux.mine[pm.MAX_RECORD], self._area_size(self.rx, not self.initiator))
+        area_size = self._area_size(self.rx, not self.initiator)
+        try:
+            _, frames = self.rx.open(record, self.mux.mine[pm.MAX_RECORD], area_size)
+        except pm.AuthFailed:
+            if area_size is None:
+                raise
+            raise pm.HandshakeFailed("flight 3 does not authenticate") from None
         self.mux.receive(frames)
 
     def close(self, layer: int, code: int, reason: str = "") -> None:
@@ -135,15 +141,11 @@ class Connection:
             pass
 
     def finish(self) -> None:
-        """After the own CLOSE: waits at most 3 s for the peer's, then for the end of TCP, in which nothing may come."""
+        """After the own CLOSE: waits at most 3 s for the peer's, then for the end of TCP. What comes between is discarded."""
         self.wire.deadline = min(self.wire.deadline, time.monotonic() + 3)
         while self.mux.peer_close is None:
             self.receive()
-        try:
-            self.wire.read(1)
-        except Gone:
-            return
-        raise pm.ProtocolError("RECORD_INVALID", "a byte after the last record")
+        self.wire.discard(3)
 
     def run(self, application: Any) -> None:
         """application(mux) is called after each record and returns true when it wants to close."""
@@ -321,6 +323,8 @@ def listen(args: argparse.Namespace) -> int:
             if not pm.chosen_from(b"\1", suites, p):
                 raise pm.HandshakeFailed("the choice was not offered")
             suite, i2r_size = p.suites[0], (p.header & 15) + 1
+            if i2r_size > mine[pm.MAX_RECORD]:
+                raise pm.HandshakeFailed("P3 announces a record above MAX_RECORD")
         secrets = pm.derive(hs.state.h, hs.state.ck, suite)
         conn = Connection(wire, secrets, False, hs.mode, mine, p.limits, i2r_size)
         out |= {"mode": hs.mode, "peer": hs.si.hex(), "suite": suite, "h": secrets.h.hex(), "anonymous": bool(p.flags & pm.ANONYMOUS)}
@@ -329,7 +333,6 @@ def listen(args: argparse.Namespace) -> int:
             nonlocal closing
             if raw is None and not closing:
                 closing = True  # once: P3 holds frames like a record
-                pm.check_header(p.header, mine[pm.MAX_RECORD])
                 frames = pm.decode_area(p.area)
                 pm.check_end(p.header, frames)
                 mux.receive(frames)

@@ -323,7 +323,11 @@ def decode_payload(kind: str, data: bytes) -> Payload:
     assert len(data) == size
     r = Reader(data)
     header = r.u8() if has_header else 0
-    if header & 0x10:
+    try:
+        check_header(header, 16)
+    except ProtocolError as e:
+        raise Malformed(str(e)) from None
+    if header & KEY_UPDATE:
         raise Malformed("key update in P3")
     tlv_len = int.from_bytes(r.take(2), "big")
     if tlv_len > MAX_TLVS:

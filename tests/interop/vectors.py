@@ -214,8 +214,8 @@ def run_negative(v: Json, handshakes: dict[str, Json]) -> Json:
             pm.Direction(s.suite, s.i2r).open(put("flight3", bytes.fromhex(base["flight3"])), 16, pm.FLIGHT3_AREA)
     except pm.HandshakeFailed:
         return {"side": side, "responder_mode": res.mode or None, "error": "HANDSHAKE_FAILED"}
-    except pm.AuthFailed:
-        return {"side": side, "responder_mode": reached, "error": "AUTH"}
+    except pm.AuthFailed:  # i2r record 0 is flight 3
+        return {"side": side, "responder_mode": reached, "error": "HANDSHAKE_FAILED"}
     return {"side": None, "responder_mode": res.mode, "error": None}
 
 
@@ -452,7 +452,9 @@ def negative_vectors() -> Iterator[Json]:
     yield payload_vec("P2-fallback: a byte after the TLVs", M, "P2-fallback", pm.encode_payload("P2-fallback", VS)[:8] + b"\1")
     yield tlv_vec("two choices of a version", M, [(1, b"\1\2"), (2, b"\1")], "P2-IK")
     yield tlv_vec("two choices of a suite", M, [(1, b"\1"), (2, b"\1\2")], "P3")
-    yield payload_vec("P3: key update", M, "P3", pm.encode_payload("P3", VS, header=pm.KEY_UPDATE))
+    for name, error, head in (("key update", M, pm.KEY_UPDATE), ("reserved bit 6", M, 0x40), ("reserved bit 7", M, 0x80),
+                              ("end with an announcement", M, pm.END | 1)):
+        yield payload_vec(f"P3: {name}", error, "P3", pm.encode_payload("P3", VS, header=head))
     p1 = pm.encode_payload("P1", VS).rstrip(b"\0").hex()
     for name, error, c in (("version not offered", "HANDSHAKE_FAILED", [(1, b"\2"), (2, b"\1")]),
                            ("suite not offered", "HANDSHAKE_FAILED", [(1, b"\1"), (2, b"\2")]), ("as offered", None, VS)):
@@ -529,7 +531,7 @@ def negative_vectors() -> Iterator[Json]:
         for offset, what in ((0, "e"), (32, "Enc(ct)"), (1136, "what follows Enc(ct)"), (1407, "the last byte")):
             yield hs(base, f"a bit of {what} of M2", "m2", offset, flipped(base, "m2", offset), "initiator", mode, H)
         yield hs(base, "e of M2 is zero", "m2", 0, bytes(32), "initiator", mode, H)
-    yield hs(a, "a bit of flight 3", "flight3", 700, flipped(a, "flight3", 700), "responder", "ik", "AUTH")
+    yield hs(a, "a bit of flight 3", "flight3", 700, flipped(a, "flight3", 700), "responder", "ik", H)
     for offset in (0, 48, 1407):
         yield hs(b, f"a bit of byte {offset} of flight 3", "flight3", offset, flipped(b, "flight3", offset), "responder", "fallback", H)
 
