@@ -1,0 +1,239 @@
+//! The vectors that need a connection: `docs/spec.md` section 21.6, all kinds but those of the handshake's flights.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::{Connection, Transmit};
+use crate::codec::Reader;
+use crate::config::{Config, Remote};
+use crate::connection::Mode;
+use crate::crypto::{Rng, RustCrypto, StaticSecret, Suite};
+use crate::error::ConnectionError;
+use crate::handshake::{FLIGHT_LEN, M1_LEN, initiator, responder};
+use crate::id::Role;
+use crate::record::{Opener, Sealer};
+use crate::time::Instant;
+use crate::vectors::{Outputs, array, bytes, list, number, outputs, provider, size, suite, text};
+use crate::wire::{Hello, Priority, QUANTUM};
+
+const NOW: Instant = Instant::ZERO;
+
+fn rng(seed: u8) -> Rng {
+    Rng::from_seed(&[seed; 32])
+}
+
+fn initiator_secret() -> StaticSecret {
+    StaticSecret::from_bytes(&[1; 32])
+}
+
+fn responder_secret() -> StaticSecret {
+    StaticSecret::from_bytes(&[2; 32])
+}
+
+/// The least that a payload says; `raw` is what is written instead.
+fn hello(raw: Option<Vec<u8>>) -> Hello {
+    let mut hello = Hello { raw, ..Hello::default() };
+    hello.versions.push(1);
+    hello.suites.push(1);
+    hello
+}
+
+/// A connection that does as these vectors presuppose, and its settings: those that `settings` lists, and the others as if absent.
+fn config(settings: &[Value]) -> Config {
+    let mut config = Config {
+        max_record: 1,
+        receive_window: 2048,
+        stream_receive_window: 2048,
+        max_streams: 16,
+        idle_timeout: None,
+        keepalive: None,
+        grease: false,
+        provider: &RustCrypto,
+        ..Config::default()
+    };
+    for setting in settings {
+        let value = number(&setting[1]);
+        match number(&setting[0]) {
+            2 => config.receive_window = value,
+            3 => config.stream_receive_window = value,
+            4 => config.max_streams = value,
+            id => panic!("setting {id}"),
+        }
+    }
+    config
+}
+
+fn new(role: Role, config: Config, remote: Remote) -> Connection {
+    let config = Arc::new(config);
+    match role {
+        Role::Initiator => Connection::initiator(config, initiator_secret().into(), remote, NOW, &mut rng(3)),
+        Role::Responder => Connection::responder(config, responder_secret().into(), NOW, &mut rng(4)),
+    }
+    .expect("a valid configuration")
+}
+
+/// What the connection sends next, if it sends anything.
+fn sent<const N: usize>(connection: &mut Connection) -> Option<Box<[u8; N]>> {
+    let mut out = Box::new([0; N]);
+    match connection.poll_transmit(NOW, &mut out[..]).expect("there is room") {
+        Transmit::Bytes(len) => {
+            assert_eq!(len, N);
+            Some(out)
+        }
+        Transmit::Idle | Transmit::Finished => None,
+    }
+}
+
+fn receives(connection: &mut Connection, bytes: &mut [u8]) {
+    assert_eq!(connection.handle_slice(NOW, bytes), bytes.len());
+}
+
+/// M1 of a peer that is no connection, with `raw` for P1.
+fn dial(known: bool, raw: Option<Vec<u8>>) -> (initiator::AwaitM2, Box<[u8; M1_LEN]>) {
+    let remote = known.then(|| responder_secret().public_key());
+    initiator::start(&RustCrypto, &mut rng(5), initiator_secret(), remote, &hello(raw), &[]).expect("M1")
+}
+
+/// M2 of a peer that is no connection, with `raw` for P2.
+fn answer(m1: &[u8; M1_LEN], raw: Option<Vec<u8>>) -> (Box<[u8; FLIGHT_LEN]>, responder::Answered) {
+    let start = responder::Start::new(&RustCrypto, responder_secret().into(), true);
+    let trial = start.read(&mut rng(6), m1, |_| true).expect("M1 is read");
+    trial.answer(&hello(raw), &[]).expect("M2")
+}
+
+/// A connection after the decision, and what seals the records that it receives.
+fn established(role: Role, config: Config) -> (Connection, Sealer) {
+    let mut connection = new(role, config, Remote::Key(responder_secret().public_key()));
+    let (suite, secret) = match role {
+        Role::Initiator => {
+            let m1 = sent(&mut connection).expect("M1");
+            let (mut m2, answered) = answer(&m1, None);
+            let responder::Answered::Ik(established) = answered else { panic!("no IK") };
+            receives(&mut connection, &mut m2[..]);
+            (established.suite, established.secrets.r2i())
+        }
+        Role::Responder => {
+            let (await_m2, mut m1) = dial(true, None);
+            receives(&mut connection, &mut m1[..]);
+            let mut m2 = sent(&mut connection).expect("M2");
+            let proved = await_m2.read(&mut m2).expect("M2 is read");
+            let established = proved.finish_ik(Suite::ChaCha20Poly1305).expect("IK");
+            (established.suite, established.secrets.i2r())
+        }
+    };
+    let mut sealer = Sealer::new(&RustCrypto, suite, secret, 1, 0, NOW).expect("a suite");
+    if role == Role::Responder {
+        receives(&mut connection, &mut record(&mut sealer, &[], false));
+    }
+    assert!(connection.is_established(), "{:?}", connection.error());
+    (connection, sealer)
+}
+
+/// A record of one quantum.
+fn record(sealer: &mut Sealer, area: &[u8], end: bool) -> Vec<u8> {
+    let mut record = vec![0; QUANTUM];
+    record[1..=area.len()].copy_from_slice(area);
+    sealer.seal(&mut record, 1, end, NOW).expect("it can be sealed");
+    record
+}
+
+fn outcome(connection: &Connection) -> Option<&'static str> {
+    match connection.error() {
+        None | Some(ConnectionError::Closed { .. }) => None,
+        Some(ConnectionError::Protocol(violation)) => violation.code.name(),
+        Some(ConnectionError::Tampered) => Some("AUTH"),
+        Some(ConnectionError::Handshake(_)) => Some("HANDSHAKE_FAILED"),
+        Some(error) => panic!("{error}"),
+    }
+}
+
+/// What is wrong with `area` as that of a last record.
+pub(crate) fn last_record(area: &[u8]) -> Option<&'static str> {
+    let (mut connection, mut sealer) = established(Role::Responder, config(&[]));
+    receives(&mut connection, &mut record(&mut sealer, area, true));
+    outcome(&connection)
+}
+
+/// A record in the middle of a connection's life.
+pub(crate) fn run_record(vector: &Value) -> Outputs {
+    let suite = suite(&vector["suite"])?;
+    let (mut connection, _) = established(Role::Responder, config(&[]));
+    let key = Zeroizing::new(array(&vector["key"]));
+    let (n, max_record) = (number(&vector["n"]), size(&vector["max_record"]));
+    connection.opener = Opener::new(provider(), suite, key, size(&vector["size"]), max_record, n);
+    connection.first_is_short = !vector["area"].is_null();
+    receives(&mut connection, &mut bytes(&vector["bytes"]));
+    outputs(json!({ "error": outcome(&connection) }))
+}
+
+pub(crate) fn run_connection(vector: &Value) -> Outputs {
+    let role = match text(&vector["receiver"]) {
+        "initiator" => Role::Initiator,
+        "responder" => Role::Responder,
+        role => panic!("{role}"),
+    };
+    let (mut connection, mut sealer) = established(role, config(list(&vector["settings"])));
+    for _ in 0..number(&vector["opened"]) {
+        connection.open(None, Priority::default()).expect("it may open streams");
+    }
+    while sent::<QUANTUM>(&mut connection).is_some() {}
+    for area in list(&vector["areas"]) {
+        assert_eq!(outcome(&connection), None, "{}: before the last record", vector["name"]);
+        receives(&mut connection, &mut record(&mut sealer, &bytes(area), false));
+    }
+    outputs(json!({ "error": outcome(&connection) }))
+}
+
+/// Whether an initiator goes on after this P2.
+fn after_p2(remote: Remote, raw: Vec<u8>) -> Connection {
+    let mut connection = new(Role::Initiator, config(&[]), remote);
+    let m1 = sent(&mut connection).expect("M1");
+    let (mut m2, _) = answer(&m1, Some(raw));
+    receives(&mut connection, &mut m2[..]);
+    connection
+}
+
+/// A payload, received by a connection.
+pub(crate) fn run_payload(vector: &Value) -> Outputs {
+    let plaintext = bytes(&vector["plaintext"]);
+    let malformed = match text(&vector["payload"]) {
+        "P1" => {
+            // A trial that fails shows in the mode that the responder goes on in.
+            let mut connection = new(Role::Responder, config(&[]), Remote::Anyone);
+            let (await_m2, mut m1) = dial(true, Some(plaintext));
+            receives(&mut connection, &mut m1[..]);
+            let mut m2 = sent(&mut connection).expect("M2");
+            await_m2.read(&mut m2).expect("M2 is read").mode() == Mode::Fallback
+        }
+        "P2-IK" => after_p2(Remote::Key(responder_secret().public_key()), plaintext).error().is_some(),
+        "P2-fallback" => after_p2(Remote::Anyone, plaintext).error().is_some(),
+        "P3" => {
+            let mut connection = new(Role::Responder, config(&[]), Remote::Anyone);
+            let (await_m2, mut m1) = dial(false, None);
+            receives(&mut connection, &mut m1[..]);
+            let mut m2 = sent(&mut connection).expect("M2");
+            let proved = await_m2.read(&mut m2).expect("M2 is read");
+            let (header, raw) = plaintext.split_first().expect("a header");
+            let hello = hello(Some(raw.to_vec()));
+            let (mut flight3, _) =
+                proved.finish_fallback(Suite::ChaCha20Poly1305, *header, &hello, &[]).expect("flight 3");
+            receives(&mut connection, &mut flight3[..]);
+            connection.error().is_some()
+        }
+        payload => panic!("{payload}"),
+    };
+    outputs(json!({ "error": malformed.then_some("MALFORMED") }))
+}
+
+/// A choice in P2, judged by a connection whose offer is that of `p1`.
+pub(crate) fn run_choice(vector: &Value) -> Outputs {
+    let offer = Hello::decode(&mut Reader::new(&bytes(&vector["p1"]))).expect("a valid offer");
+    assert_eq!((&offer.versions[..], &offer.suites[..]), (&[1][..], &[1][..]));
+    let connection = after_p2(Remote::Key(responder_secret().public_key()), bytes(&vector["p2"]));
+    outputs(json!({ "error": outcome(&connection) }))
+}

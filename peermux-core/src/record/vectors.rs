@@ -1,0 +1,51 @@
+//! The vectors of records: `docs/spec.md` section 21.5.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::{Header, KEY_AGE, OVERHEAD, Opener, Sealer, TAG};
+use crate::crypto::rekey;
+use crate::time::Instant;
+use crate::vectors::{Outputs, area, array, flag, list, number, outputs, provider, size, suite};
+use crate::wire::QUANTUM;
+
+pub(crate) fn run(vector: &Value) -> Outputs {
+    let suite = suite(&vector["suite"])?;
+    let mut key = array(&vector["key"]);
+    let (first_n, first_size) = (number(&vector["first_n"]), size(&vector["first_size"]));
+    let mut now = Instant::ZERO;
+    let secret = || Zeroizing::new(array(&vector["key"]));
+    let mut sealer = Sealer::new(provider(), suite, secret(), first_size, first_n, now)?;
+    let mut opener = Opener::new(provider(), suite, secret(), first_size, size(&vector["max_record"]), first_n)?;
+    let mut records = Vec::new();
+    for given in list(&vector["records"]) {
+        let mut made = given.clone();
+        let len = sealer.next_len();
+        assert_eq!(opener.next_len(), len);
+        made["n"] = json!(sealer.count());
+        made["size"] = json!(len / QUANTUM);
+        made["key"] = json!(hex::encode(key));
+        let header = Header {
+            next: size(&given["next_size"]),
+            key_update: flag(&given["key_update"]),
+            end: flag(&given["end"]),
+        };
+        if header.key_update {
+            // A sender updates a key that has grown old.
+            now = now + KEY_AGE;
+            key = *rekey(provider(), suite, &key)?;
+        }
+        let frames = area(&given["frames"], len - OVERHEAD);
+        let mut record = vec![0; len];
+        record[1..len - TAG].copy_from_slice(&frames);
+        sealer.seal(&mut record, header.next, header.end, now).expect("it can be sealed");
+        made["bytes"] = json!(hex::encode(&record));
+        assert_eq!(opener.open(&mut record), Ok(header));
+        assert_eq!(record[1..len - TAG], frames[..]);
+        records.push(made);
+    }
+    outputs(json!({ "records": records, "last_key": hex::encode(key) }))
+}

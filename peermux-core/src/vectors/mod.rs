@@ -1,0 +1,204 @@
+//! The vectors in `tests/vectors/`, which an independent implementation made: `docs/spec.md` section 21.
+//!
+//! Every output is computed anew from the inputs, and every file must come out as it is, byte for byte; so the same code
+//! checks the files and writes them. What a vector needs from inside of a floor stands there, in a file of the same name:
+//! `handshake/vectors.rs`, `record/vectors.rs`, `connection/vectors.rs`.
+
+mod frames;
+
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use serde_json::{Map, Value, json};
+
+pub(crate) use frames::area;
+
+use crate::crypto::{Provider, Suite, default_provider};
+use crate::varint;
+use crate::{connection, handshake, record};
+
+/// The outputs of a vector by name; `None` if the provider at hand does not have its suite.
+pub(crate) type Outputs = Option<Map<String, Value>>;
+
+const FILES: [(&str, &str); 5] = [
+    ("varints", include_str!("../../../tests/vectors/varints.json")),
+    ("frames", include_str!("../../../tests/vectors/frames.json")),
+    ("handshake", include_str!("../../../tests/vectors/handshake.json")),
+    ("records", include_str!("../../../tests/vectors/records.json")),
+    ("negative", include_str!("../../../tests/vectors/negative.json")),
+];
+
+/// The bytes that a member holds as hexadecimal.
+pub(crate) fn bytes(value: &Value) -> Vec<u8> {
+    hex::decode(text(value)).expect("hexadecimal")
+}
+
+/// The same where it has one length only.
+pub(crate) fn array<const N: usize>(value: &Value) -> [u8; N] {
+    bytes(value).try_into().expect("the length that the specification gives")
+}
+
+pub(crate) fn text(value: &Value) -> &str {
+    value.as_str().expect("a text")
+}
+
+pub(crate) fn number(value: &Value) -> u64 {
+    value.as_u64().expect("a number")
+}
+
+pub(crate) fn flag(value: &Value) -> bool {
+    value.as_bool().expect("true or false")
+}
+
+/// A number of quanta.
+pub(crate) fn size(value: &Value) -> u8 {
+    u8::try_from(number(value)).expect("at most 16")
+}
+
+pub(crate) fn list(value: &Value) -> &[Value] {
+    value.as_array().expect("an array")
+}
+
+/// The suite of this byte, if the provider has it.
+pub(crate) fn suite(value: &Value) -> Option<Suite> {
+    let suite = Suite::from_byte(size(value)).expect("a suite");
+    provider().supports(suite).then_some(suite)
+}
+
+pub(crate) fn provider() -> &'static dyn Provider {
+    default_provider()
+}
+
+pub(crate) fn outputs(value: Value) -> Outputs {
+    match value {
+        Value::Object(members) => Some(members),
+        _ => panic!("outputs are an object"),
+    }
+}
+
+fn vectors(stem: &str) -> Vec<Value> {
+    let (_, text) = FILES.iter().find(|(name, _)| *name == stem).expect("a file");
+    let file: Value = serde_json::from_str(text).expect("JSON");
+    list(&file["vectors"]).to_vec()
+}
+
+fn run_varint(vector: &Value) -> Outputs {
+    let value = number(&vector["value"]);
+    let mut out = [0; 8];
+    let len = varint::encode(value, &mut out).expect("a varint's value");
+    assert_eq!(varint::decode(&out[..len]), Ok((value, len)));
+    outputs(json!({ "hex": hex::encode(&out[..len]) }))
+}
+
+fn run_negative(vector: &Value, handshakes: &[Value]) -> Outputs {
+    match text(&vector["kind"]) {
+        "varint" => {
+            let error = varint::decode(&bytes(&vector["hex"])).err().map(|_| "MALFORMED");
+            outputs(json!({ "error": error }))
+        }
+        "area" => outputs(json!({ "error": frames::outcome(&bytes(&vector["hex"])) })),
+        "handshake" => {
+            let base = handshakes.iter().find(|base| base["name"] == vector["base"]).expect("the base");
+            handshake::vectors::run_negative(vector, base)
+        }
+        "record" => connection::vectors::run_record(vector),
+        "payload" => connection::vectors::run_payload(vector),
+        "choice" => connection::vectors::run_choice(vector),
+        "connection" => connection::vectors::run_connection(vector),
+        kind => panic!("an unknown kind: {kind}"),
+    }
+}
+
+/// The file as this implementation makes it, the number of vectors in it, and the names of those that could not be computed.
+fn regenerate(stem: &str, text: &str) -> (String, usize, Vec<String>) {
+    let file: Value = serde_json::from_str(text).expect("JSON");
+    let handshakes = vectors("handshake");
+    let mut skipped = Vec::new();
+    let mut lines = Vec::new();
+    for vector in list(&file["vectors"]) {
+        let outputs = match stem {
+            "varints" => run_varint(vector),
+            "frames" => frames::run(vector),
+            "handshake" => handshake::vectors::run(vector),
+            "records" => record::vectors::run(vector),
+            _ => run_negative(vector, &handshakes),
+        };
+        let mut made = vector.clone();
+        match outputs {
+            Some(outputs) => {
+                for (name, value) in outputs {
+                    assert!(vector.get(&name).is_some(), "{}: no member {name}", vector["name"]);
+                    made[name] = value;
+                }
+            }
+            None => skipped.push(vector["name"].to_string()),
+        }
+        lines.push(made.to_string());
+    }
+    let made = format!("{{\"about\":{},\"vectors\":[\n{}\n]}}\n", file["about"], lines.join(",\n"));
+    (made, lines.len(), skipped)
+}
+
+fn check(stem: &str) {
+    let (_, text) = FILES.iter().find(|(name, _)| *name == stem).expect("a file");
+    let (made, count, skipped) = regenerate(stem, text);
+    for (line, (ours, theirs)) in made.lines().zip(text.lines()).enumerate() {
+        if ours != theirs {
+            let (ours, theirs): (Value, Value) = match (parse(ours), parse(theirs)) {
+                (Some(ours), Some(theirs)) => (ours, theirs),
+                _ => panic!("{stem}.json, line {}: {ours} instead of {theirs}", line + 1),
+            };
+            for (member, theirs) in theirs.as_object().expect("a vector") {
+                assert_eq!(&ours[member], theirs, "{stem}.json: {} differs in {member}", ours["name"]);
+            }
+        }
+    }
+    assert_eq!(made, *text, "{stem}.json");
+    assert!(count > 0);
+    // Without Ring there is no AES, and nothing else may be left out.
+    if cfg!(feature = "ring") {
+        assert_eq!(skipped, vec![""; 0], "{stem}.json: not computed");
+    }
+}
+
+/// A line of a file: a vector and perhaps a comma.
+fn parse(line: &str) -> Option<Value> {
+    serde_json::from_str(line.strip_suffix(',').unwrap_or(line)).ok()
+}
+
+#[test]
+fn varints() {
+    check("varints");
+}
+
+#[test]
+fn frames_one_by_one() {
+    check("frames");
+}
+
+#[test]
+fn handshakes() {
+    check("handshake");
+}
+
+#[test]
+fn records() {
+    check("records");
+}
+
+#[test]
+fn negative() {
+    check("negative");
+}
+
+/// Writes the files as this implementation computes them. The inputs stay what they are.
+#[test]
+#[ignore = "writes tests/vectors"]
+fn write() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors");
+    for (stem, text) in FILES {
+        std::fs::write(folder.join(format!("{stem}.json")), regenerate(stem, text).0).expect("written");
+    }
+}
