@@ -111,6 +111,8 @@ impl Connection {
                 }
                 if matches!(self.phase, Phase::Records) {
                     self.violated(violation);
+                    // Where the next record ends is not known: what follows would not authenticate, and so CLOSE would not be said.
+                    self.opener = None;
                 }
                 None
             }
