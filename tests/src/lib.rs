@@ -1,6 +1,6 @@
-//! What the tests of peermux share: two connections in virtual time, without any I/O, and a peer that can say anything.
+//! What the tests of peermux share: two connections in virtual time, without any I/O.
 
-pub mod hostile;
 mod pair;
+pub mod sim;
 
 pub use pair::{Pair, PairBuilder, Side, initiator_key, responder_key, rng};

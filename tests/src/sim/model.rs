@@ -1,0 +1,327 @@
+//! The reference model: what the specification and the contract of `Connection` say, without buffers, records or cryptography.
+//!
+//! A stream is two halves, one for each direction. A half knows what its application wrote, what of it stands in records, what credit was
+//! given, and how it ended. Bytes are a function of their place, so a number of bytes is as good as a vector.
+
+use std::collections::BTreeMap;
+
+use peermux_core::code::Code;
+use peermux_core::error::{ConnectionError, ReadError, WriteError};
+use peermux_core::wire::{Frame, Frames, Name, QUANTUM};
+
+use super::op::Side;
+
+/// What was expected and is not so.
+pub type Check = Result<(), String>;
+
+/// Returns an error unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($what:tt)+) => {
+        if !$condition {
+            return Err(format!($($what)+));
+        }
+    };
+}
+pub(super) use ensure;
+
+/// The byte at `offset` of what `side` sends on the stream `uid`.
+pub fn byte(uid: usize, side: Side, offset: u64) -> u8 {
+    let mixed = (offset + 1).wrapping_mul(0x9e37_79b9).wrapping_add((uid as u64 * 2 + side as u64) * 0x85eb);
+    (mixed >> 13) as u8
+}
+
+/// The direction of a stream that one side sends in.
+#[derive(Clone, Debug, Default)]
+pub struct Half {
+    /// Bytes that the sending application wrote, and that stand in records.
+    pub written: u64,
+    pub on_wire: u64,
+    /// The application has finished, or given it up.
+    pub finished: bool,
+    pub given_up: bool,
+    pub fin: bool,
+    pub reset: Option<Code>,
+    /// STOP of the receiving side, on the wire; and whether its application asked for it.
+    pub stop: Option<Code>,
+    pub stopped: bool,
+    /// Bytes that the receiving application read, and whether it saw an end.
+    pub read: u64,
+    pub seen_fin: bool,
+    pub seen_reset: Option<Code>,
+    /// The stream's limit, as its receiver gave it.
+    pub granted: u64,
+}
+
+/// A stream, as both sides together see it.
+#[derive(Clone, Debug, Default)]
+pub struct Stream {
+    pub opener: Side,
+    pub name: Option<String>,
+    pub wire: Option<u64>,
+    /// By sending side.
+    pub halves: [Half; 2],
+}
+
+impl Stream {
+    /// Whether OPEN is still to be sent by `side`.
+    pub fn awaits_open(&self, side: Side) -> bool {
+        self.opener == side && self.wire.is_none() && !self.halves[side].given_up
+    }
+}
+
+/// What one side sent in all.
+#[derive(Clone, Debug, Default)]
+pub struct Direction {
+    pub sent: u64,
+    pub granted: u64,
+    pub opened: u64,
+    /// The size that the last record announced, in quanta.
+    announced: Option<u8>,
+    names: Vec<String>,
+    drain: bool,
+    pub closed: bool,
+    pub records: u64,
+}
+
+/// What a record held.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// Streams whose payload stands in it.
+    pub payload: Vec<usize>,
+    pub frames: usize,
+    pub next: u8,
+}
+
+/// The model of a connection.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    pub streams: Vec<Stream>,
+    pub by_wire: BTreeMap<u64, usize>,
+    /// By sending side.
+    pub directions: [Direction; 2],
+    /// By receiving side: the connection's window, a new stream's window, and the largest record.
+    pub windows: [(u64, u64, u8); 2],
+}
+
+impl Model {
+    pub fn new(windows: [(u64, u64, u8); 2]) -> Self {
+        let mut model = Self { windows, ..Self::default() };
+        for side in [0, 1] {
+            model.directions[side].granted = windows[1 - side].0;
+        }
+        model
+    }
+
+    pub fn open(&mut self, opener: Side, name: Option<String>) -> usize {
+        let mut stream = Stream { opener, name, ..Stream::default() };
+        for side in [0, 1] {
+            stream.halves[side].granted = self.windows[1 - side].1;
+        }
+        self.streams.push(stream);
+        self.streams.len() - 1
+    }
+
+    /// The application of `side` wrote on `uid`.
+    pub fn wrote(&mut self, side: Side, uid: usize, len: usize, result: &Result<usize, WriteError>, ended: Option<&ConnectionError>) -> Check {
+        let stream = &mut self.streams[uid];
+        let half = &mut stream.halves[side];
+        match result {
+            Ok(taken) => {
+                ensure!(*taken <= len && (*taken > 0 || len == 0), "a write of {len} took {taken}");
+                ensure!(!half.finished && !half.given_up, "a write succeeded after the end of the half");
+                ensure!(ended.is_none(), "a write succeeded on a connection that has ended");
+                half.written += *taken as u64;
+                ensure!(
+                    half.written <= half.granted.max(2048),
+                    "{} bytes are queued beyond the stream's credit of {}", half.written, half.granted
+                );
+            }
+            Err(WriteError::Blocked) => ensure!(ended.is_none(), "a write blocks on a connection that has ended"),
+            Err(error) => return self.write_failed(side, uid, error, ended),
+        }
+        Ok(())
+    }
+
+    pub fn write_failed(&self, side: Side, uid: usize, error: &WriteError, ended: Option<&ConnectionError>) -> Check {
+        let stream = &self.streams[uid];
+        let half = &stream.halves[side];
+        match error {
+            WriteError::Stopped(code) => {
+                let refused = stream.wire.is_none() && *code == Code::REFUSED;
+                ensure!(half.stop == Some(*code) || refused, "stopped with {code}, and the peer said {:?}", half.stop);
+            }
+            WriteError::Finished => ensure!(half.finished || half.given_up, "finished, and nobody has finished it"),
+            WriteError::Connection(error) => ensure!(ended == Some(error), "ended by {error}, and the connection by {ended:?}"),
+            WriteError::UnknownStream => return Err("a stream that is held is unknown".into()),
+            WriteError::Blocked => {}
+        }
+        Ok(())
+    }
+
+    /// The application of `side` read `bytes` of what the other side sends on `uid`; none at the end of the stream.
+    pub fn read(&mut self, side: Side, uid: usize, result: Result<&[u8], &ReadError>, ended: Option<&ConnectionError>) -> Check {
+        let stream = &mut self.streams[uid];
+        let wire = stream.wire;
+        let half = &mut stream.halves[1 - side];
+        ensure!(half.seen_reset.is_none() || matches!(result, Err(ReadError::Reset(_) | ReadError::Stopped)), "after a reset: {result:?}");
+        ensure!(!half.seen_fin || result == Ok(&[]) || half.stopped, "after FIN: {result:?}");
+        match result {
+            Ok([]) => {
+                ensure!(half.fin, "an end of the stream, and there is no FIN");
+                ensure!(half.read == half.on_wire, "FIN after {} of {} bytes", half.read, half.on_wire);
+                half.seen_fin = true;
+            }
+            Ok(bytes) => {
+                ensure!(!half.stopped, "data after the application stopped it");
+                ensure!(half.read + bytes.len() as u64 <= half.on_wire, "more was read than was sent");
+                let wrong = (half.read..).zip(bytes).find(|(offset, read)| byte(uid, 1 - side, *offset) != **read);
+                ensure!(wrong.is_none(), "another byte than was sent, at {wrong:?}");
+                half.read += bytes.len() as u64;
+            }
+            Err(ReadError::Blocked) => ensure!(ended.is_none(), "a read blocks on a connection that has ended"),
+            Err(ReadError::Reset(code)) => {
+                ensure!(half.reset == Some(*code) || wire.is_none(), "reset with {code}, and the peer said {:?}", half.reset);
+                ensure!(half.seen_reset.is_none_or(|seen| seen == *code), "reset with {code} after {:?}", half.seen_reset);
+                half.seen_reset = Some(*code);
+            }
+            Err(ReadError::Stopped) => ensure!(half.stopped, "stopped, and the application never stopped it"),
+            Err(ReadError::Connection(error)) => ensure!(ended == Some(error), "ended by {error}, and the connection by {ended:?}"),
+            Err(ReadError::UnknownStream) => return Err("a stream that is held is unknown".into()),
+        }
+        Ok(())
+    }
+
+    /// `side` sealed a record of `plain`, a header and frames.
+    pub fn record(&mut self, side: Side, plain: &[u8]) -> Result<Held, String> {
+        let quanta = (plain.len() + 16).div_ceil(QUANTUM) as u8;
+        let direction = &mut self.directions[side];
+        ensure!(!direction.closed, "a record after the last one");
+        let first = direction.announced.unwrap_or(quanta);
+        ensure!(quanta == first, "a record of {quanta} quanta where {first} were announced");
+        let next = (plain[0] & 0x0f) + 1;
+        ensure!(next <= self.windows[1 - side].2, "{next} quanta are announced, beyond MAX_RECORD");
+        direction.announced = Some(next);
+        direction.records += 1;
+        self.frames(side, &plain[1..], plain[0] & 0x20 != 0, next)
+    }
+
+    /// `side` sealed a frame area.
+    pub fn frames(&mut self, side: Side, area: &[u8], end: bool, next: u8) -> Result<Held, String> {
+        let mut held = Held { next, ..Held::default() };
+        for frame in Frames::new(area) {
+            let frame = frame.map_err(|error| format!("a frame that does not decode: {error}"))?;
+            ensure!(!self.directions[side].closed, "a frame after CLOSE");
+            held.frames += 1;
+            self.frame(side, frame, &mut held).map_err(|error| format!("{frame:?}: {error}"))?;
+        }
+        ensure!(self.directions[side].closed == end, "CLOSE and the end bit do not come together");
+        Ok(held)
+    }
+
+    fn found(&self, wire: u64) -> Result<usize, String> {
+        self.by_wire.get(&wire).copied().ok_or_else(|| "for a stream that was never opened".into())
+    }
+
+    fn frame(&mut self, side: Side, frame: Frame<'_>, held: &mut Held) -> Check {
+        match frame {
+            Frame::Open(open) => {
+                let direction = &mut self.directions[side];
+                ensure!(open.stream == direction.opened << 1 | side as u64, "not the next id");
+                direction.opened += 1;
+                let name = match open.name {
+                    Name::None => None,
+                    Name::Entered(name) => {
+                        direction.names.push(name.into());
+                        Some(name.to_owned())
+                    }
+                    Name::Literal(name) => Some(name.to_owned()),
+                    Name::Index(index) => Some(direction.names.get(index as usize).ok_or("no such name")?.clone()),
+                };
+                // No two streams that wait to be opened have the same name.
+                let unopened = |(_, stream): &(usize, &Stream)| stream.awaits_open(side) && stream.name == name;
+                let uid = self.streams.iter().enumerate().find(unopened).map(|(uid, _)| uid);
+                let uid = uid.ok_or("no application opened it")?;
+                self.streams[uid].wire = Some(open.stream);
+                self.by_wire.insert(open.stream, uid);
+            }
+            Frame::Stream(data) => {
+                let uid = self.found(data.stream)?;
+                let half = &mut self.streams[uid].halves[side];
+                let len = data.payload.len() as u64;
+                ensure!(!half.fin && half.reset.is_none(), "data after FIN or RESET");
+                ensure!(half.on_wire + len <= half.written, "more than was written");
+                let wrong = (half.on_wire..).zip(data.payload).find(|(offset, sent)| byte(uid, side, *offset) != **sent);
+                ensure!(wrong.is_none(), "another byte than was written, at {wrong:?}");
+                half.on_wire += len;
+                ensure!(half.on_wire <= half.granted, "beyond the stream's credit of {}", half.granted);
+                if data.fin {
+                    ensure!(half.finished && !half.given_up && half.on_wire == half.written, "FIN before the end");
+                    half.fin = true;
+                }
+                let direction = &mut self.directions[side];
+                direction.sent += len;
+                ensure!(direction.sent <= direction.granted, "beyond the connection's credit of {}", direction.granted);
+                if len > 0 {
+                    held.payload.push(uid);
+                }
+            }
+            Frame::Reset(reset) => {
+                let uid = self.found(reset.stream)?;
+                let half = &mut self.streams[uid].halves[side];
+                ensure!(!half.fin && half.reset.is_none(), "RESET after FIN or RESET");
+                half.reset = Some(reset.code);
+            }
+            Frame::Stop(stop) => {
+                let uid = self.found(stop.stream)?;
+                let half = &mut self.streams[uid].halves[1 - side];
+                ensure!(half.stop.is_none(), "a second STOP");
+                ensure!(half.stopped || self.directions[side].drain, "nobody stopped it");
+                half.stop = Some(stop.code);
+            }
+            Frame::MaxData(max) => {
+                let sent = self.directions[1 - side].sent;
+                let (window, ..) = self.windows[side];
+                let granted = &mut self.directions[1 - side].granted;
+                ensure!(max.0 > *granted, "it does not raise the limit");
+                ensure!(max.0 <= sent + window, "more than a window beyond the {sent} that were sent");
+                *granted = max.0;
+            }
+            Frame::MaxStreamData(max) => {
+                let uid = self.found(max.stream)?;
+                let (window, stream_window, _) = self.windows[side];
+                let half = &mut self.streams[uid].halves[1 - side];
+                ensure!(max.maximum > half.granted, "it does not raise the limit");
+                let consumed = if half.stopped { half.on_wire } else { half.read };
+                let most = consumed + stream_window + window / 2;
+                ensure!(max.maximum <= most, "beyond {most}, the window and all growth");
+                half.granted = max.maximum;
+            }
+            Frame::Priority(priority) => {
+                self.found(priority.stream)?;
+            }
+            Frame::Drain(_) => ensure!(!std::mem::replace(&mut self.directions[side].drain, true), "a second DRAIN"),
+            Frame::Close(_) => self.directions[side].closed = true,
+            Frame::MaxStreams(_) | Frame::Ping(_) | Frame::Pong(_) | Frame::Skipped(_) => {}
+            Frame::Settings(_) | Frame::Attestation(_) => return Err("nobody sends this".into()),
+        }
+        Ok(())
+    }
+
+    /// Payload that `side` holds and may send, and on how many streams, as far as credit that was given and may not have arrived allows.
+    pub fn sendable(&self, side: Side) -> (u64, u64) {
+        let queued = self.streams.iter().filter(|stream| stream.wire.is_some()).map(|stream| &stream.halves[side]);
+        let queued = queued.filter(|half| !half.given_up && half.reset.is_none()).map(|half| half.written - half.on_wire);
+        let queued: Vec<u64> = queued.filter(|bytes| *bytes > 0).collect();
+        let credit = self.directions[side].granted - self.directions[side].sent;
+        (queued.iter().sum::<u64>().min(credit), queued.len() as u64)
+    }
+
+    /// Spec 8.2, rule 4, after the record that announced `next` quanta.
+    pub fn check_size(&self, side: Side, next: u8) -> Check {
+        let (payload, streams) = self.sendable(side);
+        ensure!(next == 1 || payload > 0, "{next} quanta are announced, and no payload can be sent");
+        let most = payload + payload.min(streams) * 8 + 17;
+        ensure!(u64::from(next) <= most.div_ceil(QUANTUM as u64), "{next} quanta are announced for {payload} bytes on {streams} streams");
+        Ok(())
+    }
+}
