@@ -2,7 +2,9 @@
 
 use core::fmt;
 
+use crate::stats::FrameCounts;
 use crate::varint;
+use crate::wire::FrameKind;
 
 /// Why a structure could not be read, and at which of its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,11 +121,12 @@ pub(crate) struct Writer<'a> {
     out: &'a mut [u8],
     len: usize,
     overflowed: bool,
+    frames: FrameCounts,
 }
 
 impl<'a> Writer<'a> {
     pub(crate) const fn new(out: &'a mut [u8]) -> Self {
-        Self { out, len: 0, overflowed: false }
+        Self { out, len: 0, overflowed: false, frames: FrameCounts::new() }
     }
 
     /// Bytes written so far.
@@ -134,6 +137,17 @@ impl<'a> Writer<'a> {
     /// Bytes that can still be written.
     pub(crate) const fn room(&self) -> usize {
         self.out.len() - self.len
+    }
+
+    /// The frames that were begun so far, by kind.
+    pub(crate) const fn frames(&self) -> &FrameCounts {
+        &self.frames
+    }
+
+    /// The type of a frame, which is counted.
+    pub(crate) fn frame_type(&mut self, kind: u8) {
+        self.u8(kind);
+        self.frames.add(FrameKind::of(kind));
     }
 
     /// Whether a write did not fit.

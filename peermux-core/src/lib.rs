@@ -162,6 +162,7 @@ mod handshake;
 mod id;
 mod mux;
 mod record;
+mod stats;
 pub mod time;
 pub mod varint;
 #[cfg(test)]
@@ -173,6 +174,7 @@ pub use config::{Config, ConfigError, Identity, Remote, ResponderKeys};
 pub use connection::{Connection, EarlyOffer, Event, Mode, PeerInfo, RecvStream, SendStream, Transmit};
 pub use early::{Refusal, StrikeRegister};
 pub use id::{Role, StreamId};
+pub use stats::{FrameCounts, Stats, StreamStats, WaitTimes};
 
 /// The largest input buffer, in bytes, with which the memory bound of a connection holds.
 pub const MAX_INPUT_BUFFER: usize = 32 * 1024;

@@ -6,7 +6,7 @@ use crate::codec::Writer;
 use crate::error::BufferTooSmall;
 use crate::record::{TAG, quanta_for};
 use crate::time::Instant;
-use crate::wire::{Close, Frame, HANDSHAKE_FRAMES};
+use crate::wire::{Close, Frame, FrameKind, HANDSHAKE_FRAMES};
 
 /// What is to be done about sending.
 enum Action {
@@ -38,6 +38,7 @@ impl Connection {
             out[..len].copy_from_slice(&self.flight);
             self.flight.clear();
             self.liveness.flight_sent(self.now);
+            self.traffic.bytes_sent += len as u64;
             return Ok(Transmit::Bytes(len));
         }
         match self.next_action() {
@@ -122,6 +123,8 @@ impl Connection {
             }
         };
         debug_assert!(!area.overflowed());
+        self.traffic.bytes_sent += len as u64;
+        self.traffic.frames_sent.add_all(area.frames());
         area.pad();
         // What is announced for payload must leave even if the payload is reset meanwhile.
         self.must_send = next > 1;
@@ -161,6 +164,7 @@ impl Connection {
         let mut frame = [0; LONGEST];
         if let Some(len) = Frame::Skipped(kind).encode(&mut frame) {
             area.bytes(&frame[..len]);
+            self.traffic.frames_sent.add(FrameKind::Skipped);
         }
     }
 }

@@ -41,6 +41,7 @@ impl Connection {
                 return;
             }
             let mut unit = input.split_to(len);
+            self.traffic.bytes_received += len as u64;
             if !matches!(self.phase, Phase::Records) {
                 self.on_flight(&mut unit);
             } else if let Some(header) = self.open_record(&mut unit) {
@@ -72,6 +73,7 @@ impl Connection {
             let len = self.next_input_len();
             let Some(unit) = input.get_mut(taken..taken + len) else { return taken };
             taken += len;
+            self.traffic.bytes_received += len as u64;
             if !matches!(self.phase, Phase::Records) {
                 self.on_flight(unit);
             } else if let Some(header) = self.open_record(unit)
@@ -156,6 +158,7 @@ impl Connection {
                 return Err(Violation::new(ProtocolCode::FRAME_NOT_ALLOWED, "a frame after CLOSE"));
             }
             let frame = frame.map_err(violation)?;
+            self.traffic.frames_received.add(frame.kind());
             match frame {
                 Frame::Close(frame) => close = Some(frame),
                 // After its own CLOSE a side reads on only for the peer's.
@@ -176,7 +179,9 @@ impl Connection {
     /// Accepted early data.
     pub(super) fn read_early_frames(&mut self, area: &[u8]) -> Result<(), Violation> {
         for frame in Frames::new(area) {
-            match frame.map_err(violation)? {
+            let frame = frame.map_err(violation)?;
+            self.traffic.frames_received.add(frame.kind());
+            match frame {
                 Frame::Open(frame) => self.mux.on_open(frame, true)?,
                 Frame::Stream(frame) => self.mux.on_stream(frame, Source::Borrowed)?,
                 Frame::Skipped(_) => self.mux.budget.control(self.now, 1)?,

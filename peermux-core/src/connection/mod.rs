@@ -34,6 +34,7 @@ use crate::handshake::{Secrets, initiator, responder};
 use crate::id::{Role, StreamId};
 use crate::mux::{Limits, Mux, StreamEvent};
 use crate::record::{Opener, Sealer};
+use crate::stats::{FrameCounts, Stats, StreamStats};
 use crate::time::Instant;
 use crate::wakers::Notices;
 use crate::wire::{Priority, Settings};
@@ -82,6 +83,7 @@ pub struct Connection {
     once: Once,
     exporter: Option<Secrets>,
     early: Early,
+    traffic: Traffic,
     /// The wall clock, in milliseconds since 1970, at a moment.
     wall_clock: Option<(Instant, u64)>,
     notices: Notices<Event>,
@@ -111,6 +113,15 @@ enum Decision {
     /// It is, and the application is asked.
     Asked,
     Accepted,
+}
+
+/// What went over the transport.
+#[derive(Default)]
+struct Traffic {
+    bytes_sent: u64,
+    bytes_received: u64,
+    frames_sent: FrameCounts,
+    frames_received: FrameCounts,
 }
 
 /// Where early data stands.
@@ -211,6 +222,7 @@ impl Connection {
             once: Once::default(),
             exporter: None,
             early: Early::default(),
+            traffic: Traffic::default(),
             wall_clock: None,
             notices: Notices::default(),
             config,
@@ -419,6 +431,27 @@ impl Connection {
     /// The round trip time, smoothed; zero before the first measurement.
     pub const fn round_trip(&self) -> Duration {
         self.liveness.round_trip()
+    }
+
+    /// What the connection has done so far, and what it holds now.
+    pub fn stats(&self) -> Stats {
+        let (records_sent, records_received) = self.record_counts();
+        Stats {
+            bytes_sent: self.traffic.bytes_sent,
+            bytes_received: self.traffic.bytes_received,
+            records_sent,
+            records_received,
+            frames_sent: self.traffic.frames_sent,
+            frames_received: self.traffic.frames_received,
+            round_trip: self.round_trip(),
+            largest_record: self.drain_rate.largest_record(),
+            ..self.mux.stats()
+        }
+    }
+
+    /// What a stream has done so far, and what it holds now; `None` if the application let go of it.
+    pub fn stream_stats(&self, id: StreamId) -> Option<StreamStats> {
+        self.mux.stream_stats(id)
     }
 
     /// The configuration.

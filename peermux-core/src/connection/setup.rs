@@ -311,6 +311,7 @@ impl Connection {
                 let mut writer = Writer::new(&mut frames);
                 writer.bytes(&core::mem::take(&mut self.early.again));
                 self.mux.fill(&mut writer);
+                self.traffic.frames_sent.add_all(writer.frames());
                 writer.pad();
                 let next = self.next_size();
                 let header = Header { next, key_update: false, end: false }.byte();

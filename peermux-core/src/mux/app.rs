@@ -99,8 +99,17 @@ impl Mux {
         let room = self.send_room(slot);
         if room == 0 {
             let full = self.queued >= self.limits.send_buffer;
+            let wait = if self.streams[slot as usize].send.credit_room() == 0 {
+                Wait::Credit
+            } else if self.credit_out.left() == 0 {
+                Wait::ConnectionCredit
+            } else {
+                Wait::Transport
+            };
+            let now = self.now;
             let stream = &mut self.streams[slot as usize];
             stream.send.interest.want_event();
+            stream.blocked.get_or_insert((now, wait));
             if full && !stream.in_room {
                 stream.in_room = true;
                 self.room.push_back(slot);

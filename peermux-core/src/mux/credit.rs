@@ -21,6 +21,10 @@ impl SendCredit {
         self.limit - self.sent
     }
 
+    pub(super) const fn sent(&self) -> u64 {
+        self.sent
+    }
+
     /// Uses `bytes`, of which no more than are left are ever asked for.
     pub(super) const fn spend(&mut self, bytes: usize) {
         self.sent += bytes as u64;
@@ -53,6 +57,10 @@ impl RecvCredit {
 
     pub(super) const fn window(&self) -> u64 {
         self.window
+    }
+
+    pub(super) const fn received(&self) -> u64 {
+        self.received
     }
 
     /// Bytes received that the application has not yet taken, and that were not discarded.

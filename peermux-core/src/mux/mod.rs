@@ -26,8 +26,9 @@ pub(crate) use budget::Budget;
 pub(crate) use ingress::Source;
 
 use crate::code::{Code, ProtocolCode};
-use crate::error::{ConnectionError, Violation};
+use crate::error::{ConnectionError, Violation, Wait};
 use crate::id::{Role, StreamId};
+use crate::stats::{Stats, StreamStats, WaitTimes};
 use crate::time::Instant;
 use crate::wakers::Notices;
 use crate::wire::{Priority, Settings};
@@ -83,6 +84,9 @@ struct Stream {
     early: bool,
     /// The application holds it, or it waits to be accepted.
     held: bool,
+    /// Since when its writer has been held up, and for what; and how long it was before.
+    blocked: Option<(Instant, Wait)>,
+    waited: WaitTimes,
     /// Its queued bytes as counted in [`Mux::queued`], and in [`Mux::ready`].
     counted: usize,
     counted_ready: usize,
@@ -176,6 +180,7 @@ pub(crate) struct Mux {
     queued: usize,
     ready: usize,
 
+    waited: WaitTimes,
     ended: Option<ConnectionError>,
     pub(crate) notices: Notices<StreamEvent>,
 }
@@ -215,6 +220,7 @@ impl Mux {
             accepted: false,
             queued: 0,
             ready: 0,
+            waited: WaitTimes::default(),
             ended: None,
             notices: Notices::default(),
         }
@@ -284,6 +290,35 @@ impl Mux {
         self.streams.len()
     }
 
+    /// What the streams have done and hold.
+    pub(crate) fn stats(&self) -> Stats {
+        Stats {
+            payload_sent: self.credit_out.sent(),
+            payload_received: self.credit_in.received(),
+            streams_opened: self.opened,
+            streams_accepted: self.peer_streams.opened,
+            streams: self.streams.len(),
+            queued: self.queued,
+            unread: self.credit_in.unread(),
+            credit: self.credit_out.left(),
+            waited: self.waited,
+            ..Stats::default()
+        }
+    }
+
+    pub(crate) fn stream_stats(&self, id: StreamId) -> Option<StreamStats> {
+        let stream = self.streams.get(id.slot as usize).filter(|stream| stream.serial == id.serial)?;
+        Some(StreamStats {
+            sent: stream.send.credit.sent(),
+            received: stream.recv.credit.received(),
+            queued: stream.send.queue.len(),
+            unread: stream.recv.queue.len(),
+            credit: stream.send.credit.left(),
+            receive_window: stream.recv.credit.window(),
+            waited: stream.waited,
+        })
+    }
+
     /// Bytes that wait to be sent.
     pub(crate) const fn queued(&self) -> usize {
         self.queued
@@ -311,6 +346,8 @@ impl Mux {
             opened_here,
             early: false,
             held: true,
+            blocked: None,
+            waited: WaitTimes::default(),
             counted: 0,
             counted_ready: 0,
         };
@@ -364,6 +401,11 @@ impl Mux {
     fn tell_writable(&mut self, slot: u32) {
         let id = self.id(slot);
         let stream = &mut self.streams[slot as usize];
+        if let Some((since, wait)) = stream.blocked.take() {
+            let time = self.now.saturating_since(since);
+            stream.waited.add(wait, time);
+            self.waited.add(wait, time);
+        }
         self.notices.tell(&mut stream.send.interest, || StreamEvent::Writable(id));
     }
 

@@ -31,7 +31,7 @@ impl<'a> Attestation<'a> {
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {
-        out.u8(Self::TYPE);
+        out.frame_type(Self::TYPE);
         out.prefixed(self.0);
     }
 }

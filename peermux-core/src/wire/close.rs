@@ -37,7 +37,7 @@ impl<'a> Close<'a> {
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {
-        out.u8(Self::TYPE);
+        out.frame_type(Self::TYPE);
         encode_code(self.code, out);
         out.prefixed(self.reason.as_bytes());
     }
@@ -52,7 +52,7 @@ impl Drain {
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {
-        out.u8(Self::TYPE);
+        out.frame_type(Self::TYPE);
         out.varint(self.0.0);
     }
 }

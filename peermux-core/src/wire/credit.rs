@@ -32,7 +32,7 @@ impl MaxData {
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {
-        out.u8(Self::TYPE);
+        out.frame_type(Self::TYPE);
         out.varint(self.0);
     }
 }
@@ -49,7 +49,7 @@ impl MaxStreamData {
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {
-        out.u8(Self::TYPE);
+        out.frame_type(Self::TYPE);
         out.varint(self.stream);
         out.varint(self.maximum);
     }
@@ -70,7 +70,7 @@ impl MaxStreams {
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {
-        out.u8(Self::TYPE);
+        out.frame_type(Self::TYPE);
         out.varint(self.0);
     }
 }

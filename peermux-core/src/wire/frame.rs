@@ -10,6 +10,54 @@ use super::{
 use crate::code::ProtocolCode;
 use crate::codec::{DecodeError, Reader, Writer};
 
+/// The kinds of frames, for counting them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "each variant is the frame of its name")]
+pub enum FrameKind {
+    Ping,
+    Pong,
+    MaxData,
+    MaxStreamData,
+    MaxStreams,
+    Reset,
+    Stop,
+    Open,
+    Priority,
+    Close,
+    Drain,
+    Settings,
+    Attestation,
+    Stream,
+    /// A frame of the skippable range.
+    Skipped,
+}
+
+impl FrameKind {
+    /// How many kinds there are.
+    pub const COUNT: usize = 15;
+
+    /// The kind with a type of one byte; `Skipped` for all that have none.
+    pub(crate) const fn of(kind: u8) -> Self {
+        match kind {
+            Ping::TYPE => Self::Ping,
+            Pong::TYPE => Self::Pong,
+            MaxData::TYPE => Self::MaxData,
+            MaxStreamData::TYPE => Self::MaxStreamData,
+            MaxStreams::TYPE => Self::MaxStreams,
+            Reset::TYPE => Self::Reset,
+            Stop::TYPE => Self::Stop,
+            Open::TYPE => Self::Open,
+            PriorityUpdate::TYPE => Self::Priority,
+            Close::TYPE => Self::Close,
+            Drain::TYPE => Self::Drain,
+            settings::FRAME_TYPE => Self::Settings,
+            Attestation::TYPE => Self::Attestation,
+            StreamData::TYPE..=StreamData::LAST_TYPE => Self::Stream,
+            _ => Self::Skipped,
+        }
+    }
+}
+
 /// A frame that is well formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant holds the frame of its name")]
@@ -143,6 +191,27 @@ impl<'a> Iterator for Frames<'a> {
 }
 
 impl Frame<'_> {
+    /// Which kind of frame this is.
+    pub const fn kind(&self) -> FrameKind {
+        match self {
+            Self::Ping(_) => FrameKind::Ping,
+            Self::Pong(_) => FrameKind::Pong,
+            Self::MaxData(_) => FrameKind::MaxData,
+            Self::MaxStreamData(_) => FrameKind::MaxStreamData,
+            Self::MaxStreams(_) => FrameKind::MaxStreams,
+            Self::Reset(_) => FrameKind::Reset,
+            Self::Stop(_) => FrameKind::Stop,
+            Self::Open(_) => FrameKind::Open,
+            Self::Priority(_) => FrameKind::Priority,
+            Self::Close(_) => FrameKind::Close,
+            Self::Drain(_) => FrameKind::Drain,
+            Self::Settings(_) => FrameKind::Settings,
+            Self::Attestation(_) => FrameKind::Attestation,
+            Self::Stream(_) => FrameKind::Stream,
+            Self::Skipped(_) => FrameKind::Skipped,
+        }
+    }
+
     /// Appends the frame to `out`. STREAM is written with its length.
     ///
     /// Returns the number of bytes written, or `None` if there is no room: then `out` holds part of the frame.
@@ -166,7 +235,7 @@ impl Frame<'_> {
             Self::Close(frame) => frame.encode(out),
             Self::Drain(frame) => frame.encode(out),
             Self::Settings(body) => {
-                out.u8(settings::FRAME_TYPE);
+                out.frame_type(settings::FRAME_TYPE);
                 out.prefixed(body);
             }
             Self::Attestation(frame) => frame.encode(out),

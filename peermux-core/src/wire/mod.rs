@@ -18,7 +18,7 @@ mod stream;
 pub use attestation::{Attestation, ED25519_SCHEME, MAX_FRAME_ATTESTATION, MAX_TLV_ATTESTATION};
 pub use close::{Close, Drain, MAX_REASON};
 pub use credit::{MaxData, MaxStreamData, MaxStreams};
-pub use frame::{Frame, FrameError, Frames};
+pub use frame::{Frame, FrameError, FrameKind, Frames};
 pub use hello::{Flags, Hello, MAX_TLVS, Suites, Versions};
 pub use open::{MAX_NAME, MAX_NAMES, Name, Open, is_name};
 pub use ping::{Ping, Pong};

@@ -91,7 +91,7 @@ impl<'a> Open<'a> {
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {
-        out.u8(Self::TYPE);
+        out.frame_type(Self::TYPE);
         out.varint(self.stream);
         out.u8(self.priority.byte());
         self.name.encode(out);

@@ -23,7 +23,7 @@ impl Ping {
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {
-        out.u8(Self::TYPE);
+        out.frame_type(Self::TYPE);
         out.bytes(&self.0);
     }
 }
@@ -37,7 +37,7 @@ impl Pong {
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {
-        out.u8(Self::TYPE);
+        out.frame_type(Self::TYPE);
         out.bytes(&self.0);
     }
 }

@@ -72,7 +72,7 @@ impl PriorityUpdate {
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {
-        out.u8(Self::TYPE);
+        out.frame_type(Self::TYPE);
         out.varint(self.stream);
         out.u8(self.priority.byte());
     }

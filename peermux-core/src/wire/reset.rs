@@ -45,7 +45,7 @@ impl Reset {
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {
-        out.u8(Self::TYPE);
+        out.frame_type(Self::TYPE);
         out.varint(self.stream);
         encode_code(self.code, out);
     }
@@ -60,7 +60,7 @@ impl Stop {
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {
-        out.u8(Self::TYPE);
+        out.frame_type(Self::TYPE);
         out.varint(self.stream);
         encode_code(self.code, out);
     }

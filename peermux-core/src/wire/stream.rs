@@ -39,7 +39,7 @@ impl<'a> StreamData<'a> {
     /// Encodes everything before the payload; without a length the payload must reach to the end of the frame area.
     pub(crate) fn encode_header(stream: u64, fin: bool, len: Option<usize>, out: &mut Writer<'_>) {
         let len_flag = if len.is_some() { Self::LEN } else { 0 };
-        out.u8(Self::TYPE | (u8::from(fin) * Self::FIN) | len_flag);
+        out.frame_type(Self::TYPE | (u8::from(fin) * Self::FIN) | len_flag);
         out.varint(stream);
         if let Some(len) = len {
             out.varint(len as u64);
