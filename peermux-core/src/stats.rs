@@ -1,0 +1,122 @@
+//! What a connection and its streams count: cheap enough to be always on.
+
+use core::time::Duration;
+
+use crate::error::Wait;
+use crate::wire::FrameKind;
+
+/// Frames by their kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameCounts([u64; FrameKind::COUNT]);
+
+impl FrameCounts {
+    pub(crate) const fn new() -> Self {
+        Self([0; FrameKind::COUNT])
+    }
+
+    pub(crate) const fn add(&mut self, kind: FrameKind) {
+        self.0[kind as usize] += 1;
+    }
+
+    pub(crate) fn add_all(&mut self, others: &Self) {
+        for (count, other) in self.0.iter_mut().zip(others.0) {
+            *count += other;
+        }
+    }
+
+    /// How many frames of this kind there were.
+    pub const fn of(&self, kind: FrameKind) -> u64 {
+        self.0[kind as usize]
+    }
+
+    /// How many frames there were.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
+impl Default for FrameCounts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How long writers were held up, by what they waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct WaitTimes {
+    /// For the peer's application to read the stream.
+    pub credit: Duration,
+    /// For the peer's application to read other streams of the connection.
+    pub connection_credit: Duration,
+    /// For the transport, or for streams that go first: the stream's send buffer, or the connection's, was full.
+    pub transport: Duration,
+}
+
+impl WaitTimes {
+    pub(crate) fn add(&mut self, wait: Wait, time: Duration) {
+        let total = match wait {
+            Wait::Credit => &mut self.credit,
+            Wait::ConnectionCredit => &mut self.connection_credit,
+            _ => &mut self.transport,
+        };
+        *total = total.saturating_add(time);
+    }
+}
+
+/// What a connection has done so far, and what it holds now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Bytes written to the transport, handshake included.
+    pub bytes_sent: u64,
+    /// Bytes taken from the transport, handshake included.
+    pub bytes_received: u64,
+    /// Payload bytes of streams in what was sent.
+    pub payload_sent: u64,
+    /// Payload bytes of streams in what was received.
+    pub payload_received: u64,
+    /// Records sent.
+    pub records_sent: u64,
+    /// Records received.
+    pub records_received: u64,
+    /// Frames sent, by kind.
+    pub frames_sent: FrameCounts,
+    /// Frames received, by kind.
+    pub frames_received: FrameCounts,
+    /// Streams that this side opened on the wire.
+    pub streams_opened: u64,
+    /// Streams that the peer opened.
+    pub streams_accepted: u64,
+    /// Streams that exist now on this side.
+    pub streams: usize,
+    /// Payload bytes that wait to be sent.
+    pub queued: usize,
+    /// Payload bytes that were received and not yet read.
+    pub unread: u64,
+    /// Payload bytes that the peer lets this side send still, over all streams.
+    pub credit: u64,
+    /// The round trip time, smoothed; zero before the first measurement.
+    pub round_trip: Duration,
+    /// The size of a record at most, as the transport's rate has it, in quanta.
+    pub largest_record: u8,
+    /// How long writers were held up.
+    pub waited: WaitTimes,
+}
+
+/// What a stream has done so far, and what it holds now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct StreamStats {
+    /// Payload bytes sent.
+    pub sent: u64,
+    /// Payload bytes received.
+    pub received: u64,
+    /// Payload bytes that wait to be sent.
+    pub queued: usize,
+    /// Payload bytes that were received and not yet read.
+    pub unread: usize,
+    /// Payload bytes that the peer lets this stream send still.
+    pub credit: u64,
+    /// The window that this side gives the peer, in bytes.
+    pub receive_window: u64,
+    /// How long its writer was held up.
+    pub waited: WaitTimes,
+}
