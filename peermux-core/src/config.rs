@@ -5,10 +5,11 @@ use core::fmt;
 use core::time::Duration;
 
 use crate::crypto::{Provider, PublicKey, StaticSecret, Suite, default_provider};
-use crate::wire::{MAX_RECORD, MAX_TLV_ATTESTATION, Settings, Shaping};
+use crate::key_log::KeyLog;
+use crate::wire::{MAX_FRAME_ATTESTATION, MAX_RECORD, Settings, Shaping};
 
 /// How a connection behaves. Built by changing fields of the default; checked when a connection is made.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// The largest record that this side takes and sends, in quanta of 1408 bytes: 1 to 16; 16 by default. A small device that
     /// takes 2 needs a receive buffer of 2816 bytes.
@@ -38,13 +39,16 @@ pub struct Config {
     /// Responder: whether a dialer that does not know this side's key is answered at all. `true` by default; without it, this side's identity
     /// is never shown to a prober.
     pub fallback: bool,
-    /// An attestation of this side's static key, 1 to 112 bytes (`docs/spec.md` section 4.5).
+    /// An attestation of this side's static key ([`attestation`](crate::attestation)): 1 to 1024 bytes. One of more than 112 travels in a frame after the handshake, so a
+    /// dialer cannot make its expectation depend on it.
     pub attestation: Option<Arc<[u8]>>,
     /// Whether this side takes part in early data (`docs/spec.md` section 6): as an initiator it sends streams of
     /// [`Connection::open_early`](crate::Connection::open_early) with the first flight; as a responder it may accept them
     /// ([`Event::EarlyData`](crate::Event::EarlyData)). Early data has no forward secrecy against theft of the responder's key, is
     /// not protected by ML-KEM, and can be replayed where no strike register prevents it. `false` by default.
     pub early_data: bool,
+    /// Takes the secrets of connections, for debugging. `None` by default.
+    pub key_log: Option<Arc<dyn KeyLog>>,
     /// Whether to send values that nobody knows, so that peers do not forget to ignore them (`docs/spec.md` section 17). `true` by default.
     pub grease: bool,
     /// The implementation of the cryptography.
@@ -66,9 +70,30 @@ impl Default for Config {
             fallback: true,
             attestation: None,
             early_data: false,
+            key_log: None,
             grease: true,
             provider: default_provider(),
         }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("max_record", &self.max_record)
+            .field("receive_window", &self.receive_window)
+            .field("stream_receive_window", &self.stream_receive_window)
+            .field("max_streams", &self.max_streams)
+            .field("send_buffer", &self.send_buffer)
+            .field("stream_send_buffer", &self.stream_send_buffer)
+            .field("idle_timeout", &self.idle_timeout)
+            .field("keepalive", &self.keepalive)
+            .field("ask", &self.ask)
+            .field("fallback", &self.fallback)
+            .field("early_data", &self.early_data)
+            .field("grease", &self.grease)
+            .field("provider", &self.provider)
+            .finish_non_exhaustive()
     }
 }
 
@@ -141,7 +166,7 @@ impl Config {
             ("keepalive", self.keepalive.is_none_or(|every| every >= Duration::from_millis(10))),
             (
                 "attestation",
-                self.attestation.as_ref().is_none_or(|bytes| (1..=MAX_TLV_ATTESTATION).contains(&bytes.len())),
+                self.attestation.as_ref().is_none_or(|bytes| (1..=MAX_FRAME_ATTESTATION).contains(&bytes.len())),
             ),
             ("provider", self.provider.supports(Suite::ChaCha20Poly1305)),
         ];

@@ -232,6 +232,7 @@ impl State {
                     wakers.many.append(&mut self.acceptors);
                 }
                 Event::Readable(_) | Event::Writable(_) | Event::Draining(_) | Event::EarlyData(_) => {}
+                Event::Attestation(_) => {}
             }
         }
         if self.connection.is_closed() {

@@ -147,6 +147,7 @@ extern crate alloc;
 #[cfg(any(feature = "std", test))]
 extern crate std;
 
+pub mod attestation;
 pub mod code;
 pub mod codec;
 mod config;
@@ -160,6 +161,7 @@ pub mod error;
 mod error_io;
 mod handshake;
 mod id;
+mod key_log;
 mod mux;
 mod record;
 mod stats;
@@ -174,6 +176,7 @@ pub use config::{Config, ConfigError, Identity, Remote, ResponderKeys};
 pub use connection::{Connection, EarlyOffer, Event, Mode, PeerInfo, RecvStream, SendStream, Transmit};
 pub use early::{Refusal, StrikeRegister};
 pub use id::{Role, StreamId};
+pub use key_log::{KeyLog, TrafficSecrets};
 pub use stats::{FrameCounts, Stats, StreamStats, WaitTimes};
 
 /// The largest input buffer, in bytes, with which the memory bound of a connection holds.

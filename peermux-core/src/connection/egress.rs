@@ -6,7 +6,7 @@ use crate::codec::Writer;
 use crate::error::BufferTooSmall;
 use crate::record::{TAG, quanta_for};
 use crate::time::Instant;
-use crate::wire::{Close, Frame, FrameKind, HANDSHAKE_FRAMES};
+use crate::wire::{Attestation, Close, Frame, FrameKind, HANDSHAKE_FRAMES};
 
 /// What is to be done about sending.
 enum Action {
@@ -87,7 +87,7 @@ impl Connection {
         }
         if self.mux.has_drained() {
             Action::CloseDrained
-        } else if self.must_send || self.liveness.wants_record() || self.mux.wants_record() {
+        } else if self.must_send || self.attest.is_some() || self.liveness.wants_record() || self.mux.wants_record() {
             Action::Record
         } else {
             Action::Nothing
@@ -110,6 +110,7 @@ impl Connection {
             None => {
                 area.bytes(&core::mem::take(&mut self.early.again));
                 if self.decision == Decision::Accepted {
+                    self.write_attestation(&mut area);
                     self.liveness.write(self.now, &mut area);
                 }
                 self.mux.fill(&mut area);
@@ -151,6 +152,13 @@ impl Connection {
         // Payload alone decides: headers make the record larger only where payload fills it anyway.
         let quanta = quanta_for(payload + headers);
         u8::try_from(quanta).unwrap_or(u8::MAX).min(largest).max(1)
+    }
+
+    /// A long attestation goes with the first record that holds it.
+    fn write_attestation(&mut self, area: &mut Writer<'_>) {
+        if let Some(bytes) = self.attest.take_if(|bytes| area.room() >= bytes.len() + 3) {
+            Attestation(&bytes).encode(area);
+        }
     }
 
     /// Now and then, where padding would stand, a frame that nobody knows.

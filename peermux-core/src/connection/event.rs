@@ -1,6 +1,7 @@
 //! What a connection tells its application.
 
 use arrayvec::ArrayVec;
+use bytes::Bytes;
 
 use crate::code::ProtocolCode;
 use crate::crypto::{PublicKey, Suite};
@@ -66,6 +67,8 @@ pub enum Event {
     Readable(StreamId),
     /// A stream that had no room may have some now, or an error; or it is flushed.
     Writable(StreamId),
+    /// The peer attests another identity in a frame, since it was too long for the handshake. Nobody has verified it.
+    Attestation(Bytes),
     /// The peer wants no more streams; what is open may finish.
     Draining(ProtocolCode),
     /// The connection is over for the application. What was received before can still be read.

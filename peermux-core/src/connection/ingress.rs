@@ -1,6 +1,6 @@
 //! Bytes to records, records to frames, frames to the mux.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::{Connection, Event, Phase};
 use crate::code::ProtocolCode;
@@ -224,8 +224,10 @@ impl Connection {
             Frame::Settings(_) => {
                 self.once(|once| &mut once.settings, ProtocolCode::SETTINGS_INVALID, "SETTINGS twice or late")
             }
-            Frame::Attestation(_) => {
-                self.once(|once| &mut once.attestation, ProtocolCode::FRAME_NOT_ALLOWED, "ATTESTATION twice or late")
+            Frame::Attestation(attestation) => {
+                self.once(|once| &mut once.attestation, ProtocolCode::FRAME_NOT_ALLOWED, "ATTESTATION twice or late")?;
+                self.notices.push(Event::Attestation(Bytes::copy_from_slice(attestation.0)));
+                Ok(())
             }
             Frame::Skipped(_) => self.mux.budget.control(self.now, 1),
             Frame::Close(_) => Ok(()),

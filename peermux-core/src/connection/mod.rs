@@ -37,7 +37,7 @@ use crate::record::{Opener, Sealer};
 use crate::stats::{FrameCounts, Stats, StreamStats};
 use crate::time::Instant;
 use crate::wakers::Notices;
-use crate::wire::{Priority, Settings};
+use crate::wire::{MAX_TLV_ATTESTATION, Priority, Settings};
 use closing::Closing;
 use drain_rate::DrainRate;
 use liveness::Liveness;
@@ -82,6 +82,10 @@ pub struct Connection {
     /// Whether the peer already sent the frames that may come once.
     once: Once,
     exporter: Option<Secrets>,
+    /// The initiator's ephemeral key, which names the connection in a key log.
+    ephemeral: [u8; 32],
+    /// A long attestation that is to be sent.
+    attest: Option<Arc<[u8]>>,
     early: Early,
     traffic: Traffic,
     /// The wall clock, in milliseconds since 1970, at a moment.
@@ -221,6 +225,8 @@ impl Connection {
             closing: Closing::default(),
             once: Once::default(),
             exporter: None,
+            ephemeral: [0; 32],
+            attest: config.attestation.clone().filter(|bytes| bytes.len() > MAX_TLV_ATTESTATION),
             early: Early::default(),
             traffic: Traffic::default(),
             wall_clock: None,

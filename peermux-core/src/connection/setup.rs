@@ -15,6 +15,7 @@ use crate::early::WINDOW_MS;
 use crate::error::{ConnectionError, HandshakeError};
 use crate::handshake::{Established, FLIGHT_LEN, M1_LEN, initiator, responder};
 use crate::id::Role;
+use crate::key_log::TrafficSecrets;
 use crate::mux::Source;
 use crate::record::{Header, Opener, Sealer};
 use crate::wire::{Flags, HANDSHAKE_FRAMES, Hello, Suites, VERSION};
@@ -99,6 +100,7 @@ impl Connection {
         hello.timestamp = timestamp;
         let provider = self.config.provider;
         let (await_m2, m1) = initiator::start(provider, &mut self.rng, secret, remote.key(), &hello, &frames)?;
+        self.ephemeral.copy_from_slice(&m1[..32]);
         self.flight.extend_from_slice(&m1[..]);
         self.phase = Phase::AwaitM2(await_m2, remote);
         Ok(())
@@ -118,6 +120,10 @@ impl Connection {
         hello.attestation = self.config.attestation.as_ref().and_then(|bytes| (&**bytes).try_into().ok());
         if self.config.grease {
             hello.grease = Some(grease(&mut self.rng));
+            hello.grease_setting = Some(31 * self.rng.uniform(1, 500) + 27);
+            // Never in the first place.
+            hello.versions.push(self.rng.uniform(0xe0, 0xf0) as u8);
+            hello.suites.push(self.rng.uniform(0xe0, 0xf0) as u8);
         }
         hello
     }
@@ -168,6 +174,7 @@ impl Connection {
 
     fn on_m1(&mut self, start: responder::Start, flight: &mut [u8]) -> Result<(), HandshakeError> {
         let m1: &mut [u8; M1_LEN] = flight.try_into().map_err(|_| HandshakeError::Provider)?;
+        self.ephemeral.copy_from_slice(&m1[..32]);
         let suites: Suites = self.suites().collect();
         let trial = start.read(&mut self.rng, m1, |offer| choose(&suites, offer).is_ok())?;
         let mut early = EarlyState::None;
@@ -374,6 +381,10 @@ impl Connection {
         let opener = Opener::new(provider, suite, theirs, receives, self.config.max_record, 0);
         self.sealer = Some(sealer.ok_or(HandshakeError::Provider)?);
         self.opener = Some(opener.ok_or(HandshakeError::Provider)?);
+        if let Some(key_log) = &self.config.key_log {
+            let (i2r, r2i) = (secrets.i2r(), secrets.r2i());
+            key_log.log(&TrafficSecrets { ephemeral: &self.ephemeral, suite, i2r: &i2r, r2i: &r2i });
+        }
         self.exporter = Some(secrets.into_exporter());
         self.phase = Phase::Records;
         if self.role == Role::Responder {

@@ -151,6 +151,7 @@ impl Mux {
                 }
                 self.streams[slot as usize].send.state = SendState::Finishing;
                 self.refresh(slot);
+                self.tell_writable(slot);
                 Ok(())
             }
             SendState::Finishing | SendState::Finished => Ok(()),
@@ -194,6 +195,7 @@ impl Mux {
     pub(crate) fn cancel(&mut self, id: StreamId) {
         if let Some(slot) = self.slot(id) {
             self.cancel_slot(slot);
+            self.tell_writable(slot);
         }
     }
 
@@ -249,6 +251,7 @@ impl Mux {
             return Ok(Some(slot));
         }
         match recv.state {
+            RecvState::Finished if recv.stopped => Err(ReadError::Stopped),
             RecvState::Finished => Ok(None),
             RecvState::Reset(code) => Err(ReadError::Reset(code)),
             RecvState::Open if recv.stopped => Err(ReadError::Stopped),
@@ -311,11 +314,13 @@ impl Mux {
         stream.recv.credit.consume(unread);
         self.credit_back(unread);
         let stream = &mut self.streams[slot as usize];
+        // After FIN there is nothing to stop, but what was dropped must not look like the end of the stream.
+        stream.recv.stopped = stream.recv.is_open() || unread > 0;
         if stream.recv.is_open() {
-            stream.recv.stopped = true;
             stream.pending.stop = Some(code);
             self.want_control(slot);
         }
+        self.tell_readable(slot);
     }
 
     // The whole stream.

@@ -35,6 +35,8 @@ pub struct Hello {
     pub attestation: Option<ArrayVec<u8, MAX_TLV_ATTESTATION>>,
     /// A TLV that nobody knows, to keep peers used to them: its type and value. Never read from a peer.
     pub grease: Option<(u8, ArrayVec<u8, 8>)>,
+    /// The id of a setting that nobody knows. Never read from a peer, and not sent beside an attestation.
+    pub grease_setting: Option<u64>,
     /// What is written instead of all this: test vectors hold TLVs in any order, and malformed ones.
     #[cfg(test)]
     pub(crate) raw: Option<alloc::vec::Vec<u8>>,
@@ -144,6 +146,10 @@ impl Hello {
         let mut settings = [0; 64];
         let mut settings_writer = Writer::new(&mut settings);
         self.settings.encode(&mut settings_writer);
+        if let (Some(id), None) = (self.grease_setting, &self.attestation) {
+            settings_writer.varint(id);
+            settings_writer.varint(id);
+        }
         let len = settings_writer.len();
         put(kind::SETTINGS, &settings[..len], &mut writer);
         if let Some(attestation) = &self.attestation {
