@@ -188,6 +188,7 @@ impl Mux {
             && self.streams[slot as usize].send.is_open()
         {
             self.reset_slot(slot, code, None);
+            self.tell_writable(slot);
         }
     }
 
@@ -363,8 +364,12 @@ impl Mux {
     /// Asks the peer to send with another priority. Before OPEN is written, that is OPEN's.
     pub(crate) fn request_priority(&mut self, id: StreamId, priority: Priority) {
         if let Some(slot) = self.slot(id) {
-            self.streams[slot as usize].pending.priority = Some(priority);
-            self.want_control(slot);
+            let stream = &mut self.streams[slot as usize];
+            // A stream that was given up before OPEN never sends its control frames, and must not keep any.
+            if stream.recv.is_open() {
+                stream.pending.priority = Some(priority);
+                self.want_control(slot);
+            }
         }
     }
 
