@@ -413,7 +413,9 @@ impl Mux {
     /// Streams whose OPEN was not yet written will never be opened.
     pub(super) fn cancel_unopened(&mut self) {
         for slot in self.slots() {
-            if self.streams[slot as usize].wire.is_none() {
+            let stream = &self.streams[slot as usize];
+            // One that the application gave up before keeps the code that it was given up with.
+            if stream.wire.is_none() && stream.send.is_open() {
                 self.reset_slot(slot, Code::REFUSED, Some(Code::REFUSED));
             }
         }
