@@ -288,7 +288,7 @@ impl Mux {
         let window = stream.recv.credit.window();
         let raise = stream.recv.credit.raise();
         if raise >= window / 4 {
-            if !stream.pending.max_data && stream.recv.pace.quarter(self.now, self.round_trip) {
+            if !stream.pending.max_data && stream.recv.pace.is_held_up(self.now, &stream.recv.credit, self.round_trip) {
                 let growth = self.growth.take(window);
                 stream.recv.credit.grow(growth);
             }

@@ -128,22 +128,23 @@ impl Growth {
     }
 }
 
-/// Decides when a stream's window is too small: when a quarter of it was consumed faster than the half of a round trip would allow a
-/// window of twice the bandwidth-delay product.
+/// Decides when a stream's window is too small: when it is less than twice what the application reads in a round trip.
 #[derive(Debug)]
 pub(super) struct Pace {
     since: Instant,
+    consumed: u64,
 }
 
 impl Pace {
     pub(super) const fn new(now: Instant) -> Self {
-        Self { since: now }
+        Self { since: now, consumed: 0 }
     }
 
-    /// A quarter of the window was consumed: whether the window should grow.
-    pub(super) fn quarter(&mut self, now: Instant, round_trip: Duration) -> bool {
+    /// More credit is due: whether the window of `credit` should grow, by what was consumed since this was last asked.
+    pub(super) fn is_held_up(&mut self, now: Instant, credit: &RecvCredit, round_trip: Duration) -> bool {
+        let consumed = credit.consumed - self.consumed;
         let took = now.saturating_since(self.since);
-        self.since = now;
-        took * 2 < round_trip
+        *self = Self { since: now, consumed: credit.consumed };
+        u128::from(credit.window) * took.as_micros() < 2 * u128::from(consumed) * round_trip.as_micros()
     }
 }
