@@ -12,11 +12,14 @@ use crate::codec::{DecodeError, Fault, Reader, Writer};
 /// The most bytes that all TLVs of a payload take.
 pub const MAX_TLVS: usize = 205;
 
-/// Versions offered, most preferred first, or the one chosen. What a peer offers beyond 8 is not looked at.
-pub type Versions = ArrayVec<u8, 8>;
+/// The most bytes that the value of a TLV has.
+const MAX_VALUE: usize = MAX_TLVS - 2;
 
-/// Suite bytes offered, most preferred first, or the one chosen. What a peer offers beyond 8 is not looked at.
-pub type Suites = ArrayVec<u8, 8>;
+/// Versions offered, most preferred first, or the one chosen.
+pub type Versions = ArrayVec<u8, MAX_VALUE>;
+
+/// Suite bytes offered, most preferred first, or the one chosen.
+pub type Suites = ArrayVec<u8, MAX_VALUE>;
 
 /// The TLVs of one payload.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -167,11 +170,11 @@ impl Hello {
     }
 }
 
-fn list(value: &[u8], field: &'static str) -> Result<ArrayVec<u8, 8>, DecodeError> {
+fn list(value: &[u8], field: &'static str) -> Result<ArrayVec<u8, MAX_VALUE>, DecodeError> {
     if value.is_empty() {
         return Err(DecodeError::new(field, Fault::OutOfRange));
     }
-    Ok(value.iter().copied().take(8).collect())
+    value.try_into().map_err(|_| DecodeError::new(field, Fault::OutOfRange))
 }
 
 fn fixed<const N: usize>(value: &[u8], field: &'static str) -> Result<[u8; N], DecodeError> {
