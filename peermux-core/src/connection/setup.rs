@@ -165,6 +165,8 @@ impl Connection {
                 self.phase = Phase::AwaitAnswer(proved);
                 Ok(())
             }
+            // An initiator says nothing between M1 and M2.
+            Phase::Answer(_) => Err(HandshakeError::ThirdFlight),
             _ => Err(HandshakeError::Answer),
         };
         if let Err(error) = result {
