@@ -136,13 +136,20 @@ impl Dialer {
 
     /// M1, with the payload `p1` in IK.
     pub fn m1(&mut self, p1: &[u8]) -> Vec<u8> {
+        let claimed = *self.secret.public_key().as_bytes();
+        self.m1_as(&claimed, p1)
+    }
+
+    /// M1 that claims the static key `claimed`. Where that is a point of low order, so is what it agrees on.
+    pub fn m1_as(&mut self, claimed: &[u8; 32], p1: &[u8]) -> Vec<u8> {
         let mut m1 = [&self.e[..], &self.e1].concat();
         match self.remote {
             Some(remote) => {
                 let mut state = begin_ik(&remote, &self.e, &self.e1);
                 state.mix_key(&dh(&self.ephemeral, remote.as_bytes()));
-                m1.extend(encrypt(&mut state, self.secret.public_key().as_bytes()));
-                state.mix_key(&dh(&self.secret, remote.as_bytes()));
+                m1.extend(encrypt(&mut state, claimed));
+                let is_own = claimed == self.secret.public_key().as_bytes();
+                state.mix_key(&if is_own { dh(&self.secret, remote.as_bytes()) } else { [0; 32] });
                 m1.extend(encrypt(&mut state, p1));
                 self.ik = Some(state);
             }
@@ -270,6 +277,12 @@ impl Listener {
 
     /// M2, with the payload `p2`.
     pub fn m2(&mut self, p2: &[u8]) -> Vec<u8> {
+        let shown = *self.secret.public_key().as_bytes();
+        self.m2_as(&shown, p2)
+    }
+
+    /// M2 that shows the static key `shown`, where that is fallback. Where it is a point of low order, so is what it agrees on.
+    pub fn m2_as(&mut self, shown: &[u8; 32], p2: &[u8]) -> Vec<u8> {
         let state = self.state.as_mut().expect("M1 was read");
         let mut randomness = [0; 32];
         rng(self.seed ^ 5 << 32).fill_bytes(&mut randomness);
@@ -283,8 +296,9 @@ impl Listener {
         match self.mode {
             Mode::Ik => state.mix_key(&dh(&self.ephemeral, &self.s_i)),
             Mode::Fallback => {
-                m2.extend(encrypt(state, self.secret.public_key().as_bytes()));
-                state.mix_key(&dh(&self.secret, &self.m1[..32]));
+                m2.extend(encrypt(state, shown));
+                let is_own = shown == self.secret.public_key().as_bytes();
+                state.mix_key(&if is_own { dh(&self.secret, &self.m1[..32]) } else { [0; 32] });
             }
         }
         m2.extend(encrypt(state, p2));
