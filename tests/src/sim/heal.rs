@@ -124,6 +124,7 @@ impl World {
         let mut moved = false;
         if std::mem::take(&mut self.ends[side].asked) {
             self.ends[side].conn.accept_peer();
+            self.take_sealed(side)?;
             moved = true;
         }
         while self.ends[side].incoming {
@@ -264,6 +265,12 @@ impl World {
             let end = &self.ends[side];
             ensure!(end.conn.is_closed(), "side {side} is not closed: {}", self.describe());
             ensure!(end.conn.error().is_some(), "side {side} is closed, and nobody says why");
+        }
+        for side in [0, 1] {
+            // Invariant 8. A side that had ended before may have been spared.
+            let told = self.ended(side);
+            let noticed = !matches!(told, Some(ConnectionError::Closed { by: Who::Peer, .. }) | None);
+            ensure!(noticed || !self.pipes[1 - side].is_forged(), "side {side} was told {told:?}, and read what nobody wrote");
         }
         if !self.pipes.iter().any(|pipe| pipe.is_tampered()) {
             self.check_agreement()?;

@@ -191,8 +191,8 @@ impl Model {
         Ok(())
     }
 
-    /// `side` sealed a record of `plain`, a header and frames.
-    pub fn record(&mut self, side: Side, plain: &[u8]) -> Result<Held, String> {
+    /// `side` sealed a record of `plain`, a header and a frame area of at most `area` bytes.
+    pub fn record(&mut self, side: Side, plain: &[u8], area: usize) -> Result<Held, String> {
         let quanta = (plain.len() + 16).div_ceil(QUANTUM) as u8;
         let direction = &mut self.directions[side];
         ensure!(!direction.closed, "a record after the last one");
@@ -202,7 +202,9 @@ impl Model {
         ensure!(next <= self.windows[1 - side].2, "{next} quanta are announced, beyond MAX_RECORD");
         direction.announced = Some(next);
         direction.records += 1;
-        self.frames(side, &plain[1..], plain[0] & 0x20 != 0, next)
+        let (frames, zeros) = plain[1..].split_at(area.min(plain.len() - 1));
+        ensure!(zeros.iter().all(|byte| *byte == 0), "frames stand beyond the frame area");
+        self.frames(side, frames, plain[0] & 0x20 != 0, next)
     }
 
     /// `side` sealed a frame area.
@@ -212,7 +214,10 @@ impl Model {
             let frame = frame.map_err(|error| format!("a frame that does not decode: {error}"))?;
             ensure!(!self.directions[side].closed, "a frame after CLOSE");
             held.frames += 1;
-            self.frame(side, frame, &mut held).map_err(|error| format!("{frame:?}: {error}"))?;
+            self.frame(side, frame, &mut held).map_err(|error| match frame {
+                Frame::Stream(data) => format!("STREAM of {} bytes on {}, FIN {}: {error}", data.payload.len(), data.stream, data.fin),
+                frame => format!("{frame:?}: {error}"),
+            })?;
         }
         ensure!(self.directions[side].closed == end, "CLOSE and the end bit do not come together");
         Ok(held)

@@ -17,9 +17,10 @@ pub struct Pipe {
     held: usize,
     /// All that was written.
     truth: Vec<u8>,
-    /// How much of it arrived, and whether something else did.
-    arrived: usize,
-    pub diverged: bool,
+    /// What arrived.
+    arrived: Vec<u8>,
+    /// The relay was at work.
+    touched: bool,
     /// The writer has half-closed, or the relay cut it off.
     pub ended: bool,
     pub cut: bool,
@@ -34,8 +35,8 @@ impl Pipe {
             units: VecDeque::new(),
             held: 0,
             truth: Vec::new(),
-            arrived: 0,
-            diverged: false,
+            arrived: Vec::new(),
+            touched: false,
             ended: false,
             cut: false,
             eof_told: false,
@@ -90,8 +91,7 @@ impl Pipe {
             }
         }
         self.held -= taken.len();
-        self.diverged |= self.truth.get(self.arrived..self.arrived + taken.len()) != Some(&taken[..]);
-        self.arrived += taken.len();
+        self.arrived.extend_from_slice(&taken);
         taken
     }
 
@@ -100,6 +100,7 @@ impl Pipe {
         if self.units.is_empty() {
             return;
         }
+        self.touched = true;
         let len = self.units.len();
         let (place, offset) = (usize::from(at) % len, usize::from(at) / len);
         let quantum_of = |bytes: &[u8]| {
@@ -121,7 +122,7 @@ impl Pipe {
                 self.units[place].1 = second;
                 self.units[other].1 = first;
             }
-            Tamper::Replay => self.units.extend(quantum_of(&self.truth[..self.arrived]).map(|bytes| (now, bytes))),
+            Tamper::Replay => self.units.extend(quantum_of(&self.arrived).map(|bytes| (now, bytes))),
             Tamper::Reflect => self.units.extend(quantum_of(other).map(|bytes| (now, bytes))),
             Tamper::Inject => self.units.insert(place, (arrival, vec![at as u8; offset % 3000 + 1])),
             Tamper::Truncate => {
@@ -136,8 +137,14 @@ impl Pipe {
         self.held = self.units.iter().map(|(_, bytes)| bytes.len()).sum();
     }
 
-    /// Whether the reader got, or will get, something other than what was written.
+    /// Whether something else arrived in place of what was written, and not only after it.
+    pub fn is_forged(&self) -> bool {
+        let len = self.arrived.len().min(self.truth.len());
+        self.arrived[..len] != self.truth[..len]
+    }
+
+    /// Whether the reader may get something other than what was written.
     pub fn is_tampered(&self) -> bool {
-        self.diverged || self.cut
+        self.touched || self.cut
     }
 }

@@ -43,7 +43,9 @@ impl AeadKey for SpyKey {
         if aad.is_empty() && buf.len() % QUANTUM == 0 {
             SEALED.with_borrow_mut(|sealed| sealed.push(Sealed::Record(plain.to_vec())));
         } else if !aad.is_empty() && buf.len() == P3_LEN {
-            let frames = plain[plain.len() - HANDSHAKE_FRAMES..].to_vec();
+            // header 1 ‖ tlv_len 2 ‖ TLVs ‖ frames ‖ zeros
+            let tlvs = usize::from(u16::from_be_bytes([plain[1], plain[2]]));
+            let frames = plain[3 + tlvs..][..HANDSHAKE_FRAMES].to_vec();
             SEALED.with_borrow_mut(|sealed| sealed.push(Sealed::ThirdFlight(frames)));
         }
         self.0.seal(nonce, aad, buf)
