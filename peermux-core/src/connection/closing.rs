@@ -9,7 +9,7 @@ use crate::error::{Closed, ConnectionError, HandshakeError, Side, Violation};
 use crate::time::Instant;
 use crate::wire::{Close, MAX_REASON};
 
-/// How long a side reads on after its last record.
+/// How long a side reads on after its last record; and how long that record may wait for a transport that takes nothing.
 const LINGER: Duration = Duration::from_secs(3);
 
 /// Where the end stands.
@@ -37,7 +37,21 @@ fn cut(reason: &str) -> &str {
     &reason[..end]
 }
 
+impl Closing {
+    /// CLOSE is to be sent, and no timer ends that.
+    pub(super) const fn waits_without_limit(&self) -> bool {
+        self.to_send.is_some() && self.linger_until.is_none()
+    }
+}
+
 impl Connection {
+    /// A peer that takes nothing more does not keep the connection from ending.
+    pub(super) fn limit_close(&mut self) {
+        if self.closing.waits_without_limit() {
+            self.closing.linger_until = Some(self.now + LINGER);
+        }
+    }
+
     /// Ends the connection with `code` and `reason`, of which at most 256 bytes are sent. What is queued is dropped: see [`Connection::drain`] for letting it finish.
     /// Does nothing if the connection has ended.
     pub fn close(&mut self, code: Code, reason: &str) {

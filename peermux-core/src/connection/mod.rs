@@ -239,6 +239,7 @@ impl Connection {
     fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
         self.mux.set_now(self.now);
+        self.limit_close();
     }
 
     // Outputs (the one for bytes is in `egress`).
@@ -275,6 +276,8 @@ impl Connection {
         let live = records && self.closing.error.is_none();
         [
             handshake,
+            // The command that closed had no time: the next call has.
+            (records && self.closing.waits_without_limit()).then_some(self.now),
             self.closing.linger_until.filter(|_| records),
             self.liveness.idle_at().filter(|_| live),
             self.liveness.ping_at().filter(|_| live && self.decision == Decision::Accepted),
@@ -300,7 +303,7 @@ impl Connection {
                 if self.closing.linger_until.is_some_and(|until| self.now >= until) {
                     self.phase = Phase::Over;
                 } else if self.closing.error.is_some() {
-                    // CLOSE waits for the transport.
+                    // CLOSE waits for the transport, until `linger_until`.
                 } else if self.decision != Decision::Accepted && self.now >= self.handshake_deadline {
                     self.decision_is_late();
                 } else if self.liveness.idle_at().is_some_and(|at| self.now >= at) {
