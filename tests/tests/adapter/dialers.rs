@@ -1,0 +1,155 @@
+//! Peers that are none, and what stands between peers.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use peermux_core::error::{ConnectionError, HandshakeError};
+use peermux_core::{Config, Remote};
+use peermux_tests::responder_key;
+
+use super::{Face, Listening, connection_error};
+
+/// Carries the bytes of one connection, until it is told otherwise.
+pub struct Relay {
+    address: SocketAddr,
+    sockets: Arc<Mutex<Vec<TcpStream>>>,
+    paused: Arc<AtomicBool>,
+    over: Arc<AtomicBool>,
+}
+
+impl Relay {
+    pub fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback listens");
+        let address = listener.local_addr().expect("it is bound");
+        let sockets = Arc::new(Mutex::new(Vec::new()));
+        let (paused, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let relay = Self { address, sockets: sockets.clone(), paused: paused.clone(), over: over.clone() };
+        thread::spawn(move || {
+            let (near, _) = listener.accept().expect("somebody dials");
+            let far = TcpStream::connect(target).expect("it listens");
+            for (from, to) in [(&near, &far), (&far, &near)] {
+                let (from, to) = (from.try_clone().expect("a clone"), to.try_clone().expect("a clone"));
+                let (paused, over) = (paused.clone(), over.clone());
+                thread::spawn(move || carry(from, to, &paused, &over));
+            }
+            sockets.lock().expect("no panic").extend([near, far]);
+        });
+        relay
+    }
+
+    pub fn dial(&self) -> TcpStream {
+        TcpStream::connect(self.address).expect("the relay listens")
+    }
+
+    /// From now on nothing is carried or read, and nothing ends.
+    pub fn pause(&self) {
+        self.paused.store(true, SeqCst);
+    }
+
+    /// RST to both sides.
+    pub fn reset(&self) {
+        let sockets = std::mem::take(&mut *self.sockets.lock().expect("no panic"));
+        for socket in &sockets {
+            socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO)).expect("a socket");
+        }
+        self.over.store(true, SeqCst);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.over.store(true, SeqCst);
+    }
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream, paused: &AtomicBool, over: &AtomicBool) {
+    from.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket");
+    let mut buffer = vec![0; 16_384];
+    while !over.load(SeqCst) {
+        if paused.load(SeqCst) {
+            thread::sleep(Duration::from_millis(20));
+            continue;
+        }
+        match from.read(&mut buffer) {
+            Ok(0) => {
+                let _ = to.shutdown(Shutdown::Write);
+                return;
+            }
+            Ok(_) if paused.load(SeqCst) => {}
+            Ok(read) => {
+                if to.write_all(&buffer[..read]).is_err() {
+                    return;
+                }
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Dialers that are no peers, at once, and one that is, which they do not hold up. Each is told apart by its address, with the
+/// layer and the reason.
+pub fn dialers_that_are_no_peers<D: Face, L: Face>() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("loopback listens");
+    let address = socket.local_addr().expect("it is bound");
+    let listening = L::listen(socket, Config::default());
+    let dial = || {
+        let socket = TcpStream::connect(address).expect("it listens");
+        let local = socket.local_addr().expect("it is connected");
+        (socket, local)
+    };
+    let noise = |len: usize| super::pattern(99, 0..len as u64);
+
+    let (silent, silent_at) = dial();
+    let (mut http, http_at) = dial();
+    http.write_all(b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n").expect("it is taken");
+    let (mut garbage, garbage_at) = dial();
+    garbage.write_all(&noise(2816)).expect("it is taken");
+    let (mut cut, cut_at) = dial();
+    cut.write_all(&noise(1000)).expect("it is taken");
+    drop(cut);
+    let (gone, gone_at) = dial();
+    socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).expect("a socket");
+    drop(gone);
+
+    let begin = Instant::now();
+    let socket = TcpStream::connect(address).expect("it listens");
+    let peer_at = socket.local_addr().expect("it is connected");
+    let peer = D::dial(socket, Remote::Key(responder_key().public_key()), Config::default()).expect("it is a peer");
+    assert!(begin.elapsed() < Duration::from_secs(5), "a peer waited {:?}", begin.elapsed());
+
+    let mut connections = 0;
+    let mut errors = Vec::new();
+    while connections + errors.len() < 6 {
+        match listening.outcome() {
+            Ok(_) => connections += 1,
+            Err((from, error)) => errors.push((from.expect("somebody dialled"), error)),
+        }
+    }
+    assert_eq!(connections, 1, "{peer_at} is the only peer");
+    let error_of = |at| {
+        let found = errors.iter().find(|(from, _)| *from == at);
+        found.map(|(_, error)| connection_error(error)).unwrap_or_else(|| panic!("nothing of {at}: {errors:?}"))
+    };
+    let handshake = ConnectionError::Handshake;
+    assert_eq!(*error_of(silent_at), handshake(HandshakeError::Timeout));
+    assert_eq!(*error_of(http_at), handshake(HandshakeError::Timeout));
+    assert_eq!(*error_of(garbage_at), handshake(HandshakeError::EncapsulationKey));
+    assert_eq!(*error_of(cut_at), handshake(HandshakeError::Truncated));
+    assert!(
+        matches!(error_of(gone_at), ConnectionError::Transport(_) | ConnectionError::Handshake(HandshakeError::Truncated)),
+        "{:?}",
+        error_of(gone_at)
+    );
+    // A prober gets no byte, and sees the end at the deadline like everybody else.
+    let mut answer = Vec::new();
+    let _ = garbage.read_to_end(&mut answer);
+    assert_eq!(answer, b"");
+    let waited = begin.elapsed();
+    assert!((Duration::from_secs(14)..Duration::from_secs(20)).contains(&waited), "closed after {waited:?}");
+    drop((silent, http, peer));
+}

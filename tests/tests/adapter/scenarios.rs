@@ -1,0 +1,402 @@
+//! What must hold through every adapter.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::error::{ConnectionError, HandshakeError, OpenError, ReadError, Side, WriteError};
+use peermux_core::wire::Priority;
+use peermux_core::{Config, Remote};
+use peermux_tests::initiator_key;
+
+use super::dialers::Relay;
+use super::*;
+
+const NAME: &str = "test/one";
+
+fn some() -> Priority {
+    Priority::default()
+}
+
+pub fn echo<D: Face, L: Face>() {
+    let ends = ends::<D, L>(&Config::default());
+    let listener = ends.listener.clone();
+    let echo = thread::spawn(move || {
+        let mut stream = listener.accept().expect("it opens");
+        assert_eq!(stream.protocol(), NAME);
+        let mut request = Vec::new();
+        stream.read_to_end(&mut request).expect("it finishes");
+        stream.write_all(&request).expect("it reads");
+        stream.finish().expect("it reads");
+    });
+    let mut stream = ends.dialer.open(NAME, some()).expect("it is open");
+    stream.write_all(b"hello").expect("there is room");
+    stream.finish().expect("it reads");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("it answers");
+    assert_eq!(answer, b"hello");
+    echo.join().expect("it echoes");
+}
+
+/// `len` bytes each way at once, on `streams` streams.
+pub fn bulk_both_ways<D: Face, L: Face>(len: u64, streams: u64) {
+    let ends = ends::<D, L>(&Config::default());
+    let mut threads = Vec::new();
+    for number in 0..streams {
+        let stream = ends.dialer.open(NAME, some()).expect("it is open");
+        threads.push(both_ways(stream, number, len));
+        // One after the other, so that both sides give them the same numbers: OPEN leaves with the first bytes.
+        let stream = ends.listener.accept().expect("it opens");
+        threads.push(both_ways(stream, number, len));
+    }
+    threads.into_iter().for_each(|thread| thread.join().expect("it is all there"));
+    ends.dialer.close(0, "");
+    assert!(matches!(ends.listener.ended(), ConnectionError::Closed { by: Side::Peer, .. }));
+}
+
+fn both_ways<S: Duplex>(stream: S, number: u64, len: u64) -> thread::JoinHandle<()> {
+    let (mut read, mut write) = stream.halves();
+    thread::spawn(move || {
+        let writer = thread::spawn(move || {
+            write_pattern(&mut write, number, len).expect("the peer reads");
+            S::finish_half(&mut write).expect("the peer reads");
+        });
+        read_pattern(&mut read, number, len);
+        writer.join().expect("it is all written");
+    })
+}
+
+pub fn half_close_then_a_long_reply<D: Face, L: Face>() {
+    const LEN: u64 = 3_000_000;
+    let ends = ends::<D, L>(&Config::default());
+    let mut stream = ends.dialer.open(NAME, some()).expect("it is open");
+    stream.write_all(b"all of it, please").expect("there is room");
+    stream.finish().expect("it leaves");
+    let mut served = ends.listener.accept().expect("it opens");
+    let mut request = String::new();
+    served.read_to_string(&mut request).expect("it is finished");
+    assert_eq!(request, "all of it, please");
+    let server = thread::spawn(move || {
+        write_pattern(&mut served, 7, LEN).expect("the peer reads");
+        served.finish().expect("the peer reads");
+    });
+    read_pattern(&mut stream, 7, LEN);
+    server.join().expect("it is all written");
+}
+
+pub fn a_thousand_streams_at_once<D: Face, L: Face>() {
+    const STREAMS: u64 = 1000;
+    const LEN: u64 = 3000;
+    let ends = ends::<D, L>(&Config::default());
+    let listener = ends.listener.clone();
+    let server = thread::spawn(move || {
+        // All are open before the first is answered.
+        let streams: Vec<_> = (0..STREAMS).map(|_| listener.accept().expect("it opens")).collect();
+        for mut stream in streams {
+            let mut request = Vec::new();
+            stream.read_to_end(&mut request).expect("it is finished");
+            stream.write_all(&request).expect("the peer reads");
+            stream.finish().expect("the peer reads");
+        }
+    });
+    let mut streams: Vec<_> = (0..STREAMS).map(|_| ends.dialer.open(NAME, some()).expect("it is open")).collect();
+    for (number, stream) in streams.iter_mut().enumerate() {
+        stream.write_all(&pattern(number as u64, 0..LEN)).expect("the connection has room");
+        stream.finish().expect("the peer reads");
+    }
+    for (number, stream) in streams.iter_mut().enumerate() {
+        read_pattern(stream, number as u64, LEN);
+    }
+    server.join().expect("all are served");
+}
+
+/// Neither side reads before all is written, and the socket holds next to nothing.
+pub fn both_sides_only_write_into_tiny_sockets<D: Face, L: Face>() {
+    const STREAMS: u64 = 60;
+    const LEN: u64 = 60_000;
+    let socket = TcpListener::bind("127.0.0.1:0").expect("loopback listens");
+    socket2::SockRef::from(&socket).set_recv_buffer_size(4096).expect("a small buffer");
+    socket2::SockRef::from(&socket).set_send_buffer_size(4096).expect("a small buffer");
+    let address = socket.local_addr().expect("it is bound");
+    let listening = L::listen(socket, Config::default());
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    socket.set_send_buffer_size(4096).expect("a small buffer");
+    socket.connect(&address.into()).expect("it listens");
+    let ends = ends_over::<D, L>(listening, address, socket.into(), &Config::default());
+    fn side<C: Connected>(connection: C) -> thread::JoinHandle<()> {
+        thread::spawn(move || {
+            let mut ours: Vec<_> = (0..STREAMS).map(|_| connection.open(NAME, some()).expect("it is open")).collect();
+            for (number, stream) in ours.iter_mut().enumerate() {
+                stream.write_all(&pattern(number as u64, 0..LEN)).expect("the window takes it");
+                stream.finish().expect("the peer's connection reads");
+            }
+            for number in 0..STREAMS {
+                read_pattern(&mut connection.accept().expect("it opens"), number, LEN);
+            }
+            drop(ours);
+        })
+    }
+    let sides = [side(ends.dialer.clone()), side(ends.listener.clone())];
+    sides.into_iter().for_each(|side| side.join().expect("all is written and read"));
+}
+
+pub fn a_dropped_handle_leaves_its_streams_to_finish<D: Face, L: Face>() {
+    let ends = ends::<D, L>(&Config::default());
+    let mut stream = ends.dialer.open(NAME, some()).expect("it is open");
+    stream.write_all(b"first").expect("there is room");
+    stream.flush().expect("it leaves");
+    drop(ends.dialer);
+    let mut served = ends.listener.accept().expect("it opens");
+    eventually("DRAIN arrives", || matches!(ends.listener.open(NAME, some()), Err(OpenError::Draining)));
+    stream.write_all(b" second").expect("the stream lives");
+    stream.finish().expect("the stream lives");
+    let mut all = String::new();
+    served.read_to_string(&mut all).expect("the stream lives");
+    assert_eq!(all, "first second");
+    drop((stream, served));
+    let (by, code, _) = closed(&ends.listener.ended());
+    assert_eq!((by, code), (Side::Peer, Code::NO_ERROR));
+}
+
+pub fn a_stream_that_is_dropped_is_reset_and_never_ends<D: Face, L: Face>() {
+    let ends = ends::<D, L>(&Config::default());
+    let mut stream = ends.dialer.open(NAME, some()).expect("it is open");
+    stream.write_all(b"cut").expect("there is room");
+    stream.flush().expect("it leaves");
+    let mut served = ends.listener.accept().expect("it opens");
+    served.read_exact(&mut [0; 3]).expect("it is there");
+    drop(stream);
+    let error = served.read(&mut [0; 8]).expect_err("it is reset");
+    assert_eq!(*read_error(&error), ReadError::Reset(Code::CANCELLED));
+    let error = served.read(&mut [0; 8]).expect_err("and stays so");
+    assert_eq!(*read_error(&error), ReadError::Reset(Code::CANCELLED));
+    eventually("STOP arrives", || served.write_all(b"who reads?").is_err());
+    let error = served.write_all(b"nobody").expect_err("and stays so");
+    assert_eq!(*write_error(&error), WriteError::Stopped(Code::CANCELLED));
+}
+
+pub fn codes_of_resets_stops_and_refusals_arrive<D: Face, L: Face>() {
+    let ends = ends::<D, L>(&Config::default());
+    let (mut one, mut two) = opened(&ends);
+    one.reset(41);
+    let error = two.read(&mut [0; 8]).expect_err("it is reset");
+    assert_eq!(*read_error(&error), ReadError::Reset(Code::Application(41)));
+    assert_eq!(*write_error(&one.write(b"x").expect_err("it is reset")), WriteError::Finished);
+    // The other direction goes on.
+    two.write_all(b"still").expect("only one half is reset");
+    two.finish().expect("only one half is reset");
+    let mut rest = String::new();
+    one.read_to_string(&mut rest).expect("only one half is reset");
+    assert_eq!(rest, "still");
+
+    let (mut one, mut two) = opened(&ends);
+    two.stop(42);
+    assert_eq!(*read_error(&two.read(&mut [0; 8]).expect_err("it was stopped")), ReadError::Stopped);
+    eventually("STOP arrives", || one.write_all(&[7; 100]).is_err());
+    assert_eq!(*write_error(&one.write(b"x").expect_err("nobody reads")), WriteError::Stopped(Code::Application(42)));
+    assert_eq!(*write_error(&one.finish().expect_err("nobody reads")), WriteError::Stopped(Code::Application(42)));
+
+    let (mut one, two) = opened(&ends);
+    two.refuse(43);
+    assert_eq!(
+        *read_error(&one.read(&mut [0; 8]).expect_err("it is refused")),
+        ReadError::Reset(Code::Application(43))
+    );
+    eventually("STOP arrives", || one.write_all(&[7; 100]).is_err());
+    assert_eq!(*write_error(&one.flush().expect_err("it is refused")), WriteError::Stopped(Code::Application(43)));
+}
+
+type StreamsOf<D, L> =
+    (<<D as Face>::Connection as Connected>::Stream, <<<L as Face>::Listener as Listening>::Connection as Connected>::Stream);
+
+/// A stream that the other side has accepted, and nothing on it.
+fn opened<D: Face, L: Face>(ends: &Ends<D, L>) -> StreamsOf<D, L> {
+    let mut one = ends.dialer.open(NAME, some()).expect("it is open");
+    one.flush().expect("it leaves");
+    let two = ends.listener.accept().expect("it opens");
+    (one, two)
+}
+
+pub fn flush_and_shutdown_twice<D: Face, L: Face>() {
+    let ends = ends::<D, L>(&Config::default());
+    let (mut one, mut two) = opened(&ends);
+    one.write_all(b"once").expect("there is room");
+    one.flush().expect("it leaves");
+    one.flush().expect("it has left");
+    one.finish().expect("it leaves");
+    one.finish().expect("it has left");
+    one.flush().expect("it has left");
+    assert_eq!(*write_error(&one.write(b"more").expect_err("it is finished")), WriteError::Finished);
+    let mut all = Vec::new();
+    two.read_to_end(&mut all).expect("it is finished");
+    assert_eq!(all, b"once");
+    for _ in 0..2 {
+        assert_eq!(two.read(&mut [0; 8]).expect("the end stays"), 0);
+    }
+    // Empty calls never wait.
+    assert_eq!(one.read(&mut []).expect("nothing is asked"), 0);
+    assert_eq!(two.write(&[]).expect("nothing is asked"), 0);
+}
+
+pub fn close_tells_code_and_reason_and_every_call_after_it_says_so<D: Face, L: Face>() {
+    let ends = ends::<D, L>(&Config::default());
+    let (mut one, mut two) = opened(&ends);
+    // A reader and an acceptor that wait are woken.
+    let listener = ends.listener.clone();
+    let acceptor = thread::spawn(move || listener.accept().err().expect("it is closed"));
+    let reader = thread::spawn(move || {
+        let error = two.read(&mut [0; 8]).expect_err("it is closed");
+        (two, error)
+    });
+    thread::sleep(Duration::from_millis(50));
+    let begin = Instant::now();
+    ends.dialer.close(1234, "enough");
+    assert!(begin.elapsed() < Duration::from_secs(2), "closing took {:?}", begin.elapsed());
+
+    let expected = |by| (by, Code::Application(1234), "enough".to_string());
+    assert_eq!(closed(&acceptor.join().expect("no panic")), expected(Side::Peer));
+    let (mut two, error) = reader.join().expect("no panic");
+    assert_eq!(closed(connection_error(&error)), expected(Side::Peer));
+    assert_eq!(closed(&ends.listener.ended()), expected(Side::Peer));
+    assert_eq!(closed(&ends.dialer.ended()), expected(Side::Local));
+    for _ in 0..2 {
+        for error in [
+            one.read(&mut [0; 8]).expect_err("it is closed"),
+            one.write(b"x").expect_err("it is closed"),
+            one.flush().expect_err("it is closed"),
+            one.finish().expect_err("it is closed"),
+        ] {
+            assert_eq!(closed(connection_error(&error)), expected(Side::Local));
+        }
+        let error = two.write(b"x").expect_err("it is closed");
+        assert_eq!(closed(connection_error(&error)), expected(Side::Peer));
+        assert!(matches!(ends.dialer.open(NAME, some()), Err(OpenError::Connection(_))));
+        ends.dialer.close(5, "late");
+        ends.listener.drain();
+    }
+    assert_eq!(closed(&ends.dialer.error().expect("it is closed")), expected(Side::Local));
+}
+
+pub fn drain_lets_all_finish<D: Face, L: Face>() {
+    const LEN: u64 = 500_000;
+    let ends = ends::<D, L>(&Config::default());
+    let (mut one, mut two) = opened(&ends);
+    let dialer = ends.dialer.clone();
+    let drain = thread::spawn(move || dialer.drain());
+    eventually("DRAIN arrives", || matches!(ends.listener.open(NAME, some()), Err(OpenError::Draining)));
+    assert!(matches!(ends.dialer.open(NAME, some()), Err(OpenError::Draining)));
+    let writer = thread::spawn(move || {
+        write_pattern(&mut one, 3, LEN).expect("it may finish");
+        one.finish().expect("it may finish");
+        read_pattern(&mut one, 4, LEN);
+    });
+    read_pattern(&mut two, 3, LEN);
+    write_pattern(&mut two, 4, LEN).expect("it may finish");
+    two.finish().expect("it may finish");
+    drop(two);
+    writer.join().expect("it finishes");
+    drain.join().expect("it ends");
+    assert_eq!(closed(&ends.dialer.ended()).1, Code::NO_ERROR);
+    assert_eq!(closed(&ends.listener.ended()).1, Code::Protocol(ProtocolCode::NO_ERROR));
+}
+
+pub fn a_wrong_key_is_found_by_the_dialer<D: Face, L: Face>() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("loopback listens");
+    let address = socket.local_addr().expect("it is bound");
+    let listening = L::listen(socket, Config::default());
+    let socket = TcpStream::connect(address).expect("it listens");
+    // The initiator's own key would be refused for another reason, so take one that is nobody's.
+    let nobody = peermux_core::crypto::StaticSecret::from_bytes(&[0x77; 32]).public_key();
+    assert_ne!(nobody, initiator_key().public_key());
+    let begin = Instant::now();
+    let error = D::dial(socket, Remote::Key(nobody), Config::default()).err().expect("it is another key");
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    assert_eq!(*connection_error(&error), ConnectionError::Handshake(HandshakeError::UnexpectedKey));
+    drop(listening);
+}
+
+pub fn a_transport_that_is_reset_wakes_everyone<D: Face, L: Face>() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("loopback listens");
+    let address = socket.local_addr().expect("it is bound");
+    let listening = L::listen(socket, Config::default());
+    let relay = Relay::to(address);
+    let ends = ends_over::<D, L>(listening, address, relay.dial(), &Config::default());
+    let (mut one, mut two) = opened(&ends);
+    let listener = ends.listener.clone();
+    let acceptor = thread::spawn(move || listener.accept().err().expect("it is gone"));
+    let reader = thread::spawn(move || one.read(&mut [0; 8]).expect_err("it is gone"));
+    thread::sleep(Duration::from_millis(50));
+    relay.reset();
+    let error = reader.join().expect("no panic");
+    assert!(matches!(connection_error(&error), ConnectionError::Transport(_)), "{error:?}");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    assert!(matches!(acceptor.join().expect("no panic"), ConnectionError::Transport(_)));
+    let error = two.write_all(&[1; 100]).expect_err("it is gone");
+    assert!(matches!(connection_error(&error), ConnectionError::Transport(_)), "{error:?}");
+    assert!(matches!(ends.dialer.ended(), ConnectionError::Transport(_)));
+}
+
+/// The peer's process is there and its kernel takes nothing more.
+pub fn a_peer_that_stopped_reading_does_not_keep_close_from_ending<D: Face, L: Face>() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("loopback listens");
+    let address = socket.local_addr().expect("it is bound");
+    let listening = L::listen(socket, Config::default());
+    let relay = Relay::to(address);
+    let ends = ends_over::<D, L>(listening, address, relay.dial(), &Config::default());
+    let dialer = ends.dialer.clone();
+    let (mut one, _two) = opened(&ends);
+    relay.pause();
+    // More than the kernel's buffers hold, on as many streams as that takes.
+    let writer = thread::spawn(move || {
+        let mut streams = Vec::new();
+        while let Ok(mut stream) = dialer.open(NAME, some()) {
+            if stream.write_all(&[9; 60_000]).is_err() {
+                break;
+            }
+            streams.push(stream);
+        }
+        streams.len()
+    });
+    thread::sleep(Duration::from_millis(700));
+    let begin = Instant::now();
+    ends.dialer.close(9, "you do not listen");
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(8), "closing took {took:?}");
+    assert!(writer.join().expect("it is woken") > 0);
+    assert_eq!(closed(connection_error(&one.read(&mut [0; 8]).expect_err("it is closed"))).1, Code::Application(9));
+    drop(relay);
+}
+
+pub fn a_peer_that_is_silent_is_given_up_after_the_idle_timeout<D: Face, L: Face>() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("loopback listens");
+    let address = socket.local_addr().expect("it is bound");
+    let config = Config { idle_timeout: Some(Duration::from_secs(1)), keepalive: Some(Duration::from_millis(400)), ..Config::default() };
+    let listening = L::listen(socket, config.clone());
+    let relay = Relay::to(address);
+    let ends = ends_over::<D, L>(listening, address, relay.dial(), &config);
+    // Keepalive keeps it.
+    thread::sleep(Duration::from_millis(2500));
+    assert_eq!((ends.dialer.error(), ends.listener.error()), (None, None));
+    relay.pause();
+    let begin = Instant::now();
+    assert_eq!(ends.dialer.ended(), ConnectionError::IdleTimeout);
+    assert_eq!(ends.listener.ended(), ConnectionError::IdleTimeout);
+    assert!(begin.elapsed() < Duration::from_secs(4), "it took {:?}", begin.elapsed());
+}
+
+/// One test function for each scenario: through one adapter as `dialer` and another as `listener`.
+#[macro_export]
+macro_rules! scenarios {
+    ($dialer:ty, $listener:ty: $($name:ident($($argument:expr),*) within $seconds:literal;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                adapter::within($seconds, || adapter::scenarios::$name::<$dialer, $listener>($($argument),*));
+            }
+        )*
+    };
+}

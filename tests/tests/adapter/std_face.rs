@@ -1,0 +1,97 @@
+//! The std adapter.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+
+use peermux_core::code::Code;
+use peermux_core::error::{ConnectionError, OpenError};
+use peermux_core::wire::Priority;
+use peermux_core::{Config, Remote};
+use peermux_std::{Connection, Listener, Stream};
+use peermux_tests::{initiator_key, responder_key};
+
+use super::{Connected, Duplex, Face, Listening};
+
+pub struct Std;
+
+impl Face for Std {
+    type Listener = Listener;
+    type Connection = Connection;
+
+    fn listen(socket: TcpListener, config: Config) -> Listener {
+        Listener::over(socket, || responder_key().into(), config, |_| true).expect("the configuration is valid")
+    }
+
+    fn dial(socket: TcpStream, remote: Remote, config: Config) -> io::Result<Connection> {
+        peermux_std::connect_over(socket, initiator_key(), remote, config, |_| false)
+    }
+}
+
+impl Listening for Listener {
+    type Connection = Connection;
+
+    fn outcome(&self) -> Result<Connection, (Option<SocketAddr>, io::Error)> {
+        self.next().expect("it listens").map_err(|error| (error.peer, error.error))
+    }
+}
+
+impl Connected for Connection {
+    type Stream = Stream;
+
+    fn open(&self, protocol: &str, priority: Priority) -> Result<Stream, OpenError> {
+        self.open(protocol, priority)
+    }
+
+    fn accept(&self) -> Result<Stream, ConnectionError> {
+        self.accept()
+    }
+
+    fn close(&self, code: u64, reason: &str) {
+        self.close(code, reason);
+    }
+
+    fn drain(&self) {
+        self.drain();
+    }
+
+    fn ended(&self) -> ConnectionError {
+        self.ended()
+    }
+
+    fn error(&self) -> Option<ConnectionError> {
+        self.error()
+    }
+}
+
+impl Duplex for Stream {
+    type Reading = Stream;
+    type Writing = Stream;
+
+    fn protocol(&self) -> String {
+        self.protocol().unwrap_or_default().to_string()
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+
+    fn reset(&mut self, code: u64) {
+        Self::reset(self, Code::Application(code));
+    }
+
+    fn stop(&mut self, code: u64) {
+        Self::stop(self, Code::Application(code));
+    }
+
+    fn refuse(self, code: u64) {
+        self.refuse(Code::Application(code));
+    }
+
+    fn halves(self) -> (Stream, Stream) {
+        (self.try_clone().expect("it cannot fail"), self)
+    }
+
+    fn finish_half(half: &mut Stream) -> io::Result<()> {
+        half.finish()
+    }
+}

@@ -1,0 +1,135 @@
+//! The Tokio adapter: each call blocks on a runtime that all tests share.
+
+use std::future::Future;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, LazyLock};
+
+use peermux_core::code::Code;
+use peermux_core::error::{ConnectionError, OpenError};
+use peermux_core::wire::Priority;
+use peermux_core::{Config, Remote};
+use peermux_tests::{initiator_key, responder_key};
+use peermux_tokio::{Connection, Listener, ReadHalf, Stream, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::{Builder, Runtime};
+
+use super::{Connected, Duplex, Face, Listening};
+
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime starts"));
+
+pub fn wait<T>(future: impl Future<Output = T>) -> T {
+    RUNTIME.block_on(future)
+}
+
+pub struct Tokio;
+
+impl Face for Tokio {
+    type Listener = Arc<Listener>;
+    type Connection = Connection;
+
+    fn listen(socket: TcpListener, config: Config) -> Arc<Listener> {
+        let _guard = RUNTIME.enter();
+        socket.set_nonblocking(true).expect("a socket");
+        let socket = tokio::net::TcpListener::from_std(socket).expect("a socket that does not block");
+        let listener = Listener::over(socket, || responder_key().into(), config, |_| true);
+        Arc::new(listener.expect("the configuration is valid"))
+    }
+
+    fn dial(socket: TcpStream, remote: Remote, config: Config) -> io::Result<Connection> {
+        socket.set_nonblocking(true)?;
+        wait(async {
+            let socket = tokio::net::TcpStream::from_std(socket)?;
+            peermux_tokio::connect_over(socket, initiator_key(), remote, config, |_| false).await
+        })
+    }
+}
+
+impl Listening for Arc<Listener> {
+    type Connection = Connection;
+
+    fn outcome(&self) -> Result<Connection, (Option<SocketAddr>, io::Error)> {
+        wait(self.next()).expect("it listens").map_err(|error| (error.peer, error.error))
+    }
+}
+
+impl Connected for Connection {
+    type Stream = Blocking<Stream>;
+
+    fn open(&self, protocol: &str, priority: Priority) -> Result<Blocking<Stream>, OpenError> {
+        self.open(protocol, priority).map(Blocking)
+    }
+
+    fn accept(&self) -> Result<Blocking<Stream>, ConnectionError> {
+        wait(self.accept()).map(Blocking)
+    }
+
+    fn close(&self, code: u64, reason: &str) {
+        wait(self.close(code, reason));
+    }
+
+    fn drain(&self) {
+        wait(self.drain());
+    }
+
+    fn ended(&self) -> ConnectionError {
+        wait(self.ended())
+    }
+
+    fn error(&self) -> Option<ConnectionError> {
+        self.error()
+    }
+}
+
+pub struct Blocking<T>(pub T);
+
+impl<T: AsyncReadExt + Unpin> Read for Blocking<T> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        wait(self.0.read(out))
+    }
+}
+
+impl<T: AsyncWriteExt + Unpin> Write for Blocking<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        wait(self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        wait(self.0.flush())
+    }
+}
+
+impl Duplex for Blocking<Stream> {
+    type Reading = Blocking<ReadHalf>;
+    type Writing = Blocking<WriteHalf>;
+
+    fn protocol(&self) -> String {
+        self.0.protocol().unwrap_or_default().to_string()
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        wait(self.0.shutdown())
+    }
+
+    fn reset(&mut self, code: u64) {
+        self.0.writer().reset(Code::Application(code));
+    }
+
+    fn stop(&mut self, code: u64) {
+        self.0.reader().stop(Code::Application(code));
+    }
+
+    fn refuse(self, code: u64) {
+        self.0.refuse(Code::Application(code));
+    }
+
+    fn halves(self) -> (Blocking<ReadHalf>, Blocking<WriteHalf>) {
+        let (read, write) = self.0.split();
+        (Blocking(read), Blocking(write))
+    }
+
+    fn finish_half(half: &mut Blocking<WriteHalf>) -> io::Result<()> {
+        wait(half.0.shutdown())
+    }
+}
