@@ -12,7 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 
 use crate::code::Code;
-use crate::connection::{Connection, Event, PeerInfo, Transmit};
+use crate::connection::{Connection, EarlyOffer, Event, PeerInfo, Transmit};
+use crate::early::StrikeRegister;
 use crate::error::{BufferTooSmall, ConnectionError, OpenError, ReadError, WriteError};
 use crate::id::StreamId;
 use crate::time::Instant;
@@ -34,6 +35,10 @@ struct State {
     watchers: Vec<Waker>,
     /// The peer, if the application is to be asked about it.
     asked: Option<PeerInfo>,
+    /// Decides about early data.
+    register: Option<Arc<Mutex<StrikeRegister>>>,
+    /// Early data was accepted: the peer is claimed.
+    claimed: bool,
 }
 
 /// What the writer is to do.
@@ -52,6 +57,8 @@ pub enum Pump {
 /// How far the peer is proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
+    /// The peer claims this; its early streams can be accepted and answered, and nothing else yet. It is told once.
+    Claimed(PeerInfo),
     /// The application is asked about the peer: see [`Connection::accept_peer`].
     Ask(PeerInfo),
     /// Streams flow.
@@ -61,8 +68,22 @@ pub enum Progress {
 impl Driver {
     /// Shares `connection`.
     pub fn new(connection: Connection) -> Arc<Self> {
-        let state =
-            State { connection, writer: None, armed: None, acceptors: Vec::new(), watchers: Vec::new(), asked: None };
+        Self::with_register(connection, None)
+    }
+
+    /// Shares `connection`, a responder's, and accepts the early data of first flights that `register` has not seen. The register serves all
+    /// connections of a static key.
+    pub fn with_register(connection: Connection, register: Option<Arc<Mutex<StrikeRegister>>>) -> Arc<Self> {
+        let state = State {
+            connection,
+            writer: None,
+            armed: None,
+            acceptors: Vec::new(),
+            watchers: Vec::new(),
+            asked: None,
+            register,
+            claimed: false,
+        };
         Arc::new(Self { state: Mutex::new(state) })
     }
 
@@ -150,6 +171,11 @@ impl Driver {
         if let Some(error) = state.connection.error() {
             return Poll::Ready(Err(error.clone()));
         }
+        if core::mem::take(&mut state.claimed)
+            && let Some(peer) = state.connection.peer()
+        {
+            return Poll::Ready(Ok(Progress::Claimed(peer.clone())));
+        }
         if let Some(peer) = state.asked.take() {
             return Poll::Ready(Ok(Progress::Ask(peer)));
         }
@@ -210,6 +236,15 @@ impl Driver {
         let id = self.act(false, |state| state.connection.open(protocol, priority))?;
         Ok(Stream { driver: self.clone(), id })
     }
+
+    /// As [`Driver::open`], for a stream that may travel as early data: see [`Connection::open_early`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_early(self: &Arc<Self>, protocol: Option<&str>, priority: Priority) -> Result<Stream, OpenError> {
+        let id = self.act(false, |state| state.connection.open_early(protocol, priority))?;
+        Ok(Stream { driver: self.clone(), id })
+    }
 }
 
 fn add(wakers: &mut Vec<Waker>, waker: &Waker) {
@@ -231,8 +266,13 @@ impl State {
                     wakers.many.append(&mut self.watchers);
                     wakers.many.append(&mut self.acceptors);
                 }
-                Event::Readable(_) | Event::Writable(_) | Event::Draining(_) | Event::EarlyData(_) => {}
-                Event::Attestation(_) => {}
+                Event::EarlyData(offer) => {
+                    if self.strikes(&offer) && self.connection.accept_early() {
+                        self.claimed = true;
+                        wakers.many.append(&mut self.watchers);
+                    }
+                }
+                Event::Readable(_) | Event::Writable(_) | Event::Draining(_) | Event::Attestation(_) => {}
             }
         }
         if self.connection.is_closed() {
@@ -241,6 +281,13 @@ impl State {
         while let Some(waker) = self.connection.poll_waker() {
             wakers.add(waker);
         }
+    }
+
+    /// Whether early data is seen for the first time.
+    fn strikes(&self, offer: &EarlyOffer) -> bool {
+        let Some(register) = &self.register else { return false };
+        let mut register = register.lock().unwrap_or_else(PoisonError::into_inner);
+        register.strike(&offer.ephemeral, offer.timestamp, offer.now).is_ok()
     }
 
     /// The writer has something to do: bytes, an end, or a timer that is earlier than the one it was told of.

@@ -78,13 +78,73 @@ pub async fn connect_over(
     config: Config,
     accept: impl FnMut(&PeerInfo) -> bool,
 ) -> io::Result<Connection> {
-    let clock = Clock::start();
-    let config = Arc::new(config);
-    let connection =
-        peermux_core::Connection::initiator(config, identity.into(), remote, clock.now(), &mut getrandom::SysRng)
+    Dialing::over(socket, identity, remote, config)?.establish(accept).await
+}
+
+/// A connection that is about to begin, to which early data can be given before it does.
+///
+/// Where [`Config::early_data`] is set and the responder's key is known, what is written to streams of [`Dialing::open_early`] travels with the first flight, so that a host that
+/// accepts early data answers in one round trip. Where it does not, the data goes again by itself.
+pub struct Dialing {
+    driver: Arc<Driver>,
+    socket: TcpStream,
+    clock: Clock,
+}
+
+impl Dialing {
+    /// Connects to `address`; nothing is sent yet.
+    ///
+    /// # Errors
+    /// As for [`connect`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the connection up.
+    pub async fn to(
+        address: impl ToSocketAddrs,
+        identity: impl Into<Identity>,
+        remote: Remote,
+        config: Config,
+    ) -> io::Result<Self> {
+        let identity = identity.into();
+        Self::over(TcpStream::connect(address).await?, identity, remote, config)
+    }
+
+    /// Uses a socket that was just connected; nothing is sent yet.
+    ///
+    /// # Errors
+    /// As for [`connect`].
+    pub fn over(socket: TcpStream, identity: impl Into<Identity>, remote: Remote, config: Config) -> io::Result<Self> {
+        let clock = Clock::start();
+        let (config, identity) = (Arc::new(config), identity.into());
+        let mut rng = getrandom::SysRng;
+        let mut connection = peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut rng)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    let driver = pump::start(socket, connection, clock)?;
-    Ok(establish(driver, accept).await?)
+        connection.set_wall_clock(clock.now(), pump::unix_millis());
+        Ok(Self { driver: Driver::new(connection), socket, clock })
+    }
+
+    /// Opens a stream that may travel as early data: its first bytes, up to 1136 with all that is early, if they are written before
+    /// [`Dialing::establish`]. See [`peermux_core::Connection::open_early`] for what early data lacks.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_early(&self, protocol: &str, priority: Priority) -> Result<Stream, OpenError> {
+        let protocol = (!protocol.is_empty()).then_some(protocol);
+        Ok(Stream::new(self.driver.open_early(protocol, priority)?))
+    }
+
+    /// Begins, and waits for the handshake; `accept` is asked about the peer where the configuration or `remote` says so. An answer to early data can come before.
+    ///
+    /// # Errors
+    /// As for [`connect`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the connection up.
+    pub async fn establish(self, accept: impl FnMut(&PeerInfo) -> bool) -> io::Result<Connection> {
+        pump::start(self.socket, &self.driver, self.clock)?;
+        let peer = establish(&self.driver, accept, false).await?;
+        Ok(Connection::new(self.driver, peer))
+    }
 }
 
 /// Gives the connection up unless it is disarmed.
@@ -98,14 +158,17 @@ impl Drop for Abandon {
     }
 }
 
-/// Waits for the handshake and the decision about the peer.
+/// Waits for the handshake and the decision about the peer, or, if `early`, until early data was accepted.
 pub(crate) async fn establish(
-    driver: Arc<Driver>,
+    driver: &Arc<Driver>,
     mut accept: impl FnMut(&PeerInfo) -> bool,
-) -> Result<Connection, ConnectionError> {
+    early: bool,
+) -> Result<PeerInfo, ConnectionError> {
     let mut abandon = Abandon(Some(driver.clone()));
-    loop {
+    let result = loop {
         match poll_fn(|cx| driver.poll_progress(cx.waker())).await {
+            Ok(Progress::Claimed(peer)) if early => break Ok(peer),
+            Ok(Progress::Claimed(_)) => {}
             Ok(Progress::Ask(peer)) => {
                 let accepted = accept(&peer);
                 driver.with(|connection| match accepted {
@@ -113,19 +176,19 @@ pub(crate) async fn establish(
                     false => connection.refuse_peer(Code::REFUSED, ""),
                 });
             }
-            Ok(Progress::Established(peer)) => {
-                abandon.0 = None;
-                return Ok(Connection { handle: Arc::new(Handle { driver, peer }) });
-            }
-            Err(error) => {
-                abandon.0 = None;
-                return Err(error);
-            }
+            Ok(Progress::Established(peer)) => break Ok(peer),
+            Err(error) => break Err(error),
         }
-    }
+    };
+    abandon.0 = None;
+    result
 }
 
 impl Connection {
+    pub(crate) fn new(driver: Arc<Driver>, peer: PeerInfo) -> Self {
+        Self { handle: Arc::new(Handle { driver, peer }) }
+    }
+
     /// Opens a stream that speaks `protocol`, a name of 1 to 64 bytes of printable ASCII without space; an empty one names none.
     ///
     /// Nothing waits: the peer learns of the stream with the first bytes that are written to it, or when it is read, flushed or shut down.
@@ -149,7 +212,25 @@ impl Connection {
         Ok(Stream::new(stream))
     }
 
-    /// What the handshake proved of the peer.
+    /// Waits until the peer has proved its key. That is so from the beginning, except for a connection whose early data was accepted: it is there before, with
+    /// what the peer claims, and only its early streams can be read and answered.
+    ///
+    /// # Errors
+    /// Why the connection ended instead.
+    ///
+    /// # Cancel safety
+    /// The future can be dropped at any time.
+    pub async fn confirmed(&self) -> Result<PeerInfo, ConnectionError> {
+        loop {
+            match poll_fn(|cx| self.handle.driver.poll_progress(cx.waker())).await? {
+                Progress::Established(peer) => return Ok(peer),
+                // The listener's own task decides.
+                Progress::Ask(_) | Progress::Claimed(_) => {}
+            }
+        }
+    }
+
+    /// What the handshake proved of the peer; or what it claims, see [`Connection::confirmed`].
     pub fn peer(&self) -> &PeerInfo {
         &self.handle.peer
     }

@@ -44,7 +44,7 @@ mod listener;
 mod pump;
 mod stream;
 
-pub use connection::{Connection, connect, connect_over, connect_with};
+pub use connection::{Connection, Dialing, connect, connect_over, connect_with};
 pub use listener::{AcceptError, Listener, accept_over};
 pub use stream::{ReadHalf, Stream, WriteHalf};
 

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use peermux_core::StrikeRegister;
+use peermux_core::driver::Driver;
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
@@ -22,6 +24,9 @@ const READY: usize = 64;
 
 /// How long to wait when the system has no socket to give, as when all file descriptors are in use.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// First flights with early data that are remembered, within 120 s; about 10 MB. What comes beyond is refused, and goes again.
+const FIRST_FLIGHTS: usize = 1 << 16;
 
 type Decide = dyn Fn(&PeerInfo) -> bool + Send + Sync;
 
@@ -86,7 +91,13 @@ impl Listener {
         config.check().map_err(invalid)?;
         let address = socket.local_addr()?;
         let (outcome, outcomes) = mpsc::channel(READY);
-        let accepting = tokio::spawn(accept_all(socket, keys, Arc::new(config), Arc::new(accept), outcome));
+        let register = config.early_data.then(|| StrikeRegister::new(FIRST_FLIGHTS, pump::unix_millis()));
+        let shared = Arc::new(Shared {
+            config: Arc::new(config),
+            decide: Box::new(accept),
+            register: register.map(|register| Arc::new(std::sync::Mutex::new(register))),
+        });
+        let accepting = tokio::spawn(accept_all(socket, keys, shared, outcome));
         Ok(Self { address, outcomes: Mutex::new(outcomes), accepting })
     }
 
@@ -124,8 +135,7 @@ impl Listener {
 async fn accept_all(
     socket: TcpListener,
     keys: impl Fn() -> ResponderKeys,
-    config: Arc<Config>,
-    decide: Arc<Decide>,
+    shared: Arc<Shared>,
     outcome: mpsc::Sender<Result<Connection, AcceptError>>,
 ) {
     let places = Arc::new(Semaphore::new(HANDSHAKES));
@@ -144,7 +154,7 @@ async fn accept_all(
                 continue;
             }
         };
-        let handshake = handshake(stream, keys(), config.clone(), decide.clone());
+        let handshake = handshake(stream, keys(), shared.clone());
         let outcome = outcome.clone();
         handshakes.spawn(async move {
             let result = handshake.await.map_err(|error| AcceptError { peer: Some(peer), error });
@@ -154,16 +164,41 @@ async fn accept_all(
     }
 }
 
-async fn handshake(
+/// What all connections of a listener share.
+struct Shared {
+    config: Arc<Config>,
+    decide: Box<Decide>,
+    register: Option<Arc<std::sync::Mutex<StrikeRegister>>>,
+}
+
+async fn handshake(socket: TcpStream, keys: ResponderKeys, shared: Arc<Shared>) -> io::Result<Connection> {
+    let driver = start(socket, keys, shared.config.clone(), shared.register.clone())?;
+    let peer = establish(&driver, &shared.decide, true).await?;
+    if !driver.with(|connection| connection.is_established()) {
+        // Early data was accepted; the decision about the peer comes later.
+        let driver = driver.clone();
+        tokio::spawn(async move { establish(&driver, &shared.decide, false).await });
+    }
+    Ok(Connection::new(driver, peer))
+}
+
+fn start(
     socket: TcpStream,
     keys: ResponderKeys,
     config: Arc<Config>,
-    decide: Arc<Decide>,
-) -> io::Result<Connection> {
-    accept_shared(socket, keys, config, |peer| decide(peer)).await
+    register: Option<Arc<std::sync::Mutex<StrikeRegister>>>,
+) -> io::Result<Arc<Driver>> {
+    let clock = Clock::start();
+    let mut connection =
+        peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
+    connection.set_wall_clock(clock.now(), pump::unix_millis());
+    let driver = Driver::with_register(connection, register);
+    pump::start(socket, &driver, clock)?;
+    Ok(driver)
 }
 
-/// Accepts one peer over a socket that was just accepted, as the holder of `keys`. `accept` is asked about the peer if [`Config::ask`] is set.
+/// Accepts one peer over a socket that was just accepted, as the holder of `keys`. `accept` is asked about the peer if [`Config::ask`] is set. Early data is
+/// refused, since a single connection has nobody to remember what was seen: it goes again by itself.
 ///
 /// # Errors
 /// The error of the socket, or one that holds a [`ConnectionError`](crate::ConnectionError) or a [`ConfigError`](crate::ConfigError).
@@ -176,19 +211,9 @@ pub async fn accept_over(
     config: Config,
     accept: impl FnMut(&PeerInfo) -> bool,
 ) -> io::Result<Connection> {
-    accept_shared(socket, keys.into(), Arc::new(config), accept).await
-}
-
-async fn accept_shared(
-    socket: TcpStream,
-    keys: ResponderKeys,
-    config: Arc<Config>,
-    accept: impl FnMut(&PeerInfo) -> bool,
-) -> io::Result<Connection> {
-    let clock = Clock::start();
-    let connection =
-        peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
-    Ok(establish(pump::start(socket, connection, clock)?, accept).await?)
+    let driver = start(socket, keys.into(), Arc::new(config), None)?;
+    let peer = establish(&driver, accept, false).await?;
+    Ok(Connection::new(driver, peer))
 }
 
 fn invalid(error: crate::ConfigError) -> io::Error {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::BytesMut;
+use peermux_core::MAX_INPUT_BUFFER;
 use peermux_core::driver::{Driver, Pump};
 use peermux_core::time::Instant;
-use peermux_core::{Connection, MAX_INPUT_BUFFER};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -39,6 +39,12 @@ impl Clock {
     }
 }
 
+/// Milliseconds since 1970; 0 before that.
+pub(crate) fn unix_millis() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Sets what a connection needs of its socket.
 fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
@@ -48,13 +54,12 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
 }
 
 /// Starts the loops of a connection over `socket`.
-pub(crate) fn start(socket: TcpStream, connection: Connection, clock: Clock) -> io::Result<Arc<Driver>> {
+pub(crate) fn start(socket: TcpStream, driver: &Arc<Driver>, clock: Clock) -> io::Result<()> {
     prepare(&socket)?;
-    let driver = Driver::new(connection);
     let (reader, writer) = socket.into_split();
     tokio::spawn(read(reader, driver.clone(), clock));
     tokio::spawn(write(writer, driver.clone(), clock));
-    Ok(driver)
+    Ok(())
 }
 
 async fn read(socket: OwnedReadHalf, driver: Arc<Driver>, clock: Clock) {
