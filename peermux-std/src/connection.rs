@@ -89,6 +89,8 @@ pub(crate) fn establish(
     let signal = Arc::<Signal>::default();
     loop {
         match signal.block_on_forever(|waker| driver.poll_progress(waker))? {
+            // Early data is not accepted here: there is no strike register.
+            Progress::Claimed(_) => {}
             Progress::Ask(peer) => {
                 // If `accept` panics, nobody is left to decide.
                 let mut abandon = Abandon(Some(&driver));
