@@ -12,6 +12,9 @@ use crate::error::{OpenError, ReadError, Wait, WriteError};
 use crate::id::StreamId;
 use crate::wire::{Priority, is_name};
 
+/// Chunks that are written are kept from this size on; smaller ones are copied, so that the send buffer bounds the memory and not only the bytes.
+const SHARE_WRITES_FROM: usize = 1024;
+
 impl Mux {
     pub(crate) fn open(
         &mut self,
@@ -53,7 +56,7 @@ impl Mux {
         first.is_some_and(|stream| self.accepted || stream.early)
     }
 
-    fn slot(&self, id: StreamId) -> Option<u32> {
+    pub(super) fn slot(&self, id: StreamId) -> Option<u32> {
         let stream = self.streams.get(id.slot as usize)?;
         (stream.serial == id.serial && stream.held).then_some(id.slot)
     }
@@ -131,7 +134,10 @@ impl Mux {
     pub(crate) fn write_chunk(&mut self, id: StreamId, chunk: &mut Bytes) -> Result<usize, WriteError> {
         let (slot, room) = self.writable(id)?;
         let len = chunk.len().min(room);
-        self.streams[slot as usize].send.queue.push_chunk(chunk.split_to(len));
+        let front = chunk.split_to(len);
+        let queue = &mut self.streams[slot as usize].send.queue;
+        // A small one costs more to keep than to copy, and it may keep a large buffer alive.
+        if len < SHARE_WRITES_FROM { queue.push_slice(&front) } else { queue.push_chunk(front) }
         self.refresh(slot);
         Ok(len)
     }
