@@ -307,7 +307,7 @@ impl Mux {
     }
 
     pub(crate) fn stream_stats(&self, id: StreamId) -> Option<StreamStats> {
-        let stream = self.streams.get(id.slot as usize).filter(|stream| stream.serial == id.serial)?;
+        let stream = &self.streams[self.slot(id)? as usize];
         Some(StreamStats {
             sent: stream.send.credit.sent(),
             received: stream.recv.credit.received(),
