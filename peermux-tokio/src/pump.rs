@@ -2,8 +2,10 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use peermux_core::MAX_INPUT_BUFFER;
@@ -20,6 +22,9 @@ const LARGEST: usize = 16 * 1408;
 /// wait behind more than that.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
 const NOT_SENT_LOW_WATER: u32 = 16 * 1024;
+
+/// How long a writer waits for a socket that takes nothing before it looks whether the connection has ended or has a new timer meanwhile.
+const STALL: Duration = Duration::from_secs(1);
 
 /// The clock of a connection: the time since it began.
 #[derive(Clone, Copy)]
@@ -57,45 +62,88 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
 pub(crate) fn start(socket: TcpStream, driver: &Arc<Driver>, clock: Clock) -> io::Result<()> {
     prepare(&socket)?;
     let (reader, writer) = socket.into_split();
-    tokio::spawn(read(reader, driver.clone(), clock));
-    tokio::spawn(write(writer, driver.clone(), clock));
+    tokio::spawn(read(reader, Shared::new(driver.clone(), clock)));
+    tokio::spawn(write(writer, Shared::new(driver.clone(), clock)));
     Ok(())
 }
 
-async fn read(socket: OwnedReadHalf, driver: Arc<Driver>, clock: Clock) {
+/// What both loops need. A loop that is dropped before its end, as when its runtime shuts down, ends the connection: others may wait for it in
+/// other runtimes.
+struct Shared {
+    driver: Arc<Driver>,
+    clock: Clock,
+    over: bool,
+}
+
+impl Shared {
+    const fn new(driver: Arc<Driver>, clock: Clock) -> Self {
+        Self { driver, clock, over: false }
+    }
+
+    fn fail(&self, error: &io::Error) {
+        self.driver.handle_transport_error(self.clock.now(), &error.to_string());
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if !self.over {
+            self.driver.handle_transport_error(self.clock.now(), "the runtime of the connection has shut down");
+        }
+    }
+}
+
+async fn read(socket: OwnedReadHalf, mut shared: Shared) {
+    read_all(&socket, &shared.driver, shared.clock).await.unwrap_or_else(|error| shared.fail(&error));
+    shared.over = true;
+}
+
+async fn read_all(socket: &OwnedReadHalf, driver: &Driver, clock: Clock) -> io::Result<()> {
     let mut buffer = BytesMut::new();
-    let mut closed = std::pin::pin!(poll_fn(|cx| driver.poll_closed(cx.waker())));
+    let mut closed = pin!(poll_fn(|cx| driver.poll_closed(cx.waker())));
     loop {
         // No buffer is held while there is nothing to read.
         if buffer.is_empty() {
             buffer = BytesMut::new();
         }
-        let readable = tokio::select! {
+        // A peer that always has more to send leaves other tasks their turn.
+        tokio::task::coop::consume_budget().await;
+        tokio::select! {
             biased;
-            readable = socket.readable() => readable,
-            () = &mut closed => return,
-        };
-        let result = readable.and_then(|()| {
-            buffer.reserve(MAX_INPUT_BUFFER - buffer.len());
-            socket.try_read_buf(&mut buffer)
-        });
-        match result {
-            Ok(0) => return driver.handle_eof(clock.now()),
+            readable = socket.readable() => readable?,
+            () = &mut closed => return Ok(()),
+        }
+        make_room(&mut buffer);
+        match socket.try_read_buf(&mut buffer) {
+            Ok(0) => {
+                driver.handle_eof(clock.now());
+                return Ok(());
+            }
             Ok(_) => driver.handle_input(clock.now(), &mut buffer),
             Err(error) if retry(&error) => {}
-            Err(error) => return driver.handle_transport_error(clock.now(), &error.to_string()),
+            Err(error) => return Err(error),
         }
     }
 }
 
-async fn write(mut socket: OwnedWriteHalf, driver: Arc<Driver>, clock: Clock) {
+/// Makes room behind what is in `buffer`, up to [`MAX_INPUT_BUFFER`] in all and never more, as `reserve` might.
+fn make_room(buffer: &mut BytesMut) {
+    if !buffer.try_reclaim(MAX_INPUT_BUFFER - buffer.len()) {
+        let mut larger = BytesMut::with_capacity(MAX_INPUT_BUFFER);
+        larger.extend_from_slice(buffer);
+        *buffer = larger;
+    }
+}
+
+async fn write(mut socket: OwnedWriteHalf, mut shared: Shared) {
+    write_all(&mut socket, &shared.driver, shared.clock).await.unwrap_or_else(|error| shared.fail(&error));
+    shared.over = true;
+}
+
+async fn write_all(socket: &mut OwnedWriteHalf, driver: &Driver, clock: Clock) -> io::Result<()> {
     let mut half_closed = false;
     loop {
-        let pump = match send(&socket, &driver, clock).await {
-            Ok(pump) => pump,
-            Err(error) => return driver.handle_transport_error(clock.now(), &error.to_string()),
-        };
-        let timer = match pump {
+        let timer = match send(socket, driver, clock).await? {
             Pump::Send(_) => continue,
             Pump::Wait(timer) => timer,
             Pump::HalfClose(timer) => {
@@ -104,14 +152,16 @@ async fn write(mut socket: OwnedWriteHalf, driver: Arc<Driver>, clock: Clock) {
                 }
                 timer
             }
-            Pump::Close => return,
+            Pump::Close => return Ok(()),
         };
         // The wait was registered by `send`; being woken, or the timer, ends it.
         let mut first = true;
         let woken = poll_fn(|_| if std::mem::replace(&mut first, false) { Poll::Pending } else { Poll::Ready(()) });
         match timer {
             Some(timer) => {
-                if tokio::time::timeout_at(clock.at(timer), woken).await.is_err() {
+                // The timer wakes this task too, so it is the clock that tells.
+                let _ = tokio::time::timeout_at(clock.at(timer), woken).await;
+                if clock.now() >= timer {
                     driver.handle_timeout(clock.now());
                 }
             }
@@ -124,14 +174,21 @@ async fn write(mut socket: OwnedWriteHalf, driver: Arc<Driver>, clock: Clock) {
 async fn send(socket: &OwnedWriteHalf, driver: &Driver, clock: Clock) -> io::Result<Pump> {
     let mut buffer = Vec::new();
     loop {
+        tokio::task::coop::consume_budget().await;
         if driver.wants_transmit() {
             // An error of the socket shows when it is written to.
-            socket.writable().await?;
+            if !writable(socket, driver, clock).await? {
+                return Ok(Pump::Close);
+            }
             buffer.resize(LARGEST, 0);
         }
         let pump = poll_fn(|cx| Poll::Ready(driver.poll_transmit(clock.now(), &mut buffer, cx.waker()))).await;
         match pump {
-            Ok(Pump::Send(len)) => write_all(socket, &buffer[..len]).await?,
+            Ok(Pump::Send(len)) => {
+                if !write_record(socket, &buffer[..len], driver, clock).await? {
+                    return Ok(Pump::Close);
+                }
+            }
             Ok(pump) => return Ok(pump),
             // Something came up since it was asked whether there was anything.
             Err(_) => {}
@@ -139,16 +196,47 @@ async fn send(socket: &OwnedWriteHalf, driver: &Driver, clock: Clock) -> io::Res
     }
 }
 
-async fn write_all(socket: &OwnedWriteHalf, mut bytes: &[u8]) -> io::Result<()> {
+/// Writes all of `bytes`; false if the connection has ended before the socket took them.
+async fn write_record(socket: &OwnedWriteHalf, mut bytes: &[u8], driver: &Driver, clock: Clock) -> io::Result<bool> {
     while !bytes.is_empty() {
         match socket.try_write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = &bytes[written..],
-            Err(error) if retry(&error) => socket.writable().await?,
+            Err(error) if retry(&error) => {
+                if !writable(socket, driver, clock).await? {
+                    return Ok(false);
+                }
+            }
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Waits until the socket takes more, and minds the connection's timers meanwhile; false if the connection has ended.
+async fn writable(socket: &OwnedWriteHalf, driver: &Driver, clock: Clock) -> io::Result<bool> {
+    loop {
+        tokio::select! {
+            biased;
+            writable = socket.writable() => return writable.map(|()| true),
+            () = stall(driver, clock) => {}
+        }
+        if driver.is_closed() {
+            return Ok(false);
+        }
+    }
+}
+
+/// Waits for the next timer, at most for [`STALL`].
+async fn stall(driver: &Driver, clock: Clock) {
+    let timer = driver.with(|connection| connection.poll_timeout());
+    let now = clock.now();
+    let left = timer.map_or(STALL, |timer| timer.saturating_since(now));
+    if left.is_zero() {
+        driver.handle_timeout(now);
+    } else {
+        tokio::time::sleep(left.min(STALL)).await;
+    }
 }
 
 fn retry(error: &io::Error) -> bool {
