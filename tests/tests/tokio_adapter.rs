@@ -1,0 +1,377 @@
+//! The Tokio adapter over real sockets.
+
+mod adapter;
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use adapter::std_face::Std;
+use adapter::tokio_face::Tokio;
+use adapter::{connection_error, pattern, within};
+use bytes::Bytes;
+use peermux_core::error::{ConnectionError, ReadError};
+use peermux_core::{Config, Remote};
+use peermux_tests::{initiator_key, responder_key};
+use peermux_tokio::{Code, Connection, Listener, Priority, Stream, connect};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::{Builder, Runtime};
+
+scenarios! { Tokio, Tokio:
+    echo() within 20;
+    bulk_both_ways(4_000_000, 4) within 60;
+    half_close_then_a_long_reply() within 30;
+    a_thousand_streams_at_once() within 40;
+    both_sides_only_write_into_tiny_sockets() within 60;
+    a_dropped_handle_leaves_its_streams_to_finish() within 20;
+    a_stream_that_is_dropped_is_reset_and_never_ends() within 20;
+    codes_of_resets_stops_and_refusals_arrive() within 20;
+    flush_and_shutdown_twice() within 20;
+    close_tells_code_and_reason_and_every_call_after_it_says_so() within 20;
+    drain_lets_all_finish() within 30;
+    a_wrong_key_is_found_by_the_dialer() within 20;
+    a_transport_that_is_reset_wakes_everyone() within 20;
+    a_peer_that_stopped_reading_does_not_keep_close_from_ending() within 30;
+    a_peer_that_is_silent_is_given_up_after_the_idle_timeout() within 30;
+}
+
+mod between {
+    use super::*;
+
+    scenarios! { Tokio, Std:
+        bulk_both_ways(1_000_000, 2) within 60;
+        close_tells_code_and_reason_and_every_call_after_it_says_so() within 20;
+    }
+}
+
+#[test]
+fn dialers_that_are_no_peers() {
+    within(60, adapter::dialers::dialers_that_are_no_peers::<Tokio, Tokio>);
+}
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime starts")
+}
+
+/// Runs `test` in a runtime of its own, all of whose tasks must be over when it is and nothing is held any more.
+fn run<F: Future<Output = ()> + Send + 'static>(seconds: u64, test: impl FnOnce() -> F + Send + 'static) {
+    within(seconds, move || {
+        let runtime = runtime();
+        runtime.block_on(test());
+        let tasks = || runtime.metrics().num_alive_tasks();
+        adapter::eventually("all tasks are over", || tasks() == 0);
+    });
+}
+
+async fn listen() -> Listener {
+    Listener::bind("127.0.0.1:0", responder_key(), Config::default()).await.expect("loopback listens")
+}
+
+async fn dial(listener: &Listener) -> Connection {
+    let remote = Remote::Key(responder_key().public_key());
+    connect(listener.local_addr(), initiator_key(), remote, Config::default()).await.expect("it listens")
+}
+
+async fn pair() -> (Connection, Connection) {
+    let listener = listen().await;
+    let (dialer, accepted) = tokio::join!(dial(&listener), listener.accept());
+    (dialer, accepted.expect("it dials"))
+}
+
+async fn streams() -> (Connection, Connection, Stream, Stream) {
+    let (dialer, listener) = pair().await;
+    let mut one = dialer.open("test", Priority::default()).expect("it is open");
+    one.flush().await.expect("it leaves");
+    let two = listener.accept().await.expect("it opens");
+    (dialer, listener, one, two)
+}
+
+/// Polls `future` at most `polls` times, as often as it is woken, and drops it then; `None` if it was not ready.
+async fn poll_times<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    let mut left = polls;
+    poll_fn(|cx| {
+        left -= 1;
+        match future.as_mut().poll(cx) {
+            Poll::Ready(value) => Poll::Ready(Some(value)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Calls `$make` again and again, each time polled `$polls` times at most, until it is ready.
+macro_rules! persist {
+    ($polls:expr, $make:expr) => {
+        loop {
+            if let Some(value) = poll_times($polls, $make).await {
+                break value;
+            }
+            tokio::time::sleep(Duration::from_micros(300)).await;
+        }
+    };
+}
+
+#[test]
+fn dropped_futures_lose_nothing_and_double_nothing() {
+    const LEN: u64 = 700_000;
+    run(60, || async {
+        for polls in [1, 2, 3, 5, 9] {
+            let (dialer, listener) = pair().await;
+            let mut one = dialer.open("test", Priority::default()).expect("it is open");
+            persist!(polls, one.flush()).expect("it leaves");
+            let two = persist!(polls, listener.accept()).expect("it opens");
+            let (mut two_read, mut two_write) = two.split();
+            let (mut one_read, mut one_write) = one.split();
+
+            let upload = tokio::spawn(async move {
+                let bytes = pattern(1, 0..LEN);
+                let mut at = 0;
+                while at < bytes.len() {
+                    let end = bytes.len().min(at + 7000);
+                    at += persist!(polls, one_write.write(&bytes[at..end])).expect("the peer reads");
+                    persist!(polls, one_write.flush()).expect("the peer reads");
+                }
+                persist!(polls, one_write.shutdown()).expect("the peer reads");
+                one_write
+            });
+            let download = tokio::spawn(async move {
+                let mut bytes = Bytes::from(pattern(2, 0..LEN));
+                while !bytes.is_empty() {
+                    // What a dropped future has queued is gone from the chunk, and nothing else is.
+                    persist!(polls, two_write.write_chunk(&mut bytes)).expect("the peer reads");
+                }
+                persist!(polls, two_write.shutdown()).expect("the peer reads");
+                two_write
+            });
+            let by_slices = tokio::spawn(async move {
+                let (mut all, mut buffer) = (Vec::new(), [0; 5000]);
+                loop {
+                    let read = persist!(polls, two_read.read(&mut buffer)).expect("the peer finishes");
+                    if read == 0 {
+                        return (all, two_read);
+                    }
+                    all.extend_from_slice(&buffer[..read]);
+                }
+            });
+            let by_chunks = tokio::spawn(async move {
+                let mut all = Vec::new();
+                while let Some(chunk) = persist!(polls, one_read.read_chunk(6000)).expect("the peer finishes") {
+                    all.extend_from_slice(&chunk);
+                }
+                (all, one_read)
+            });
+            let (up, down) = (by_slices.await.expect("no panic"), by_chunks.await.expect("no panic"));
+            assert!(up.0 == pattern(1, 0..LEN), "up, {polls} polls");
+            assert!(down.0 == pattern(2, 0..LEN), "down, {polls} polls");
+            drop((upload.await.expect("no panic"), download.await.expect("no panic"), up, down));
+
+            // One poll is enough for it to be on its way.
+            poll_times(1, dialer.drain()).await;
+            let error = persist!(polls, listener.ended());
+            assert!(error.is_orderly(), "{error}");
+            persist!(polls, dialer.close(1, "too late"));
+            assert!(dialer.error().expect("it has ended").is_orderly());
+        }
+    });
+}
+
+#[test]
+fn a_dropped_dial_is_given_up_and_the_listener_goes_on() {
+    run(60, || async {
+        let listener = listen().await;
+        let remote = Remote::Key(responder_key().public_key());
+        let mut connected = 0;
+        for polls in 1..12 {
+            let dial = connect(listener.local_addr(), initiator_key(), remote, Config::default());
+            if let Some(connection) = poll_times(polls, dial).await {
+                connection.expect("it listens").close(0, "").await;
+                connected += 1;
+            }
+        }
+        assert!(connected > 0, "it takes fewer polls");
+        // A connection behind all of those, with the listener's future dropped all the time.
+        let (dialer, accepted) = tokio::join!(dial(&listener), async {
+            loop {
+                let connection = persist!(1, listener.accept()).expect("it dials");
+                if tokio::time::timeout(Duration::from_millis(200), connection.ended()).await.is_err() {
+                    return connection;
+                }
+            }
+        });
+        dialer.close(0, "").await;
+        accepted.ended().await;
+    });
+}
+
+#[test]
+fn a_dropped_close_still_closes() {
+    run(30, || async {
+        let (dialer, listener) = pair().await;
+        poll_times(1, dialer.close(7, "dropped")).await;
+        assert_eq!(listener.ended().await.code(), Some(Code::Application(7)));
+    });
+}
+
+#[test]
+fn halves_and_handles_are_dropped_in_every_order() {
+    run(60, || async {
+        let orders: Vec<[usize; 4]> = (0..256)
+            .map(|n| [n & 3, n >> 2 & 3, n >> 4 & 3, n >> 6 & 3])
+            .filter(|order| (0..4).all(|part| order.contains(&part)))
+            .collect();
+        assert_eq!(orders.len(), 24);
+        for order in orders {
+            let (dialer, listener, one, mut two) = streams().await;
+            let (read, write) = one.split();
+            let parts: [Box<dyn Send>; 4] = [Box::new(dialer), Box::new(listener), Box::new(read), Box::new(write)];
+            let mut parts = parts.map(Some);
+            // A reader in another task sees every end as an error, since nothing was shut down.
+            let reader = tokio::spawn(async move {
+                let read = two.read(&mut [0; 10]).await;
+                read.expect_err("it never ends well")
+            });
+            for part in order {
+                let part = parts[part].take();
+                tokio::spawn(async move { drop(part) }).await.expect("no panic");
+                tokio::task::yield_now().await;
+            }
+            let error = reader.await.expect("no panic");
+            let reset = error.get_ref().and_then(|error| error.downcast_ref::<ReadError>());
+            assert_eq!(reset, Some(&ReadError::Reset(Code::CANCELLED)), "{order:?}: {error}");
+        }
+    });
+}
+
+#[test]
+fn halves_join_again_only_with_their_own() {
+    run(20, || async {
+        let (_dialer, _listener, one, two) = streams().await;
+        let ((one_read, one_write), (two_read, two_write)) = (one.split(), two.split());
+        let (one_read, two_write) = Stream::join(one_read, two_write).expect_err("they are of two");
+        let mut one = Stream::join(one_read, one_write).expect("they are of one");
+        let mut two = Stream::join(two_read, two_write).expect("they are of one");
+        one.write_all(b"joined").await.expect("it lives");
+        one.shutdown().await.expect("it lives");
+        let mut all = String::new();
+        two.read_to_string(&mut all).await.expect("it lives");
+        assert_eq!(all, "joined");
+    });
+}
+
+#[test]
+fn a_task_that_panics_resets_its_stream_and_nothing_else() {
+    run(30, || async {
+        let (dialer, listener, one, mut two) = streams().await;
+        let panicking = tokio::spawn(async move {
+            let _one = one;
+            std::panic::resume_unwind(Box::new("a bug of the application's"));
+        });
+        assert!(panicking.await.is_err());
+        let error = two.read(&mut [0; 10]).await.expect_err("it is reset");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        let mut next = dialer.open("test", Priority::default()).expect("the connection lives");
+        next.write_all(b"x").await.expect("the connection lives");
+        let mut next = listener.accept().await.expect("the connection lives");
+        next.read_exact(&mut [0]).await.expect("the connection lives");
+    });
+}
+
+#[test]
+fn a_runtime_that_shuts_down_wakes_those_who_wait_elsewhere() {
+    within(30, || {
+        let (ours, theirs) = (runtime(), runtime());
+        let listener = ours.block_on(listen());
+        let address = listener.local_addr();
+        let remote = Remote::Key(responder_key().public_key());
+        let dialer = theirs.block_on(connect(address, initiator_key(), remote, Config::default())).expect("it listens");
+        let connection = ours.block_on(listener.accept()).expect("it dials");
+        let mut stream = dialer.open("test", Priority::default()).expect("it is open");
+        theirs.block_on(stream.flush()).expect("it leaves");
+
+        // The stream is read by a thread that has nothing to do with the runtime of its connection.
+        let reader = std::thread::spawn(move || {
+            let other = Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+            other.block_on(stream.read(&mut [0; 10])).expect_err("its connection is gone")
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        theirs.shutdown_background();
+        let error = reader.join().expect("no panic");
+        assert!(matches!(connection_error(&error), ConnectionError::Transport(_)), "{error}");
+        assert!(dialer.error().is_some());
+        // The peer sees the socket end without CLOSE.
+        let error = ours.block_on(connection.ended());
+        assert!(matches!(error, ConnectionError::Truncated | ConnectionError::Transport(_)), "{error}");
+
+        drop(ours);
+        let next = runtime().block_on(listener.next());
+        assert!(next.is_none(), "the listener's runtime is gone");
+    });
+}
+
+#[test]
+fn one_thread_is_enough_and_a_busy_connection_does_not_starve_others() {
+    within(60, || {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+        runtime.block_on(async {
+            let (dialer, listener) = pair().await;
+            let sink = tokio::spawn(async move {
+                let mut stream = listener.accept().await.expect("it opens");
+                while let Some(chunk) = stream.reader().read_chunk(usize::MAX).await.expect("it ends well") {
+                    drop(chunk);
+                }
+            });
+            let ticks = Arc::new(AtomicUsize::new(0));
+            let counted = ticks.clone();
+            let (mut worst, mut last) = (Duration::ZERO, Instant::now());
+            let ticker = tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    worst = worst.max(last.elapsed());
+                    last = Instant::now();
+                    counted.fetch_add(1, SeqCst);
+                    assert!(worst < Duration::from_secs(1), "starved for {worst:?}");
+                }
+            });
+            let mut stream = dialer.open("bulk", Priority::default()).expect("it is open");
+            let mut block = Bytes::from(vec![5; 8 << 20]);
+            for _ in 0..4 {
+                stream.writer().write_chunk(&mut block.clone()).await.expect("it is read");
+            }
+            block.clear();
+            stream.shutdown().await.expect("it is read");
+            sink.await.expect("no panic");
+            assert!(!ticker.is_finished(), "{:?}", ticker.await);
+            assert!(ticks.load(SeqCst) > 0);
+            ticker.abort();
+        });
+    });
+}
+
+#[test]
+fn those_who_no_longer_wait_are_forgotten() {
+    run(30, || async {
+        let (dialer, listener) = pair().await;
+        // Each of these tasks waits for the end, and for a stream, beside something that comes first.
+        let mark = Arc::new(());
+        for _ in 0..200 {
+            let (dialer, mark) = (dialer.clone(), mark.clone());
+            let task = tokio::spawn(async move {
+                let _mark = mark;
+                tokio::select! {
+                    _ = dialer.ended() => panic!("it has not ended"),
+                    _ = dialer.accept() => panic!("nothing was opened"),
+                    () = tokio::time::sleep(Duration::from_millis(1)) => {}
+                }
+            });
+            task.await.expect("no panic");
+        }
+        assert_eq!(Arc::strong_count(&mark), 1);
+        assert!(dialer.driver().waiting() <= 2, "{} wakers are kept", dialer.driver().waiting());
+        drop((dialer, listener));
+    });
+}
