@@ -141,6 +141,7 @@
 //!
 //! - `ring`: AEADs in assembly, several times as fast as the portable ones, and AES-256-GCM where the processor computes it.
 //! - `std`: errors become `std::io::Error`s, and the hardware is looked at for AES.
+//! - `ed25519`: attestations of scheme 1, which bind an Ed25519 key to a static key.
 //! - `driver`: the module `driver`, a connection behind a lock with wakers, for adapters. It includes `std`.
 #![no_std]
 extern crate alloc;
