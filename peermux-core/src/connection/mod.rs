@@ -311,6 +311,8 @@ impl Connection {
                 } else if self.decision == Decision::Accepted {
                     self.liveness.on_time(self.now, &self.config, &mut self.rng);
                 }
+                // Or `poll_timeout` would name this moment again.
+                self.limit_close();
             }
             _ => {
                 if self.now >= self.handshake_deadline {
