@@ -1,9 +1,10 @@
 //! The simulator over many seeds, and those that once failed.
 //!
-//! `PEERMUX_SIM_SEEDS` says how many seeds are run, `PEERMUX_SIM_FROM` from which one on.
+//! `PEERMUX_SIM_SEEDS` says how many seeds are run, `PEERMUX_SIM_FROM` from which one on. `PEERMUX_SIM_LINE` is a line of the regression file that is
+//! run besides it, and minimised if it fails.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use peermux_tests::sim::{Cut, Scenario, check_seed};
 
@@ -46,10 +47,12 @@ fn every_seed_keeps_every_invariant() {
 
 #[test]
 fn seeds_that_once_failed_fail_no_more() {
-    for line in include_str!("../regressions/seeds.txt").lines() {
+    let given = std::env::var("PEERMUX_SIM_LINE").unwrap_or_default();
+    for line in include_str!("../regressions/seeds.txt").lines().chain([&given[..]]) {
         let Some(scenario) = Scenario::from_line(line) else { continue };
-        if let Err(error) = scenario.try_run() {
-            panic!("{line}: {error}");
+        if scenario.try_run().is_err() {
+            let (shortest, error) = scenario.shrink(Duration::from_secs(30));
+            panic!("{line}: {error}\n{}", shortest.describe());
         }
     }
 }

@@ -97,9 +97,11 @@ impl World {
         let mut moved = false;
         for side in [0, 1] {
             moved |= self.drive(side)?;
+            let open = !self.pipes[side].ended;
             while self.pipes[side].has_room() && self.transmit_one(side)?.is_some() {
                 moved = true;
             }
+            moved |= open && self.pipes[side].ended;
             if self.pipes[1 - side].is_due(self.now) {
                 self.deliver(side, Cut::All, Cut::All)?;
                 moved = true;
