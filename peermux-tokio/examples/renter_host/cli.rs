@@ -69,7 +69,10 @@ pub enum Command {
     },
     /// Upload files to a host; what it has already is not sent again
     Put {
+        /// The host, as KEY@ADDRESS:PORT, which it prints when it starts
+        #[arg(value_name = "KEY@ADDR")]
         host: Peer,
+        /// What to upload; each file is stored under its name
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
         #[command(flatten)]
@@ -77,7 +80,10 @@ pub enum Command {
     },
     /// Download a file from a host; one that was interrupted continues
     Get {
+        /// The host, as KEY@ADDRESS:PORT, which it prints when it starts
+        #[arg(value_name = "KEY@ADDR")]
         host: Peer,
+        /// The file's name at the host
         name: String,
         /// Where to put it [default: its name, in this directory]
         #[arg(short, long, value_name = "FILE")]
@@ -93,6 +99,8 @@ pub enum Command {
     },
     /// List the files that a host stores
     List {
+        /// The host, as KEY@ADDRESS:PORT, which it prints when it starts
+        #[arg(value_name = "KEY@ADDR")]
         host: Peer,
         #[command(flatten)]
         renter: Renter,

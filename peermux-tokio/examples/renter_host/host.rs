@@ -1,6 +1,7 @@
 //! The host's side: serves a store to whoever comes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,7 +44,11 @@ impl Host {
         loop {
             tokio::select! {
                 accepted = listener.accept() => {
-                    let Ok((stream, _)) = accepted else { continue };
+                    let Ok((stream, _)) = accepted else {
+                        // Out of file descriptors, most likely: connections that end will free some.
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                        continue;
+                    };
                     let host = self.clone();
                     // A connection that breaks concerns its renter, who sees it too.
                     connections.spawn(async move { host.plain(stream, how).await });

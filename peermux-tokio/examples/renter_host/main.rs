@@ -1,4 +1,24 @@
-//! A storage renter and its host over one connection. `--help` tells what it can do.
+//! A storage renter and its host over one connection.
+//!
+//! Without arguments it runs both on this machine with a slow link between them, and does the same jobs
+//! three ways: over one plain TCP connection job by job, over a plain TCP connection for every job, and over
+//! one peermux connection.
+//!
+//! ```text
+//! cargo run --release --example renter_host
+//! cargo run --release --example renter_host -- --rtt 80 --rate 50
+//! ```
+//!
+//! It is also a tool between two machines:
+//!
+//! ```text
+//! cargo run --release --example renter_host -- host --listen 0.0.0.0:9982 --dir store
+//! cargo run --release --example renter_host -- put KEY@ADDRESS:9982 film.mkv
+//! cargo run --release --example renter_host -- get KEY@ADDRESS:9982 film.mkv
+//! ```
+//!
+//! What is of interest for users of peermux is in `link/peermux.rs` (the renter's side) and `serve.rs` (the
+//! host's side); all the rest is the same for any stream.
 
 #![allow(unreachable_pub, reason = "an example's modules have nobody outside")]
 

@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -166,7 +165,7 @@ fn prepare(socket: &TcpSocket) -> std::io::Result<()> {
     socket.set_send_buffer_size(SOCKET_BUFFER as u32)?;
     // Loopback's segments of 64 KiB do not fit such buffers well. A refusal only costs accuracy.
     #[cfg(unix)]
-    let _ = SockRef::from(socket).set_tcp_mss(1448);
+    let _ = socket2::SockRef::from(socket).set_tcp_mss(1448);
     Ok(())
 }
 

@@ -136,7 +136,9 @@ async fn persist(peer: &Peer, renter: &Renter, work: impl AsyncFn(Arc<Link>) -> 
     let attempt = async || {
         let link = connect(peer, secret.clone()).await?;
         // A host that refuses us says so here. What fails later may be worth another try.
-        job::hello(&link).await.map_err(|e| Error::new(format!("{} does not do a first job for us: {e}", peer.addr)))?;
+        job::hello(&link)
+            .await
+            .map_err(|e| Error::new(format!("{} does not do a first job for us: {e}", peer.addr)))?;
         let done = work(link.clone()).await;
         link.close().await;
         Ok::<_, Error>(done)
@@ -190,7 +192,7 @@ fn was_there(skipped: u64) -> String {
 
 fn bar(bars: &MultiProgress, length: u64, name: &str, doing: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(
-        "{prefix:>8} {wide_msg} [{bar:24}] {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>4}",
+        "{prefix:>7} {msg} [{bar:20}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
     );
     let bar = bars.add(ProgressBar::new(length));
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
