@@ -100,6 +100,7 @@ impl Connection {
         }
         self.end_with(error);
         self.send_close(Closed { code: Code::Protocol(code), reason: Arc::from(reason) });
+        self.limit_close();
     }
 
     /// The peer broke the rules: it is told at once, and nothing more of what it sends is looked at.
@@ -139,6 +140,7 @@ impl Connection {
             None => {
                 self.end_with(ConnectionError::Closed { by: Side::Peer, closed, answer: None });
                 self.send_close(Closed { code: Code::NO_ERROR, reason: Arc::from("") });
+                self.limit_close();
             }
         }
         self.over_if_both();
