@@ -1,0 +1,368 @@
+//! How a connection ends: CLOSE, DRAIN, and what both sides say of it (`docs/spec.md` section 13).
+
+use std::time::Duration;
+
+use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::error::{Closed, ConnectionError, OpenError, ReadError, Side, WriteError};
+use peermux_core::time::Instant;
+use peermux_core::wire::{Frame, Priority};
+use peermux_core::{Config, Connection, Event, Role, StreamId, Transmit};
+use peermux_tests::hostile::*;
+use peermux_tests::{Pair, PairBuilder};
+
+fn closed(error: Option<&ConnectionError>) -> (Side, Closed, Option<Closed>) {
+    match error {
+        Some(ConnectionError::Closed { by, closed, answer }) => (*by, closed.clone(), answer.clone()),
+        other => panic!("it was not closed: {other:?}"),
+    }
+}
+
+fn opened(conn: &mut Connection) -> StreamId {
+    conn.open(Some("test"), Priority::default()).expect("it opens")
+}
+
+#[test]
+fn both_sides_report_who_closed_and_both_codes() {
+    let mut pair = Pair::established();
+    pair.responder.conn.close(Code::Application(42), "tea is ready");
+    pair.settle();
+    let (by, said, answer) = closed(pair.responder.conn.error());
+    assert_eq!((by, said.code, &*said.reason), (Side::Local, Code::Application(42), "tea is ready"));
+    assert_eq!(answer.expect("it was answered").code, Code::NO_ERROR);
+    let (by, said, _) = closed(pair.initiator.conn.error());
+    assert_eq!((by, said.code, &*said.reason), (Side::Peer, Code::Application(42), "tea is ready"));
+    assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
+    let error = pair.initiator.conn.error().expect("it ended").to_string();
+    assert_eq!(error, "closed by the peer application: application code 42 (tea is ready)");
+}
+
+#[test]
+fn closes_that_cross_are_not_answered_and_each_side_knows_both_codes() {
+    let mut pair = Pair::established();
+    pair.initiator.conn.close(Code::Application(1), "mine");
+    pair.responder.conn.close(Code::Application(2), "yours");
+    let (records_one, records_two) = (pair.initiator.trace.len(), pair.responder.trace.len());
+    pair.settle();
+    let (by, said, answer) = closed(pair.initiator.conn.error());
+    assert_eq!(
+        (by, said.code, answer.expect("both spoke").code),
+        (Side::Local, Code::Application(1), Code::Application(2))
+    );
+    let (by, said, answer) = closed(pair.responder.conn.error());
+    assert_eq!(
+        (by, said.code, answer.expect("both spoke").code),
+        (Side::Local, Code::Application(2), Code::Application(1))
+    );
+    assert_eq!((pair.initiator.trace.len(), pair.responder.trace.len()), (records_one + 1, records_two + 1));
+    assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
+}
+
+#[test]
+fn close_is_told_once_and_doing_it_again_changes_nothing() {
+    let mut pair = Pair::established();
+    pair.initiator.conn.close(Code::Application(1), "first");
+    pair.initiator.conn.close(Code::Application(2), "second");
+    pair.settle();
+    pair.initiator.conn.close(Code::Application(3), "third");
+    pair.settle();
+    for side in [&pair.initiator, &pair.responder] {
+        assert_eq!(closed(side.conn.error()).1.code, Code::Application(1));
+        assert_eq!(side.events.iter().filter(|event| matches!(event, Event::Closed(_))).count(), 1);
+    }
+}
+
+#[test]
+fn a_reason_is_cut_at_256_bytes_and_stays_text() {
+    let mut duel = Duel::new();
+    duel.conn().close(Code::Application(1), &"é".repeat(200));
+    let heard = duel.hear();
+    let Frame::Close(close) = heard[0].frames()[0] else { panic!("CLOSE goes first") };
+    assert_eq!(close.reason, "é".repeat(128));
+    let mut duel = Duel::new();
+    duel.conn().close(Code::Application(1), &format!("x{}", "é".repeat(200)));
+    let heard = duel.hear();
+    let Frame::Close(close) = heard[0].frames()[0] else { panic!("CLOSE goes first") };
+    assert_eq!(close.reason.len(), 255);
+}
+
+#[test]
+fn after_its_close_a_side_reads_for_three_seconds_at_most() {
+    let mut duel = Duel::new();
+    duel.conn().close(Code::NO_ERROR, "");
+    assert_eq!(duel.hear_close(), Some(Code::NO_ERROR));
+    assert!(duel.talk.finished);
+    let until = duel.now + Duration::from_secs(3);
+    assert_eq!(duel.conn().poll_timeout(), Some(until));
+    // Records that are still under way change nothing.
+    duel.now = duel.now + Duration::from_millis(2_999);
+    duel.say(&[open(0), data(0, b"late")].concat());
+    let now = duel.now;
+    duel.talk.time(now);
+    assert!(!duel.conn().is_closed());
+    assert_eq!(duel.conn().accept(), None);
+    assert!(duel.hear().is_empty());
+    duel.talk.time(until);
+    assert!(duel.conn().is_closed());
+    let (by, _, answer) = closed(duel.error());
+    assert_eq!((by, answer), (Side::Local, None));
+}
+
+#[test]
+fn close_from_a_peer_is_answered_and_what_is_queued_is_dropped() {
+    let mut duel = Duel::new();
+    let id = opened(duel.conn());
+    duel.conn().send(id).write(&[1; 100_000]).expect("there is room");
+    duel.say_with(0x20, &close(Code::Application(9), "bye"));
+    let heard = duel.hear();
+    assert_eq!(heard.len(), 1);
+    assert_eq!(heard[0].header & 0x20, 0x20);
+    let frames = heard[0].frames();
+    assert!(matches!(frames[..], [Frame::Close(close)] if close.code == Code::NO_ERROR), "{frames:?}");
+    assert!(duel.conn().is_closed());
+    assert_eq!(duel.conn().queued(), 0);
+}
+
+#[test]
+fn the_transport_that_ends_after_the_last_record_ends_the_wait() {
+    let mut duel = Duel::new();
+    duel.conn().close(Code::Application(1), "");
+    duel.hear();
+    let now = duel.now;
+    duel.conn().handle_eof(now);
+    assert!(duel.conn().is_closed());
+    assert_eq!(closed(duel.error()).0, Side::Local);
+
+    // The peer's CLOSE came, and its end of the transport before the answer could be written.
+    let mut duel = Duel::new();
+    duel.say_with(0x20, &close(Code::Application(9), "bye"));
+    let now = duel.now;
+    duel.conn().handle_eof(now);
+    assert_eq!(duel.hear_close(), Some(Code::NO_ERROR));
+    assert!(duel.conn().is_closed());
+    assert_eq!(closed(duel.error()).0, Side::Peer);
+}
+
+#[test]
+fn a_close_that_the_transport_does_not_take_does_not_keep_the_connection_for_ever() {
+    // The peer reads nothing any more: its CLOSE cannot be written, and it does not end the transport either.
+    for violates in [true, false] {
+        let mut duel = Duel::new();
+        if violates {
+            duel.say(&open(1));
+        } else {
+            duel.conn().close(Code::NO_ERROR, "");
+        }
+        assert!(duel.error().is_some());
+        for _ in 0..10 {
+            if let Some(at) = duel.conn().poll_timeout() {
+                duel.now = at;
+                duel.talk.time(at);
+            }
+        }
+        assert!(duel.conn().is_closed());
+        assert!(duel.now <= Instant::from_millis(30_000), "{:?}", duel.now);
+    }
+}
+
+#[test]
+fn calls_on_a_closed_connection_return_its_error() {
+    let mut pair = Pair::established();
+    let id = opened(&mut pair.initiator.conn);
+    pair.initiator.conn.send(id).write(b"x").expect("there is room");
+    pair.settle();
+    let theirs = pair.responder.conn.accept().expect("it was opened");
+    pair.responder.conn.close(Code::Application(4), "");
+    pair.settle();
+    for (side, id) in [(&mut pair.initiator, id), (&mut pair.responder, theirs)] {
+        let error = side.conn.error().expect("it ended").clone();
+        let mut buffer = [0; 8];
+        assert_eq!(side.conn.send(id).write(b"x"), Err(WriteError::Connection(error.clone())));
+        assert_eq!(side.conn.send(id).finish(), Err(WriteError::Connection(error.clone())));
+        let _ = side.conn.recv(id).read(&mut buffer);
+        assert_eq!(side.conn.recv(id).read(&mut buffer), Err(ReadError::Connection(error.clone())));
+        assert_eq!(side.conn.open(None, Priority::default()), Err(OpenError::Connection(error)));
+        side.conn.release(id);
+        assert_eq!(side.conn.stream_count(), 0);
+        assert!(!side.conn.is_established());
+    }
+}
+
+#[test]
+fn what_arrived_before_close_can_still_be_read() {
+    let mut pair = Pair::established();
+    let id = opened(&mut pair.initiator.conn);
+    pair.initiator.conn.send(id).write(b"the whole message").expect("there is room");
+    pair.initiator.conn.send(id).finish().expect("it is open");
+    let other = opened(&mut pair.initiator.conn);
+    pair.initiator.conn.send(other).write(b"half a mess").expect("there is room");
+    pair.settle();
+    pair.initiator.conn.close(Code::NO_ERROR, "");
+    pair.settle();
+    let mut buffer = [0; 64];
+    let theirs = pair.responder.conn.accept().expect("it was opened");
+    assert_eq!(pair.responder.conn.recv(theirs).read(&mut buffer), Ok(17));
+    assert_eq!(pair.responder.conn.recv(theirs).read(&mut buffer), Ok(0), "FIN came");
+    let theirs = pair.responder.conn.accept().expect("it was opened");
+    assert_eq!(pair.responder.conn.recv(theirs).read(&mut buffer), Ok(11));
+    assert!(matches!(pair.responder.conn.recv(theirs).read(&mut buffer), Err(ReadError::Connection(_))), "no FIN came");
+}
+
+#[test]
+fn a_failure_of_the_transport_says_what_failed() {
+    let mut pair = Pair::established();
+    let now = pair.now;
+    pair.initiator.conn.handle_transport_error(now, "connection reset by peer");
+    let error = pair.initiator.conn.error().expect("it ended");
+    assert_eq!(*error, ConnectionError::Transport("connection reset by peer".into()));
+    assert_eq!(error.to_string(), "the transport failed: connection reset by peer");
+    assert!(pair.initiator.conn.is_closed());
+    assert_eq!(pair.initiator.conn.poll_timeout(), None);
+}
+
+#[test]
+fn draining_lets_everything_finish_and_then_closes() {
+    for drainer in [Role::Initiator, Role::Responder] {
+        let mut pair = Pair::established();
+        let id = opened(&mut pair.initiator.conn);
+        pair.initiator.conn.send(id).write(&[1; 60_000]).expect("there is room");
+        pair.settle();
+        let theirs = pair.responder.conn.accept().expect("it was opened");
+        pair.side(drainer).conn.drain(ProtocolCode::GOING_AWAY);
+        assert_eq!(pair.side(drainer).conn.open(None, Priority::default()), Err(OpenError::Draining));
+        pair.settle();
+        let code = pair.side(drainer.peer()).expect_event(|event| match event {
+            Event::Draining(code) => Some(*code),
+            _ => None,
+        });
+        assert_eq!(code, ProtocolCode::GOING_AWAY);
+        assert_eq!(pair.side(drainer.peer()).conn.open(None, Priority::default()), Err(OpenError::Draining));
+        assert!(pair.initiator.conn.is_established() && pair.responder.conn.is_established());
+
+        let mut buffer = [0; 70_000];
+        pair.initiator.conn.send(id).write(b"more").expect("what is open goes on");
+        pair.initiator.conn.send(id).finish().expect("it is open");
+        pair.settle();
+        assert_eq!(pair.responder.conn.recv(theirs).read(&mut buffer), Ok(60_004));
+        assert_eq!(pair.responder.conn.recv(theirs).read(&mut buffer), Ok(0));
+        pair.responder.conn.send(theirs).finish().expect("it is open");
+        pair.settle();
+        assert_eq!(pair.initiator.conn.recv(id).read(&mut buffer), Ok(0));
+        pair.initiator.conn.release(id);
+        pair.responder.conn.release(theirs);
+        pair.settle();
+        let (by, said, _) = closed(pair.side(drainer).conn.error());
+        assert_eq!((by, said.code), (Side::Local, Code::NO_ERROR));
+        assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
+    }
+}
+
+#[test]
+fn draining_an_idle_connection_closes_it_at_once_even_from_both_sides() {
+    for both in [false, true] {
+        let mut pair = Pair::established();
+        pair.initiator.conn.drain(ProtocolCode::DUPLICATE);
+        if both {
+            pair.responder.conn.drain(ProtocolCode::GOING_AWAY);
+        }
+        pair.initiator.conn.drain(ProtocolCode::GOING_AWAY);
+        pair.settle();
+        assert!(pair.initiator.conn.error().expect("it ended").is_orderly());
+        assert!(pair.responder.conn.error().expect("it ended").is_orderly());
+        assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
+    }
+}
+
+#[test]
+fn an_open_that_crosses_drain_is_refused_and_may_be_tried_again() {
+    let mut pair = Pair::established();
+    let id = opened(&mut pair.initiator.conn);
+    pair.initiator.conn.send(id).write(b"crossing").expect("there is room");
+    pair.responder.conn.drain(ProtocolCode::GOING_AWAY);
+    // A stream keeps the connection until then.
+    pair.transmit(Role::Initiator);
+    let mut buffer = [0; 8];
+    while pair.initiator.conn.recv(id).read(&mut buffer) == Err(ReadError::Blocked) {
+        assert!(pair.step(pair.now + Duration::from_secs(1)));
+    }
+    let refused = pair.initiator.conn.recv(id).read(&mut buffer);
+    if pair.initiator.conn.error().is_none() {
+        assert_eq!(refused, Err(ReadError::Reset(Code::REFUSED)));
+        assert_eq!(pair.initiator.conn.send(id).write(b"x"), Err(WriteError::Stopped(Code::REFUSED)));
+    }
+    assert_eq!(pair.responder.conn.accept(), None);
+}
+
+#[test]
+fn the_sender_of_drain_refuses_every_open_after_it() {
+    let mut duel = Duel::new();
+    duel.say(&[open(0), data(0, b"before")].concat());
+    let before = duel.conn().accept().expect("it was opened");
+    duel.conn().drain(ProtocolCode::GOING_AWAY);
+    duel.hear();
+    for stream in [2, 4] {
+        duel.say(&[open(stream), data(stream, b"crossing")].concat());
+        let heard = duel.hear();
+        let frames = frames(&heard);
+        assert!(frames.iter().any(
+            |frame| matches!(frame, Frame::Reset(reset) if reset.stream == stream && reset.code == Code::REFUSED)
+        ));
+        assert!(
+            frames
+                .iter()
+                .any(|frame| matches!(frame, Frame::Stop(stop) if stop.stream == stream && stop.code == Code::REFUSED))
+        );
+        duel.say(&reset(stream, 1));
+    }
+    assert_eq!(duel.conn().accept(), None);
+    assert_eq!(duel.conn().stream_count(), 1);
+    assert_eq!(duel.conn().unread(), 6);
+    duel.say(&[fin(0, b""), stop(0, 0)].concat());
+    duel.conn().release(before);
+    assert_eq!(duel.hear_close(), Some(Code::NO_ERROR));
+}
+
+#[test]
+fn streams_that_were_not_yet_opened_are_given_up_by_drain() {
+    let config = Config { max_streams: 16, ..Config::default() };
+    let mut pair = PairBuilder { responder_config: config, ..PairBuilder::default() }.establish();
+    let ids: Vec<_> = (0..20).map(|_| opened(&mut pair.initiator.conn)).collect();
+    pair.settle();
+    pair.responder.conn.drain(ProtocolCode::GOING_AWAY);
+    pair.settle();
+    for (index, id) in ids.into_iter().enumerate() {
+        let written = pair.initiator.conn.send(id).write(b"x");
+        if index < 16 {
+            assert_eq!(written, Ok(1));
+        } else {
+            assert_eq!(written, Err(WriteError::Stopped(Code::REFUSED)));
+            assert_eq!(pair.initiator.conn.recv(id).read(&mut [0; 8]), Err(ReadError::Reset(Code::REFUSED)));
+        }
+    }
+}
+
+#[test]
+fn closing_before_the_handshake_is_over_says_nothing() {
+    for role in [Role::Initiator, Role::Responder] {
+        let mut pair = PairBuilder::default().build();
+        pair.side(role).conn.close(Code::Application(1), "never mind");
+        assert!(pair.side(role).conn.is_closed());
+        let now = pair.now;
+        let mut buffer = [0; 2816];
+        assert_eq!(pair.side(role).conn.poll_transmit(now, &mut buffer), Ok(Transmit::Finished));
+    }
+}
+
+#[test]
+fn a_code_that_nobody_knows_is_taken_like_any_other() {
+    let mut duel = Duel::new();
+    duel.say_with(0x20, &close(Code::Protocol(ProtocolCode(0x7777)), "from the future"));
+    assert_eq!(duel.error().expect("it ended").code(), Some(Code::Protocol(ProtocolCode(0x7777))));
+    assert_eq!(
+        duel.error().expect("it ended").to_string(),
+        "closed by the peer protocol: protocol code 0x7777 (from the future)"
+    );
+    let mut duel = Duel::new();
+    duel.say(&drain(0x7777));
+    assert!(duel.talk.events.contains(&Event::Draining(ProtocolCode(0x7777))));
+    assert_eq!(duel.error(), None);
+}
