@@ -39,6 +39,11 @@ pub struct Config {
     /// Responder: whether a dialer that does not know this side's key is answered at all. `true` by default; without it, this side's identity
     /// is never shown to a prober.
     pub fallback: bool,
+    /// The shaping that this side proposes (`docs/spec.md` section 19). Of two proposals the stronger holds. [`Shaping::Quantised`] by default.
+    pub shaping: Shaping,
+    /// The strongest shaping that this side accepts; a peer that wants more is closed with SHAPING_REFUSED. [`Shaping::Bucketed`] by default, which costs at
+    /// most 12 % more bytes. At least `shaping`.
+    pub shaping_limit: Shaping,
     /// An attestation of this side's static key ([`attestation`](crate::attestation)): 1 to 1024 bytes. One of more than 112 travels in a frame after the handshake, so a
     /// dialer cannot make its expectation depend on it.
     pub attestation: Option<Arc<[u8]>>,
@@ -68,6 +73,8 @@ impl Default for Config {
             keepalive: Some(Duration::from_secs(20)),
             ask: false,
             fallback: true,
+            shaping: Shaping::Quantised,
+            shaping_limit: Shaping::Bucketed,
             attestation: None,
             early_data: false,
             key_log: None,
@@ -91,6 +98,8 @@ impl fmt::Debug for Config {
             .field("ask", &self.ask)
             .field("fallback", &self.fallback)
             .field("early_data", &self.early_data)
+            .field("shaping", &self.shaping)
+            .field("shaping_limit", &self.shaping_limit)
             .field("grease", &self.grease)
             .field("provider", &self.provider)
             .finish_non_exhaustive()
@@ -143,7 +152,7 @@ impl Config {
             idle_timeout: self.idle_timeout.map_or(0, |timeout| {
                 u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).clamp(1, crate::varint::MAX)
             }),
-            shaping: Shaping::Quantised,
+            shaping: self.shaping,
         }
     }
 
@@ -168,6 +177,8 @@ impl Config {
                 "attestation",
                 self.attestation.as_ref().is_none_or(|bytes| (1..=MAX_FRAME_ATTESTATION).contains(&bytes.len())),
             ),
+            ("shaping", Shaping::from_value(self.shaping.value()) == Some(self.shaping)),
+            ("shaping_limit", crate::shape::accepts(self.shaping_limit, self.shaping)),
             ("provider", self.provider.supports(Suite::ChaCha20Poly1305)),
         ];
         match checks.into_iter().find(|(_, valid)| !valid) {

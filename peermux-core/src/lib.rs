@@ -165,6 +165,7 @@ mod id;
 mod key_log;
 mod mux;
 mod record;
+mod shape;
 mod stats;
 pub mod time;
 pub mod varint;

@@ -276,6 +276,16 @@ impl Pair {
         panic!("it never comes to rest");
     }
 
+    /// Runs exactly until `end`, whatever is on its way then: for connections that never come to rest.
+    pub fn run_until(&mut self, end: Instant) {
+        while self.next_moment(end).is_none_or(|moment| moment <= end) {
+            if !self.step(end) {
+                break;
+            }
+        }
+        self.now = self.now.max(end);
+    }
+
     /// Runs for `time`, timers included.
     pub fn run_for(&mut self, time: Duration) {
         self.run(self.now + time);

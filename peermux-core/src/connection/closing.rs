@@ -118,7 +118,10 @@ impl Connection {
         if self.is_unconfirmed() {
             return self.fail_handshake(HandshakeError::ThirdFlight);
         }
-        self.sealer = None;
+        // The sending key lives on only where slots must go on.
+        if !self.shaper.is_constant() {
+            self.sealer = None;
+        }
         self.opener = None;
         self.closing.to_send = None;
         self.end_with(ConnectionError::Tampered);

@@ -4,9 +4,15 @@ use super::{Connection, Decision, Phase, Transmit};
 use crate::code::{Code, ProtocolCode};
 use crate::codec::Writer;
 use crate::error::BufferTooSmall;
+use crate::id::Role;
 use crate::record::{TAG, quanta_for};
 use crate::time::Instant;
-use crate::wire::{Attestation, Close, Frame, FrameKind, HANDSHAKE_FRAMES};
+use crate::wire::{Attestation, Close, Frame, FrameKind, HANDSHAKE_FRAMES, QUANTUM, Shaping};
+
+/// The size of a record of `len` bytes, in quanta.
+const fn quanta(len: usize) -> u8 {
+    (len / QUANTUM) as u8
+}
 
 /// What is to be done about sending.
 enum Action {
@@ -72,22 +78,34 @@ impl Connection {
     /// Whether answers to early data may leave: before flight 3, and one record at most.
     fn answers_early(&self) -> bool {
         let first = self.sealer.as_ref().is_some_and(|sealer| sealer.count() == 0);
-        self.early.accepted && self.is_unconfirmed() && first && self.closing.error.is_none()
+        let shaped = self.config.shaping != Shaping::Quantised || self.peer_settings.shaping != Shaping::Quantised;
+        self.early.accepted && self.is_unconfirmed() && first && !shaped && self.closing.error.is_none()
     }
 
     fn next_action(&mut self) -> Action {
+        let first = self.first_is_short && self.role == Role::Initiator;
         match self.phase {
             Phase::Over => return Action::Finish,
+            // Slots go on until the end: nobody sees that a record did not authenticate.
+            Phase::Silent(_) if self.sealer.is_some() => {}
             Phase::Records if self.closing.sent => return Action::Finish,
-            Phase::Records if self.closing.to_send.is_some() => return Action::Record,
-            Phase::Records if self.decision == Decision::Accepted && self.closing.error.is_none() => {}
-            // One record of answers to early data may leave before flight 3 has arrived.
-            Phase::Records if self.answers_early() && self.mux.wants_record() => return Action::Record,
+            // Flight 3 is bound by no shaper, and neither is anything before it.
+            Phase::Records if first => return Action::Record,
+            Phase::Records if self.answers_early() => {
+                return if self.mux.wants_record() { Action::Record } else { Action::Nothing };
+            }
+            Phase::Records => {}
             _ => return Action::Nothing,
         }
-        if self.mux.has_drained() {
-            Action::CloseDrained
-        } else if self.must_send || self.attest.is_some() || self.liveness.wants_record() || self.mux.wants_record() {
+        if !self.shaper.may_send(self.now) || self.is_unconfirmed() {
+            return Action::Nothing;
+        }
+        let speaks = self.decision == Decision::Accepted && self.closing.error.is_none();
+        if speaks && self.mux.has_drained() {
+            return Action::CloseDrained;
+        }
+        let says = self.must_send || self.attest.is_some() || self.liveness.wants_record() || self.mux.wants_record();
+        if self.closing.to_send.is_some() || (speaks && says) || self.shaper.padding(self.now) > 0 {
             Action::Record
         } else {
             Action::Nothing
@@ -96,7 +114,7 @@ impl Connection {
 
     fn write_record(&mut self, record: &mut [u8]) {
         let len = record.len();
-        let short = self.role == crate::id::Role::Initiator && core::mem::take(&mut self.first_is_short);
+        let short = self.role == Role::Initiator && core::mem::take(&mut self.first_is_short);
         let area_len = if short { HANDSHAKE_FRAMES } else { len - TAG - 1 };
         let (area, rest) = record[1..].split_at_mut(area_len);
         rest.fill(0);
@@ -108,19 +126,20 @@ impl Connection {
                 1
             }
             None => {
-                area.bytes(&core::mem::take(&mut self.early.again));
-                if self.decision == Decision::Accepted {
+                let speaks = self.decision == Decision::Accepted && self.closing.error.is_none();
+                if speaks {
+                    area.bytes(&core::mem::take(&mut self.early.again));
                     self.write_attestation(&mut area);
                     self.liveness.write(self.now, &mut area);
                 }
-                self.mux.fill(&mut area);
-                if self.decision == Decision::Accepted {
+                if speaks || self.is_unconfirmed() {
+                    self.mux.fill(&mut area);
+                }
+                if speaks {
                     self.liveness.write_rider(self.now, &mut area);
                     self.write_grease(&mut area);
-                    self.next_size()
-                } else {
-                    1
                 }
+                self.next_size(if short { 0 } else { quanta(len) })
             }
         };
         debug_assert!(!area.overflowed());
@@ -128,7 +147,10 @@ impl Connection {
         self.traffic.frames_sent.add_all(area.frames());
         area.pad();
         // What is announced for payload must leave even if the payload is reset meanwhile.
-        self.must_send = next > 1;
+        self.must_send = next > 1 && !self.shaper.is_constant();
+        if !short {
+            self.shaper.sent(quanta(len), self.now);
+        }
         let sealed = self.sealer.as_mut().and_then(|sealer| sealer.seal(record, next, close.is_some(), self.now));
         self.drain_rate.sent(self.now, len, next > 1);
         self.liveness.record_sent(self.now, &self.config, &mut self.rng);
@@ -142,16 +164,17 @@ impl Connection {
         }
     }
 
-    /// The size of the record after this one, in quanta: more than one only for payload that is held and may be sent.
-    pub(super) fn next_size(&self) -> u8 {
+    /// The size of the record after this one of `after` quanta: more than one quantum only for payload that is held and may be sent, or for padding that shaping requires.
+    pub(super) fn next_size(&self, after: u8) -> u8 {
+        let possible = self.peer_settings.max_record.min(self.config.max_record);
         let (payload, headers) = self.mux.backlog();
-        if payload == 0 {
-            return 1;
-        }
-        let largest = self.peer_settings.max_record.min(self.config.max_record).min(self.drain_rate.largest_record());
-        // Payload alone decides: headers make the record larger only where payload fills it anyway.
-        let quanta = quanta_for(payload + headers);
-        u8::try_from(quanta).unwrap_or(u8::MAX).min(largest).max(1)
+        let wanted = if payload == 0 || self.decision != Decision::Accepted {
+            1
+        } else {
+            let largest = possible.min(self.drain_rate.largest_record());
+            u8::try_from(quanta_for(payload + headers)).unwrap_or(u8::MAX).min(largest).max(1)
+        };
+        self.shaper.next_size(wanted, possible, after)
     }
 
     /// A long attestation goes with the first record that holds it.

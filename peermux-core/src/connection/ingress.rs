@@ -149,7 +149,7 @@ impl Connection {
             self.mux.budget.control(self.now, Budget::KEY_UPDATE)?;
         }
         let mut frames = Frames::new(area).peekable();
-        if frames.peek().is_none() {
+        if frames.peek().is_none() && !self.shaper.pads() {
             self.mux.budget.control(self.now, Budget::EMPTY_RECORD)?;
         }
         let mut close = None;

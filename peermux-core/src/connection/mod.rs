@@ -34,6 +34,7 @@ use crate::handshake::{Secrets, initiator, responder};
 use crate::id::{Role, StreamId};
 use crate::mux::{Limits, Mux, StreamEvent};
 use crate::record::{Opener, Sealer};
+use crate::shape::Shaper;
 use crate::stats::{FrameCounts, Stats, StreamStats};
 use crate::time::Instant;
 use crate::wakers::Notices;
@@ -78,6 +79,7 @@ pub struct Connection {
     mux: Mux,
     liveness: Liveness,
     drain_rate: DrainRate,
+    shaper: Shaper,
     closing: Closing,
     /// Whether the peer already sent the frames that may come once.
     once: Once,
@@ -222,6 +224,7 @@ impl Connection {
             mux: Mux::new(role, limits, now),
             liveness: Liveness::new(now),
             drain_rate: DrainRate::default(),
+            shaper: Shaper::Quantised,
             closing: Closing::default(),
             once: Once::default(),
             exporter: None,
@@ -268,7 +271,7 @@ impl Connection {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let handshake = match self.phase {
             Phase::Over => return None,
-            Phase::Silent(until) => return Some(until),
+            Phase::Silent(until) => return [Some(until), self.slot_at()].into_iter().flatten().min(),
             Phase::Records if self.decision == Decision::Accepted || self.closing.error.is_some() => None,
             _ => Some(self.handshake_deadline),
         };
@@ -279,6 +282,7 @@ impl Connection {
             // The command that closed had no time: the next call has.
             (records && self.closing.waits_without_limit()).then_some(self.now),
             self.closing.linger_until.filter(|_| records),
+            self.slot_at(),
             self.liveness.idle_at().filter(|_| live),
             self.liveness.ping_at().filter(|_| live && self.decision == Decision::Accepted),
         ]
@@ -287,11 +291,18 @@ impl Connection {
         .min()
     }
 
+    /// The next slot of a shaper, as long as there are slots.
+    fn slot_at(&self) -> Option<Instant> {
+        let over = self.closing.sent || self.sealer.is_none() || matches!(self.phase, Phase::Over);
+        self.shaper.timeout().filter(|_| !over)
+    }
+
     // Inputs (those for bytes are in `ingress`).
 
     /// The time is `now`. Early and late calls do no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
+        self.shaper.on_time(self.now);
         match self.phase {
             Phase::Over => {}
             Phase::Silent(until) => {

@@ -18,6 +18,7 @@ use crate::id::Role;
 use crate::key_log::TrafficSecrets;
 use crate::mux::Source;
 use crate::record::{Header, Opener, Sealer};
+use crate::shape::Shaper;
 use crate::wire::{Flags, HANDSHAKE_FRAMES, Hello, Suites, VERSION};
 
 /// What an initiator needs to begin.
@@ -306,6 +307,7 @@ impl Connection {
             self.early.again = early_frames;
         }
         let answers = proved.take_frames();
+        let shaped = self.start_shaping();
         match mode {
             Mode::Ik => {
                 let established = proved.finish_ik(suite)?;
@@ -322,7 +324,7 @@ impl Connection {
                 self.mux.fill(&mut writer);
                 self.traffic.frames_sent.add_all(writer.frames());
                 writer.pad();
-                let next = self.next_size();
+                let next = self.next_size(0);
                 let header = Header { next, key_update: false, end: false }.byte();
                 let (flight3, established) = proved.finish_fallback(suite, header, &hello, &frames)?;
                 self.flight.extend_from_slice(&flight3[..]);
@@ -330,6 +332,9 @@ impl Connection {
             }
         }
         self.accepted();
+        if !shaped {
+            self.refuse_shaping();
+        }
         if early_accepted {
             let header = Header { next: 1, key_update: false, end: false };
             self.on_frames(header, &answers, Source::Borrowed);
@@ -407,11 +412,30 @@ impl Connection {
             self.decision = Decision::Asked;
             return self.violated(violation);
         }
+        if !self.start_shaping() {
+            self.decision = Decision::Asked;
+            return self.refuse_shaping();
+        }
         if self.config.ask {
             self.ask();
         } else {
             self.accepted();
         }
+    }
+
+    /// Both sides' settings are known: shaping begins. False if this side does not accept what holds.
+    fn start_shaping(&mut self) -> bool {
+        let largest = self.peer_settings.max_record.min(self.config.max_record);
+        let agreed = crate::shape::agree(self.config.shaping, self.peer_settings.shaping, largest);
+        let accepted = crate::shape::accepts(self.config.shaping_limit, agreed);
+        if accepted {
+            self.shaper = Shaper::new(agreed, self.now);
+        }
+        accepted
+    }
+
+    fn refuse_shaping(&mut self) {
+        self.close(Code::Protocol(ProtocolCode::SHAPING_REFUSED), "");
     }
 
     pub(super) const fn is_unconfirmed(&self) -> bool {

@@ -137,7 +137,11 @@ impl Mux {
         let front = chunk.split_to(len);
         let queue = &mut self.streams[slot as usize].send.queue;
         // A small one costs more to keep than to copy, and it may keep a large buffer alive.
-        if len < SHARE_WRITES_FROM { queue.push_slice(&front) } else { queue.push_chunk(front) }
+        if len < SHARE_WRITES_FROM {
+            queue.push_slice(&front)
+        } else {
+            queue.push_chunk(front)
+        }
         self.refresh(slot);
         Ok(len)
     }

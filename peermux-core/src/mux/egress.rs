@@ -89,7 +89,7 @@ impl Mux {
         let stream = &mut self.streams[slot as usize];
         let Some(wire) = stream.wire else { return true };
         let longest = Reset::MAX_LEN.max(Stop::MAX_LEN).max(MaxStreamData::MAX_LEN).max(PriorityUpdate::MAX_LEN);
-        while stream.pending.any() {
+        while if self.accepted { stream.pending.any() } else { stream.pending.answers() } {
             if out.room() < keep + longest {
                 return false;
             }
@@ -99,15 +99,14 @@ impl Mux {
                 if stream.recv.is_open() {
                     Stop { stream: wire, code }.encode(out);
                 }
-            } else if let Some(priority) = stream.pending.priority.take() {
-                if stream.recv.is_open() {
-                    PriorityUpdate { stream: wire, priority }.encode(out);
-                }
-            } else {
-                stream.pending.max_data = false;
+            } else if core::mem::take(&mut stream.pending.max_data) {
                 if stream.recv.is_open() && stream.recv.credit.raise() > 0 {
                     MaxStreamData { stream: wire, maximum: stream.recv.credit.grant() }.encode(out);
                 }
+            } else if let Some(priority) = stream.pending.priority.take()
+                && stream.recv.is_open()
+            {
+                PriorityUpdate { stream: wire, priority }.encode(out);
             }
         }
         true

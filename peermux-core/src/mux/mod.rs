@@ -102,7 +102,12 @@ struct Pending {
 
 impl Pending {
     const fn any(&self) -> bool {
-        self.reset.is_some() || self.stop.is_some() || self.priority.is_some() || self.max_data
+        self.answers() || self.priority.is_some()
+    }
+
+    /// Of these, what may be said on early data before the peer is accepted (`docs/spec.md` section 6, rule 9).
+    const fn answers(&self) -> bool {
+        self.reset.is_some() || self.stop.is_some() || self.max_data
     }
 }
 
@@ -252,6 +257,7 @@ impl Mux {
         self.accepted = true;
         for slot in self.slots() {
             self.refresh(slot);
+            self.want_control(slot);
         }
     }
 
@@ -382,7 +388,8 @@ impl Mux {
     /// `slot` has control frames to write. One that is not yet open on the wire keeps them until it is.
     fn want_control(&mut self, slot: u32) {
         let stream = &mut self.streams[slot as usize];
-        if stream.wire.is_some() && stream.pending.any() && !stream.in_control && self.ended.is_none() {
+        let says = if self.accepted { stream.pending.any() } else { stream.pending.answers() };
+        if stream.wire.is_some() && says && !stream.in_control && self.ended.is_none() {
             stream.in_control = true;
             self.control.push_back(slot);
         }

@@ -1,0 +1,154 @@
+//! Shaping: `docs/spec.md` section 19.
+
+use std::time::Duration;
+
+use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::error::ConnectionError;
+use peermux_core::time::Instant;
+use peermux_core::wire::{Priority, Shaping};
+use peermux_core::{Config, Identity, Remote, Role};
+use peermux_tests::{Pair, PairBuilder};
+
+const CONSTANT: Shaping = Shaping::Constant { size: 2, interval: 5_000 };
+
+fn shaped(shaping: Shaping) -> Config {
+    Config { shaping, shaping_limit: shaping, ..Config::default() }
+}
+
+fn pair(shaping: Shaping) -> PairBuilder {
+    PairBuilder { initiator_config: shaped(shaping), responder_config: shaped(shaping), ..PairBuilder::default() }
+}
+
+fn padme(quanta: usize) -> bool {
+    // The greatest number of quanta that stays small: its two or three leading bits say all.
+    let exponent = quanta.max(1).ilog2();
+    let significant = exponent.max(1).ilog2() + 1;
+    exponent <= significant || quanta % (1 << (exponent - significant)) == 0
+}
+
+#[test]
+fn every_burst_has_a_padme_size() {
+    for len in [1, 1000, 10_000, 15_000, 30_000, 50_000, 123_456, 200_000] {
+        let mut pair = pair(Shaping::Bucketed).establish();
+        let before = pair.initiator.trace.len();
+        let id = pair.initiator.conn.open(None, Priority::default()).expect("it opens");
+        let data = vec![7; len];
+        let mut sent = 0;
+        while sent < len {
+            sent += pair.initiator.conn.send(id).write(&data[sent..]).unwrap_or(0);
+            if sent < len {
+                // One burst is enough for this: what the window does not take comes later.
+                break;
+            }
+        }
+        pair.transmit(Role::Initiator);
+        let burst: usize = pair.initiator.trace[before..].iter().map(|(_, len)| len / 1408).sum();
+        assert!(padme(burst), "{len} bytes: {burst} quanta");
+        let payload = sent.div_ceil(1408);
+        assert!(burst >= payload && burst <= payload + payload / 7 + 3, "{len} bytes: {burst} quanta");
+        pair.settle();
+        let theirs = pair.responder.conn.accept().expect("it was opened");
+        assert_eq!(pair.responder.conn.recv(theirs).readable_len(), sent);
+    }
+}
+
+#[test]
+fn bucketed_connections_come_to_rest_and_are_not_taken_for_attacks() {
+    let mut pair = pair(Shaping::Bucketed).establish();
+    for _ in 0..20_000 {
+        let id = pair.initiator.conn.open(None, Priority::default()).expect("it opens");
+        pair.initiator.conn.send(id).write(&[7; 14_000]).expect("there is room");
+        pair.initiator.conn.release(id);
+        pair.settle();
+        while let Some(id) = pair.responder.conn.accept() {
+            pair.responder.conn.release(id);
+        }
+        // Cancelling is what the budget is for; it does not concern this test.
+        pair.now = pair.now + Duration::from_millis(4);
+    }
+    assert!(pair.responder.conn.is_established(), "{:?}", pair.responder.conn.error());
+}
+
+/// What both sides send within two seconds, in which one of them does `work` at times.
+fn constant_trace(builder: PairBuilder, work: impl Fn(&mut Pair, u64)) -> [Vec<(Instant, usize)>; 2] {
+    let mut pair = builder.build();
+    for turn in 0..40 {
+        pair.run_until(Instant::from_millis(turn * 50));
+        work(&mut pair, turn);
+    }
+    assert!(pair.initiator.conn.is_established() && pair.responder.conn.is_established());
+    [pair.initiator.trace, pair.responder.trace]
+}
+
+#[test]
+fn constant_connections_look_the_same_whatever_they_do_and_however_they_began() {
+    let silence = constant_trace(pair(CONSTANT), |_, _| {});
+    let writes = |pair: &mut Pair, turn: u64| {
+        for side in [&mut pair.initiator, &mut pair.responder] {
+            if side.conn.is_established() {
+                let id = side.conn.open(Some("test/work"), Priority::new((turn % 8) as u8, true)).expect("it opens");
+                side.conn.send(id).write(&vec![7; 1000 * turn as usize + 1]).expect("there is room");
+                if turn % 3 == 0 {
+                    side.conn.release(id);
+                }
+            }
+            while let Some(id) = side.conn.accept() {
+                while let Ok(Some(_)) = side.conn.recv(id).read_chunk(usize::MAX) {}
+            }
+        }
+    };
+    let busy = constant_trace(pair(CONSTANT), writes);
+    assert_eq!(silence, busy);
+    let unknown = constant_trace(PairBuilder { remote: Remote::Anyone, ..pair(CONSTANT) }, writes);
+    assert_eq!(silence, unknown);
+    let anonymous = constant_trace(PairBuilder { identity: Identity::Anonymous, ..pair(CONSTANT) }, |_, _| {});
+    assert_eq!(silence, anonymous);
+    // One record of two quanta in each slot: 2 s are 400 slots.
+    assert!(silence[0].len() > 380 && silence[0][4..].iter().all(|(_, len)| *len == 2816));
+}
+
+#[test]
+fn a_side_that_does_not_accept_what_holds_says_so() {
+    for (initiator, responder) in [(CONSTANT, Shaping::Quantised), (Shaping::Quantised, CONSTANT)] {
+        for remote in [PairBuilder::default().remote, Remote::Anyone] {
+            let mut pair = PairBuilder {
+                initiator_config: Config { shaping_limit: initiator, shaping: initiator, ..Config::default() },
+                responder_config: Config { shaping_limit: responder, shaping: responder, ..Config::default() },
+                remote,
+                ..PairBuilder::default()
+            }
+            .build();
+            pair.run_for(Duration::from_secs(5));
+            let code = Code::Protocol(ProtocolCode::SHAPING_REFUSED);
+            for side in [&pair.initiator, &pair.responder] {
+                assert_eq!(side.conn.error().and_then(ConnectionError::code), Some(code), "{:?}", side.conn.error());
+                assert!(side.conn.is_closed());
+            }
+        }
+    }
+}
+
+#[test]
+fn slots_go_on_after_a_record_that_does_not_authenticate() {
+    let mut pair = pair(CONSTANT).build();
+    pair.run_until(Instant::from_millis(1000));
+    pair.transmit(Role::Initiator);
+    let now = pair.now;
+    let record = pair.pipe(Role::Initiator).front_mut();
+    if let Some((_, bytes)) = record {
+        bytes[100] ^= 1;
+    } else {
+        pair.pipe(Role::Initiator).push_back((now, vec![0; 2816]));
+    }
+    let before = pair.responder.trace.len();
+    let start = pair.now;
+    pair.run_until(start + Duration::from_secs(12));
+    assert_eq!(pair.responder.conn.error(), Some(&ConnectionError::Tampered));
+    assert!(pair.responder.conn.is_closed());
+    let after = &pair.responder.trace[before..];
+    let lasted = after.last().expect("slots went on").0.saturating_since(start);
+    assert!(lasted > Duration::from_millis(1900) && lasted < Duration::from_millis(10_100), "{lasted:?}");
+    for pair in after.windows(2) {
+        assert_eq!(pair[1].0.saturating_since(pair[0].0), Duration::from_millis(5));
+    }
+}
