@@ -1,0 +1,261 @@
+//! What a peer may repeat for free is counted, and has an end; what is within the safe harbour has none (`docs/spec.md` section 18.2).
+
+use std::time::Duration;
+
+use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::wire::{Frame, Priority};
+use peermux_core::{Config, Transmit};
+use peermux_tests::hostile::*;
+
+const LOAD: Option<Code> = Some(Code::Protocol(ProtocolCode::EXCESSIVE_LOAD));
+const ROOM: usize = Q - 17;
+
+/// A duel whose application takes and lets go of every stream at once.
+fn duel() -> Duel {
+    DuelBuilder { config: Config { keepalive: None, ..Config::default() }, ..DuelBuilder::default() }.build()
+}
+
+fn let_go_of_all(duel: &mut Duel) {
+    while let Some(stream) = duel.conn().accept() {
+        duel.conn().release(stream);
+    }
+}
+
+/// Repeats `frame` until the connection closes; how many it took, and the code.
+fn flood(duel: &mut Duel, frame: &[u8]) -> (usize, Option<Code>) {
+    let each = ROOM / frame.len();
+    let mut count = 0;
+    while duel.error().is_none() && count < 200_000 {
+        duel.say(&frame.repeat(each));
+        count += each;
+    }
+    (count, duel.hear_close())
+}
+
+#[test]
+fn floods_of_control_frames_are_excessive_load_after_20_000() {
+    let settings: Vec<u8> = [number(31 * 7 + 27), vec![0]].concat();
+    let cases = [
+        ("PING", ping(1)),
+        ("PONG", pong(1)),
+        ("MAX_DATA", max_data(5)),
+        ("MAX_STREAM_DATA", max_stream_data(0, 5)),
+        ("MAX_STREAMS", max_streams(5)),
+        ("PRIORITY", priority(0, 1, true)),
+        ("empty STREAM", data(0, b"")),
+        ("skippable", settings),
+    ];
+    for (name, frame) in cases {
+        let mut duel = duel();
+        duel.say(&open(0));
+        let (count, code) = flood(&mut duel, &frame);
+        assert_eq!(code, LOAD, "{name}");
+        assert!((20_000..22_000).contains(&count), "{name}: {count}");
+    }
+}
+
+#[test]
+fn frames_that_are_ignored_cost_as_much() {
+    for frame in [fin(0, b""), reset(0, 1), stop(0, 1), data(0, b"")] {
+        let mut duel = duel();
+        duel.say(&[open(0), fin(0, b""), stop(0, 1)].concat());
+        let_go_of_all(&mut duel);
+        duel.hear();
+        let (count, code) = flood(&mut duel, &frame);
+        assert_eq!(code, LOAD, "{frame:?}");
+        assert!((20_000..21_000).contains(&count), "{frame:?}: {count}");
+    }
+}
+
+#[test]
+fn records_of_padding_only_cost_four_and_key_updates_sixteen() {
+    for (header, frames, each) in [(0, vec![], 4), (0x10, max_data(0), 17), (0x10, vec![], 20), (0x10, open(0), 16)] {
+        let mut duel = duel();
+        let mut count = 0;
+        let mut opened = frames == open(0);
+        while duel.error().is_none() {
+            if opened {
+                duel.say_with(header, &frames);
+                opened = false;
+            } else if frames == open(0) {
+                duel.say_with(header, &stream_bytes(count));
+            } else {
+                duel.say_with(header, &frames);
+            }
+            count += 1;
+            assert!(count < 20_000);
+        }
+        assert_eq!(duel.hear_close(), LOAD);
+        assert!((20_000 / each..20_000 / each + 10).contains(&count), "{header:#x}: {count}");
+    }
+}
+
+/// A byte of payload: free, but it pays for next to nothing.
+fn stream_bytes(_: usize) -> Vec<u8> {
+    data(0, b"x")
+}
+
+#[test]
+fn payload_pays_for_control() {
+    let mut duel = duel();
+    duel.say(&open(0));
+    let stream = duel.conn().accept().expect("it was opened");
+    let mut buffer = vec![0; 4096];
+    // Two for each 1024 bytes.
+    for _ in 0..30_000 {
+        duel.say(&[data(0, &[1; 1024]), ping(1), ping(2)].concat());
+        assert_eq!(duel.conn().recv(stream).read(&mut buffer), Ok(1024));
+        duel.hear();
+    }
+    assert_eq!(duel.error(), None);
+}
+
+#[test]
+fn a_rapid_reset_is_excessive_load_after_10_000() {
+    let mut duel =
+        DuelBuilder { config: Config { max_streams: 1 << 30, ..Config::default() }, ..DuelBuilder::default() }.build();
+    let mut stream = 0;
+    while duel.error().is_none() && stream < 100_000 {
+        duel.say(&[open(stream), reset(stream, 1)].concat());
+        let_go_of_all(&mut duel);
+        stream += 2;
+    }
+    assert_eq!(duel.hear_close(), LOAD);
+    assert!((10_000..10_010).contains(&(stream / 2)), "{stream}");
+}
+
+#[test]
+fn resets_that_a_peer_provokes_by_stop_count_as_well() {
+    let mut duel =
+        DuelBuilder { config: Config { max_streams: 1 << 30, ..Config::default() }, ..DuelBuilder::default() }.build();
+    let mut stream = 0;
+    while duel.error().is_none() && stream < 100_000 {
+        duel.say(&[open(stream), stop(stream, 1), fin(stream, b"")].concat());
+        let_go_of_all(&mut duel);
+        stream += 2;
+    }
+    assert_eq!(duel.hear_close(), LOAD);
+    assert!((10_000..10_010).contains(&(stream / 2)), "{stream}");
+}
+
+#[test]
+fn a_thousand_control_frames_and_500_cancellations_each_second_are_safe() {
+    let mut duel = duel();
+    let mut stream = 0;
+    for _ in 0..120 {
+        // All of a second's at its beginning.
+        for _ in 0..10 {
+            duel.say(&ping(1).repeat(100));
+        }
+        for _ in 0..500 {
+            duel.say(&[open(stream), reset(stream, 1)].concat());
+            let_go_of_all(&mut duel);
+            stream += 2;
+        }
+        duel.hear();
+        assert_eq!(duel.error(), None, "{stream}");
+        duel.now = duel.now + Duration::from_secs(1);
+    }
+}
+
+#[test]
+fn twenty_seconds_worth_at_once_is_safe_after_any_silence() {
+    let mut duel = duel();
+    for _ in 0..5 {
+        for _ in 0..19_900 / 100 {
+            duel.say(&ping(1).repeat(100));
+        }
+        duel.hear();
+        assert_eq!(duel.error(), None);
+        duel.now = duel.now + Duration::from_secs(20);
+    }
+}
+
+#[test]
+fn whoever_finishes_as_many_streams_as_it_cancels_is_safe_at_any_rate() {
+    let mut duel = duel();
+    let mut stream = 0;
+    for _ in 0..30_000 {
+        duel.say(&[open(stream), fin(stream, b"asks"), open(stream + 2), reset(stream + 2, 1)].concat());
+        let finishes = duel.conn().accept().expect("it was opened");
+        duel.conn().send(finishes).write(b"answers").expect("there is room");
+        duel.conn().send(finishes).finish().expect("it is open");
+        duel.hear();
+        duel.conn().release(finishes);
+        let_go_of_all(&mut duel);
+        duel.hear();
+        stream += 4;
+    }
+    assert_eq!(duel.error(), None);
+}
+
+#[test]
+fn a_peer_that_pings_and_does_not_read_makes_nothing_grow() {
+    let mut duel = duel();
+    let now = duel.now;
+    let mut buffer = vec![0; 16 * Q];
+    for _ in 0..190 {
+        duel.say(&ping(7).repeat(100));
+    }
+    // Once it reads, there is one answer and no more.
+    assert_eq!(duel.conn().poll_transmit(now, &mut buffer), Ok(Transmit::Bytes(Q)));
+    let heard = duel.wire.open(&buffer[..Q]);
+    assert_eq!(frames(&heard).len(), 1);
+    assert_eq!(duel.conn().poll_transmit(now, &mut buffer), Ok(Transmit::Idle));
+}
+
+#[test]
+fn input_is_taken_while_nothing_is_written_and_control_never_waits_for_it() {
+    let mut duel = duel();
+    duel.say(&open(0));
+    let stream = duel.conn().accept().expect("it was opened");
+    let mut buffer = vec![0; 4096];
+    // The window of the connection, as far as it goes without any answer.
+    let mut received = 0;
+    while received + 1300 <= 64 << 10 {
+        duel.say(&data(0, &[1; 1300]));
+        received += duel.conn().recv(stream).read(&mut buffer).expect("there is something");
+    }
+    assert_eq!(duel.error(), None);
+    let heard = duel.hear();
+    let told = frames(&heard).iter().filter(|frame| matches!(frame, Frame::MaxStreamData(_))).count();
+    assert_eq!(told, 1, "one number says it all");
+}
+
+#[test]
+fn a_hundred_thousand_opens_and_closes_leave_no_stream_and_no_credit_behind() {
+    let rounds = if std::env::var_os("PEERMUX_LONG").is_some() { 1_000_000 } else { 100_000 };
+    let mut duel = duel();
+    // Something that fills all records, so that nothing rides along.
+    let bulk = duel.conn().open(None, Priority::default()).expect("it opens");
+    let mut limit = 1 << 20;
+    let mut seen_streams = 4096;
+    let mut now = duel.now;
+    for round in 0..rounds {
+        let stream = 2 * round;
+        assert!(round < seen_streams, "the limit of streams is not raised");
+        let header = if round % 10_000 == 0 { 0x10 } else { 0 };
+        duel.say_with(header, &[open(stream), fin(stream, &[1; 100])].concat());
+        assert_eq!(duel.error(), None, "{round}");
+        let id = duel.conn().accept().expect("it was opened");
+        duel.conn().send(id).finish().expect("it is open");
+        duel.conn().release(id);
+        let _ = duel.conn().send(bulk).write(&[2; 1000]);
+        if round % 16 == 0 {
+            for frame in frames(&duel.hear()) {
+                match frame {
+                    Frame::MaxStreams(max) => seen_streams = max.0,
+                    Frame::Stream(_) => limit += 20_000,
+                    _ => {}
+                }
+            }
+            now = now + Duration::from_millis(10);
+            duel.now = now;
+            duel.say(&[max_stream_data(1, limit), max_data(limit)].concat());
+        }
+        assert_eq!(duel.error(), None, "{round}");
+    }
+    duel.hear();
+    assert_eq!(duel.conn().stream_count(), 1);
+    assert_eq!(duel.conn().unread(), 0);
+}
