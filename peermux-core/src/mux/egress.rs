@@ -41,11 +41,11 @@ impl Mux {
         self.fill_streams(out);
     }
 
-    /// Connection credit is due when a quarter of the window is used, or when what is left is less than what could be given, as
+    /// Connection credit is due when enough of the window is used, or when what is left is less than what could be given, as
     /// long as that is enough for half a new stream's window.
     fn max_data_is_due(&self) -> bool {
         let raise = self.credit_in.raise();
-        raise >= self.credit_in.window() / 4
+        raise >= self.credit_in.worth_a_record()
             || raise >= self.limits.ours.initial_max_stream_data / 2 && raise >= self.credit_in.left()
     }
 
