@@ -83,6 +83,7 @@ pub struct End {
     /// It was told that there are streams to accept.
     pub incoming: bool,
     pub asked: bool,
+    pub early_offered: bool,
     pub told_closed: u32,
     pub finished: bool,
     /// The latest moment that it knows.
@@ -101,6 +102,7 @@ impl End {
             released: Vec::new(),
             incoming: false,
             asked: false,
+            early_offered: false,
             told_closed: 0,
             finished: false,
             now: Instant::ZERO,
@@ -129,6 +131,7 @@ impl End {
                 Event::Writable(id) => self.handles.iter_mut().filter(|handle| handle.id == id).for_each(|handle| handle.writer.tell()),
                 Event::StreamOpened => self.incoming = true,
                 Event::PeerProved(_) => self.asked = true,
+                Event::EarlyData(_) => self.early_offered = true,
                 Event::Closed(error) => {
                     self.told_closed += 1;
                     ensure!(self.told_closed == 1, "a second end was told: {error}");

@@ -58,6 +58,8 @@ pub struct Stream {
     pub opener: Side,
     pub name: Option<String>,
     pub wire: Option<u64>,
+    /// It may travel as early data.
+    pub early: bool,
     /// By sending side.
     pub halves: [Half; 2],
 }
@@ -99,6 +101,9 @@ pub struct Model {
     pub by_wire: BTreeMap<u64, usize>,
     /// By sending side.
     pub directions: [Direction; 2],
+    /// The frame area of P1, while it may have to be sent again; and whether it was accepted.
+    pub early: Vec<u8>,
+    pub early_accepted: bool,
     /// By receiving side: the connection's window, a new stream's window, and the largest record.
     pub windows: [(u64, u64, u8); 2],
 }
@@ -112,8 +117,8 @@ impl Model {
         model
     }
 
-    pub fn open(&mut self, opener: Side, name: Option<String>) -> usize {
-        let mut stream = Stream { opener, name, ..Stream::default() };
+    pub fn open(&mut self, opener: Side, name: Option<String>, early: bool) -> usize {
+        let mut stream = Stream { opener, name, early, ..Stream::default() };
         for side in [0, 1] {
             stream.halves[side].granted = self.windows[1 - side].1;
         }
@@ -207,11 +212,47 @@ impl Model {
         self.frames(side, frames, plain[0] & 0x20 != 0, next)
     }
 
+    /// The initiator sealed P1 with early data.
+    pub fn early(&mut self, area: Vec<u8>) -> Check {
+        let mut held = Held::default();
+        for frame in Frames::new(&area) {
+            let frame = frame.map_err(|error| format!("early data that does not decode: {error}"))?;
+            ensure!(matches!(frame, Frame::Open(_) | Frame::Stream(_) | Frame::Skipped(_)), "{frame:?} in early data");
+            self.frame(0, frame, &mut held).map_err(|error| format!("early data: {error}"))?;
+        }
+        ensure!(self.by_wire.values().all(|uid| self.streams[*uid].early), "a stream that must not travels as early data");
+        ensure!(self.directions[0].sent <= 2048, "{} bytes of early data", self.directions[0].sent);
+        self.early = area;
+        Ok(())
+    }
+
+    /// Whether what the responder sealed before flight 3 arrived is answers to early data and nothing else.
+    pub fn check_answers(&self, area: &[u8]) -> Check {
+        for frame in Frames::new(area).flatten() {
+            let stream = match frame {
+                Frame::Stream(data) => data.stream,
+                Frame::Reset(reset) => reset.stream,
+                Frame::Stop(stop) => stop.stream,
+                Frame::MaxStreamData(max) => max.stream,
+                frame => return Err(format!("{frame:?} before flight 3")),
+            };
+            ensure!(self.streams[self.found(stream)?].early && self.early_accepted, "an answer on a stream that was not early");
+        }
+        Ok(())
+    }
+
     /// `side` sealed a frame area.
     pub fn frames(&mut self, side: Side, area: &[u8], end: bool, next: u8) -> Result<Held, String> {
         let mut held = Held { next, ..Held::default() };
+        let early = if side == 0 { std::mem::take(&mut self.early) } else { Vec::new() };
+        let mut again = Frames::new(if self.early_accepted { &[] } else { &early }).flatten();
         for frame in Frames::new(area) {
             let frame = frame.map_err(|error| format!("a frame that does not decode: {error}"))?;
+            if let Some(expected) = again.next() {
+                ensure!(frame == expected, "{frame:?} where {expected:?} was to be sent again");
+                held.frames += 1;
+                continue;
+            }
             ensure!(!self.directions[side].closed, "a frame after CLOSE");
             held.frames += 1;
             self.frame(side, frame, &mut held).map_err(|error| match frame {
@@ -219,6 +260,7 @@ impl Model {
                 frame => format!("{frame:?}: {error}"),
             })?;
         }
+        ensure!(again.next().is_none() || self.directions[side].closed, "refused early data is not sent again");
         ensure!(self.directions[side].closed == end, "CLOSE and the end bit do not come together");
         Ok(held)
     }

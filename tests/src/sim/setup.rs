@@ -73,6 +73,8 @@ pub struct Setup {
     pub asleep: bool,
     /// Whether a relay may tamper.
     pub tamper: bool,
+    /// Whether there is early data, and whether the responder accepts it.
+    pub early: Option<bool>,
     /// Streams that are left unread while all others must finish, by reading side: at most the number that is published.
     pub unread: [usize; 2],
     weights: [u32; KINDS.len()],
@@ -116,8 +118,9 @@ impl Setup {
         if !random.one_in(6) {
             weights[DRAIN] = 0;
         }
+        let mut configs = configs;
         let latencies = [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(40), Duration::from_millis(300)];
-        Self {
+        let setup = Self {
             seed,
             opening: random.pick(&[
                 Opening::Ik,
@@ -136,8 +139,13 @@ impl Setup {
             unread: [0, 1].map(|side: usize| (configs[side].unread_streams() as usize).min(random.below(8) as usize)),
             steps: 20 + random.below(380),
             weights,
-            configs,
-        }
+            early: None,
+            configs: configs.clone(),
+        };
+        // What was added later is decided last, so that old seeds keep their meaning.
+        let early = random.pick(&[None, None, Some(true), Some(false)]);
+        configs.iter_mut().for_each(|config| config.early_data = early.is_some());
+        Self { early, configs, ..setup }
     }
 
     /// The operations that the seed stands for.

@@ -13,6 +13,10 @@ pub enum Sealed {
     Record(Vec<u8>),
     /// The frames of flight 3 in fallback.
     ThirdFlight(Vec<u8>),
+    /// Early data: the frames of P1.
+    Early(Vec<u8>),
+    /// Answers to early data: the frames of P2 in IK.
+    Answers(Vec<u8>),
 }
 
 /// The provider.
@@ -22,8 +26,16 @@ pub struct Spy;
 /// The one instance.
 pub static SPY: Spy = Spy;
 
-/// The sealed length of P3.
+/// The sealed lengths of the payloads that hold frames.
+const P1_LEN: usize = 1552;
+const P2_LEN: usize = 272;
 const P3_LEN: usize = 1360;
+
+/// The frame area of a payload: tlv_len 2 ‖ TLVs ‖ frames ‖ zeros, in P3 behind a header.
+fn frame_area(payload: &[u8], header: usize, len: usize) -> Vec<u8> {
+    let tlvs = usize::from(u16::from_be_bytes([payload[header], payload[header + 1]]));
+    payload[header + 2 + tlvs..][..len].to_vec()
+}
 
 thread_local! {
     static SEALED: RefCell<Vec<Sealed>> = const { RefCell::new(Vec::new()) };
@@ -40,14 +52,15 @@ impl AeadKey for SpyKey {
     fn seal(&self, nonce: u64, aad: &[u8], buf: &mut [u8]) -> Result<(), SealError> {
         let plain = &buf[..buf.len().saturating_sub(TAG_LEN)];
         // Records have no associated data, and the handshake's messages have.
-        if aad.is_empty() && buf.len() % QUANTUM == 0 {
-            SEALED.with_borrow_mut(|sealed| sealed.push(Sealed::Record(plain.to_vec())));
-        } else if !aad.is_empty() && buf.len() == P3_LEN {
-            // header 1 ‖ tlv_len 2 ‖ TLVs ‖ frames ‖ zeros
-            let tlvs = usize::from(u16::from_be_bytes([plain[1], plain[2]]));
-            let frames = plain[3 + tlvs..][..HANDSHAKE_FRAMES].to_vec();
-            SEALED.with_borrow_mut(|sealed| sealed.push(Sealed::ThirdFlight(frames)));
-        }
+        let sealed = match buf.len() {
+            len if aad.is_empty() && len % QUANTUM == 0 => Some(Sealed::Record(plain.to_vec())),
+            _ if aad.is_empty() => None,
+            P1_LEN => Some(Sealed::Early(frame_area(plain, 0, HANDSHAKE_FRAMES))),
+            P2_LEN => Some(Sealed::Answers(frame_area(plain, 0, 48))),
+            P3_LEN => Some(Sealed::ThirdFlight(frame_area(plain, 1, HANDSHAKE_FRAMES))),
+            _ => None,
+        };
+        SEALED.with_borrow_mut(|log| log.extend(sealed));
         self.0.seal(nonce, aad, buf)
     }
 

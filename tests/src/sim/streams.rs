@@ -26,10 +26,12 @@ impl World {
         let ended = self.ended(side);
         let end = &mut self.ends[side];
         let draining = end.conn.is_draining();
-        match end.conn.open(name.as_deref(), priority) {
+        let early = side == 0 && self.setup.early.is_some() && self.model.streams.len() % 3 < 2;
+        let opened = if early { end.conn.open_early(name.as_deref(), priority) } else { end.conn.open(name.as_deref(), priority) };
+        match opened {
             Ok(id) => {
                 ensure!(ended.is_none() && !draining, "a stream opens after the end");
-                end.hold(self.model.open(side, name), id);
+                end.hold(self.model.open(side, name, early), id);
                 Ok(Some(end.handles.len() - 1))
             }
             Err(OpenError::Connection(error)) => {

@@ -53,7 +53,10 @@ fn connections(setup: &Setup) -> [Connection; 2] {
 impl World {
     pub fn new(setup: Setup) -> Self {
         spy::take();
-        let ends = connections(&setup).map(End::new);
+        let mut ends = connections(&setup).map(End::new);
+        if setup.early.is_some() {
+            ends.iter_mut().for_each(|end| end.conn.set_wall_clock(Instant::ZERO, 1_700_000_000_000));
+        }
         let windows = setup.configs.each_ref().map(|config| (config.receive_window, config.stream_receive_window, config.max_record));
         Self {
             model: Model::new(windows),
@@ -72,11 +75,19 @@ impl World {
             self.take_sealed(side)?;
             self.ends[side].check().map_err(|error| format!("side {side}: {error}"))?;
         }
+        if std::mem::take(&mut self.ends[1].early_offered) && self.setup.early == Some(true) {
+            self.model.early_accepted |= self.ends[1].conn.accept_early();
+        }
         Ok(())
     }
 
     fn is_ik(&self) -> bool {
         self.ends[0].conn.peer().is_some_and(|peer| peer.mode == Mode::Ik)
+    }
+
+    /// Whether the responder knows that the initiator holds its key.
+    fn is_confirmed(&self) -> bool {
+        self.ends[1].conn.peer_key().is_some()
     }
 
     /// What `side` sealed is what the model expects.
@@ -88,10 +99,19 @@ impl World {
                 Sealed::Record(plain) if side == 0 && self.model.directions[0].records == 0 && self.is_ik() => {
                     self.model.record(side, plain, HANDSHAKE_FRAMES)
                 }
+                Sealed::Record(_) if side == 1 && self.model.directions[1].records > 0 && !self.is_confirmed() => {
+                    Err("a second record before flight 3".to_owned())
+                }
+                Sealed::Record(plain) if side == 1 && !self.is_confirmed() => {
+                    self.model.check_answers(&plain[1..]).and_then(|()| self.model.record(side, plain, usize::MAX))
+                }
                 Sealed::Record(plain) => self.model.record(side, plain, usize::MAX),
                 Sealed::ThirdFlight(frames) => self.model.frames(side, frames, false, 1),
+                Sealed::Early(frames) => self.model.early(frames.clone()).map(|()| Held::default()),
+                Sealed::Answers(frames) => self.model.check_answers(frames).and_then(|()| self.model.frames(1, frames, false, 1)),
             };
-            last = Some(held.map_err(|error| format!("side {side} sends {error}"))?);
+            let held = held.map_err(|error| format!("side {side} sends {error}"))?;
+            last = matches!(sealed, Sealed::Record(_)).then_some(held);
         }
         Ok(last)
     }
