@@ -18,7 +18,7 @@ pub struct Config {
     ///
     /// What is received and unread holds at most twice this.
     pub receive_window: u64,
-    /// The window that each stream begins with, in bytes: from 2048, at most `receive_window`; 64 KiB by default. It grows while the
+    /// The window that each stream begins with, in bytes: from 2048, at most `receive_window`; 256 KiB by default. It grows while the
     /// application reads, and the growth of all streams is at most half of `receive_window`.
     pub stream_receive_window: u64,
     /// Streams that the peer may have open at once: 16 to 2^60; 4096 by default.
@@ -65,7 +65,7 @@ impl Default for Config {
         Self {
             max_record: MAX_RECORD,
             receive_window: 32 << 20,
-            stream_receive_window: 64 << 10,
+            stream_receive_window: 256 << 10,
             max_streams: 4096,
             send_buffer: 4 << 20,
             stream_send_buffer: 256 << 10,

@@ -297,7 +297,7 @@ impl Mux {
         }
         let window = stream.recv.credit.window();
         let raise = stream.recv.credit.raise();
-        if raise >= window / 4 {
+        if raise >= stream.recv.credit.worth_a_record() {
             if !stream.pending.max_data && stream.recv.pace.is_held_up(self.now, &stream.recv.credit, self.round_trip) {
                 let growth = self.growth.take(window);
                 stream.recv.credit.grow(growth);

@@ -88,6 +88,13 @@ impl RecvCredit {
         self.window += by;
     }
 
+    /// What must be given back for a record to be caused by it: half of the window, or a quarter of a large one, where waiting for more could
+    /// hold a fast sender up and a record costs next to nothing.
+    pub(super) const fn worth_a_record(&self) -> u64 {
+        const LARGE: u64 = 1 << 20;
+        if self.window >= LARGE { self.window / 4 } else { self.window / 2 }
+    }
+
     /// By how much the limit could be raised now.
     pub(super) const fn raise(&self) -> u64 {
         (self.consumed + self.window).saturating_sub(self.granted)
