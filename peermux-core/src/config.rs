@@ -132,12 +132,12 @@ impl Config {
         (self.receive_window / (2 * self.stream_receive_window)).saturating_sub(1)
     }
 
-    /// The most memory, in bytes, that a connection holds for payload and buffers with `streams` open: twice the receive window, the send
-    /// buffer with each stream's reserve, one record each way, and a constant; besides 512 bytes for each stream.
+    /// The most memory, in bytes, that a connection holds for payload and buffers with `streams` open: twice the receive window, twice the
+    /// send buffer with each stream's reserve (a buffer that grows may be half empty), one record each way, and a constant; besides 1 KiB for each stream.
     pub const fn memory_bound(&self, streams: u64) -> u64 {
         2 * self.receive_window
-            + self.send_buffer as u64
-            + streams * (crate::mux::SEND_RESERVE as u64 + 512)
+            + 2 * self.send_buffer as u64
+            + streams * (2 * crate::mux::SEND_RESERVE as u64 + 1024)
             + 2 * crate::MAX_INPUT_BUFFER as u64
             + 64 * 1024
     }

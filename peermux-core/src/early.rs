@@ -55,6 +55,13 @@ impl StrikeRegister {
         Self { capacity, started: now, latest: now, seen: BTreeSet::new(), expiries: BTreeSet::new() }
     }
 
+    /// The register of a static key that was made at `now` or later: no first flight can have been made for it before, so it need not wait.
+    pub const fn for_new_key(capacity: usize, now: u64) -> Self {
+        let mut register = Self::new(capacity, now);
+        register.started = 0;
+        register
+    }
+
     /// Whether a first flight with this `timestamp` and `ephemeral` key may deliver its early data, at `now`; times are in milliseconds since 1970. If so, it is entered in the same step.
     ///
     /// # Errors
@@ -129,6 +136,13 @@ mod tests {
         assert_eq!(register.strike(&key(1), READY, READY), Ok(()));
         assert_eq!(register.strike(&key(2), READY + 200_000, READY + 200_000), Ok(()));
         assert_eq!(register.strike(&key(1), READY, READY), Err(Refusal::Clock));
+    }
+
+    #[test]
+    fn the_register_of_a_new_key_accepts_at_once() {
+        let mut register = StrikeRegister::for_new_key(10, START);
+        assert_eq!(register.strike(&key(1), START, START), Ok(()));
+        assert_eq!(register.strike(&key(1), START, START), Err(Refusal::Seen));
     }
 
     #[test]

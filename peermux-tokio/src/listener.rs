@@ -3,13 +3,13 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peermux_core::StrikeRegister;
 use peermux_core::driver::Driver;
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
-use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::connection::{Connection, establish};
@@ -33,7 +33,7 @@ type Decide = dyn Fn(&PeerInfo) -> bool + Send + Sync;
 /// Listens for peers. Their handshakes run side by side, so that a silent one holds nobody up.
 pub struct Listener {
     address: SocketAddr,
-    outcomes: Mutex<mpsc::Receiver<Result<Connection, AcceptError>>>,
+    outcomes: tokio::sync::Mutex<mpsc::Receiver<Result<Connection, AcceptError>>>,
     accepting: JoinHandle<()>,
 }
 
@@ -88,17 +88,28 @@ impl Listener {
         config: Config,
         accept: impl Fn(&PeerInfo) -> bool + Send + Sync + 'static,
     ) -> io::Result<Self> {
+        let register = config.early_data.then(|| StrikeRegister::new(FIRST_FLIGHTS, pump::unix_millis()));
+        Self::with_register(socket, keys, config, register.map(|register| Arc::new(Mutex::new(register))), accept)
+    }
+
+    /// As [`Listener::over`], with a strike register of the application's: one that several listeners of a key share, or one
+    /// [for a new key](StrikeRegister::for_new_key). Without one, early data is refused and goes again.
+    ///
+    /// # Errors
+    /// As for [`Listener::bind`].
+    pub fn with_register(
+        socket: TcpListener,
+        keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
+        config: Config,
+        register: Option<Arc<Mutex<StrikeRegister>>>,
+        accept: impl Fn(&PeerInfo) -> bool + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         config.check().map_err(invalid)?;
         let address = socket.local_addr()?;
         let (outcome, outcomes) = mpsc::channel(READY);
-        let register = config.early_data.then(|| StrikeRegister::new(FIRST_FLIGHTS, pump::unix_millis()));
-        let shared = Arc::new(Shared {
-            config: Arc::new(config),
-            decide: Box::new(accept),
-            register: register.map(|register| Arc::new(std::sync::Mutex::new(register))),
-        });
+        let shared = Arc::new(Shared { config: Arc::new(config), decide: Box::new(accept), register });
         let accepting = tokio::spawn(accept_all(socket, keys, shared, outcome));
-        Ok(Self { address, outcomes: Mutex::new(outcomes), accepting })
+        Ok(Self { address, outcomes: tokio::sync::Mutex::new(outcomes), accepting })
     }
 
     /// The address that this listens on.
@@ -168,7 +179,7 @@ async fn accept_all(
 struct Shared {
     config: Arc<Config>,
     decide: Box<Decide>,
-    register: Option<Arc<std::sync::Mutex<StrikeRegister>>>,
+    register: Option<Arc<Mutex<StrikeRegister>>>,
 }
 
 async fn handshake(socket: TcpStream, keys: ResponderKeys, shared: Arc<Shared>) -> io::Result<Connection> {
@@ -186,7 +197,7 @@ fn start(
     socket: TcpStream,
     keys: ResponderKeys,
     config: Arc<Config>,
-    register: Option<Arc<std::sync::Mutex<StrikeRegister>>>,
+    register: Option<Arc<Mutex<StrikeRegister>>>,
 ) -> io::Result<Arc<Driver>> {
     let clock = Clock::start();
     let mut connection =

@@ -68,6 +68,12 @@ impl Stream {
         self.read.stream.protocol()
     }
 
+    /// Whether the stream came as early data, which can be a replay where no strike register prevents it, or could go as such.
+    pub fn is_early(&self) -> bool {
+        let id = self.read.stream.id();
+        self.read.stream.driver().with(|connection| connection.recv(id).is_early())
+    }
+
     /// The priority that this side sends with.
     pub fn priority(&self) -> Priority {
         self.read.stream.priority()

@@ -28,8 +28,19 @@ impl Chunks {
                 self.seal_tail();
             }
             let (fits, rest) = bytes.split_at(bytes.len().min(Self::TAIL - self.tail.len()));
+            self.reserve(fits.len());
             self.tail.extend_from_slice(fits);
             bytes = rest;
+        }
+    }
+
+    /// Room for `more` bytes in the tail: doubled, but never beyond a full one, and without what was read from it.
+    fn reserve(&mut self, more: usize) {
+        let needed = self.tail.len() + more;
+        if needed > self.tail.capacity() {
+            let mut grown = BytesMut::with_capacity(needed.max(2 * self.tail.len()).min(Self::TAIL));
+            grown.extend_from_slice(&self.tail);
+            self.tail = grown;
         }
     }
 
