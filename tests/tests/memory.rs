@@ -199,6 +199,50 @@ fn what_is_written_and_not_sent_holds_no_more_than_the_bound() {
     });
 }
 
+#[test]
+fn the_reserves_of_many_streams_hold_no_more_than_the_bound() {
+    alone(|| {
+        let streams = 1000;
+        let mut measured = Measured::new(small(64 << 10, 4 << 10));
+        let ids = open(&mut measured.conn, streams);
+        let Measured { meter, conn, .. } = &mut measured;
+        meter.measure(|| {
+            for id in &ids {
+                // The last piece makes a buffer grow that doubles.
+                for piece in [1000, 1000, 48] {
+                    let _ = conn.send(*id).write(&[7; 1000][..piece]);
+                }
+            }
+        });
+        assert!(measured.conn.queued() >= streams * 2048);
+        measured.assert_bound("reserves", streams as u64);
+    });
+}
+
+#[test]
+#[ignore = "the rest of a chunk keeps all of its buffer, up to 32 KiB for one unread byte of each stream"]
+fn an_application_that_leaves_the_last_bytes_unread_holds_no_more_than_the_bound() {
+    alone(|| {
+        for (stream_window, left) in [(16 << 10, 1), (16 << 10, 8193), (64 << 10, 1)] {
+            let mut measured = Measured::new(small(256 << 10, stream_window));
+            for id in open(&mut measured.other, 200) {
+                while matches!(measured.other.send(id).write(&[7; 40_000]), Ok(n) if n > 0) {}
+                measured.exchange();
+                let Measured { meter, conn, .. } = &mut measured;
+                meter.measure(|| {
+                    if let Some(theirs) = conn.accept() {
+                        let readable = conn.recv(theirs).readable_len();
+                        let mut buffer = vec![0; readable.saturating_sub(left)];
+                        let _ = conn.recv(theirs).read(&mut buffer);
+                    }
+                });
+                measured.exchange();
+            }
+            measured.assert_bound(&format!("all but {left} bytes read"), 200);
+        }
+    });
+}
+
 /// Held for a stranger: a connection, the flight that arrives, and the answer.
 const BEFORE_AUTHENTICATION: isize = 16 << 10;
 
