@@ -4,6 +4,7 @@
 //! socket takes bytes, calls [`Driver::poll_transmit`], and writes what it gave. Everything else is a call with a [`Waker`], which an
 //! asynchronous adapter takes from its task and a blocking one makes of its thread. No call here waits, and no waker is woken under the lock.
 
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::task::{Poll, Waker};
@@ -29,10 +30,11 @@ struct State {
     /// The writer, while it waits for something to send, and the timer that it was told of.
     writer: Option<Waker>,
     armed: Option<Instant>,
-    /// Those that wait for a stream of the peer.
-    acceptors: Vec<Waker>,
+    /// Those that wait for a stream of the peer, each under its own key.
+    acceptors: BTreeMap<u64, Waker>,
     /// Those that wait for the connection to move on: to be established, or to end.
-    watchers: Vec<Waker>,
+    watchers: BTreeMap<u64, Waker>,
+    next_key: u64,
     /// The peer, if the application is to be asked about it.
     asked: Option<PeerInfo>,
     /// Decides about early data.
@@ -78,8 +80,9 @@ impl Driver {
             connection,
             writer: None,
             armed: None,
-            acceptors: Vec::new(),
-            watchers: Vec::new(),
+            acceptors: BTreeMap::new(),
+            watchers: BTreeMap::new(),
+            next_key: 0,
             asked: None,
             register,
             claimed: false,
@@ -165,67 +168,15 @@ impl Driver {
         self.lock().connection.is_closed()
     }
 
-    /// How far the peer is proved; `waker` is woken when that changes.
-    pub fn poll_progress(&self, waker: &Waker) -> Poll<Result<Progress, ConnectionError>> {
-        let mut state = self.lock();
-        if let Some(error) = state.connection.error() {
-            return Poll::Ready(Err(error.clone()));
-        }
-        if core::mem::take(&mut state.claimed)
-            && let Some(peer) = state.connection.peer()
-        {
-            return Poll::Ready(Ok(Progress::Claimed(peer.clone())));
-        }
-        if let Some(peer) = state.asked.take() {
-            return Poll::Ready(Ok(Progress::Ask(peer)));
-        }
-        match state.connection.peer() {
-            Some(peer) if state.connection.is_established() => Poll::Ready(Ok(Progress::Established(peer.clone()))),
-            _ => {
-                add(&mut state.watchers, waker);
-                Poll::Pending
-            }
-        }
+    /// For whoever waits for something of the whole connection: one for each future, or each call that blocks.
+    pub fn waiter(self: &Arc<Self>) -> Waiter {
+        Waiter { driver: self.clone(), key: None }
     }
 
-    /// Why the connection ended, once it has; `waker` is woken then.
-    pub fn poll_ended(&self, waker: &Waker) -> Poll<ConnectionError> {
-        let mut state = self.lock();
-        match state.connection.error() {
-            Some(error) => Poll::Ready(error.clone()),
-            None => {
-                add(&mut state.watchers, waker);
-                Poll::Pending
-            }
-        }
-    }
-
-    /// Ready once nothing is to be sent or received any more; `waker` is woken then.
-    pub fn poll_closed(&self, waker: &Waker) -> Poll<()> {
-        let mut state = self.lock();
-        if state.connection.is_closed() {
-            return Poll::Ready(());
-        }
-        add(&mut state.watchers, waker);
-        Poll::Pending
-    }
-
-    /// The next stream that the peer opened; `waker` is woken when there is one.
-    ///
-    /// # Errors
-    /// [`ConnectionError`] once the connection has ended, and all streams that were opened before are accepted.
-    pub fn poll_accept(self: &Arc<Self>, waker: &Waker) -> Poll<Result<Stream, ConnectionError>> {
-        let mut state = self.lock();
-        if let Some(id) = state.connection.accept() {
-            return Poll::Ready(Ok(Stream { driver: self.clone(), id }));
-        }
-        match state.connection.error() {
-            Some(error) => Poll::Ready(Err(error.clone())),
-            None => {
-                add(&mut state.acceptors, waker);
-                Poll::Pending
-            }
-        }
+    /// How many wait for a stream of the peer, or for the connection to move on.
+    pub fn waiting(&self) -> usize {
+        let state = self.lock();
+        state.acceptors.len() + state.watchers.len()
     }
 
     /// Opens a stream. The writer is not woken for it alone: OPEN leaves with the first bytes, or when the stream is finished, flushed or read.
@@ -247,36 +198,138 @@ impl Driver {
     }
 }
 
-fn add(wakers: &mut Vec<Waker>, waker: &Waker) {
-    if !wakers.iter().any(|known| known.will_wake(waker)) {
-        wakers.push(waker.clone());
+/// One that waits for something of the whole connection. When it is dropped its waker is forgotten, so that a connection that lives long does not
+/// keep those of all who ever waited for its end.
+pub struct Waiter {
+    driver: Arc<Driver>,
+    key: Option<u64>,
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            let mut state = self.driver.lock();
+            let wakers = (state.acceptors.remove(&key), state.watchers.remove(&key));
+            drop(state);
+            // A waker may be the last to hold its task, and the task may hold streams of this connection.
+            drop(wakers);
+        }
+    }
+}
+
+impl Waiter {
+    /// As `ready` says; where it says nothing, `waker` joins those that `list` picks.
+    fn poll<T>(
+        &mut self,
+        waker: &Waker,
+        list: fn(&mut State) -> &mut BTreeMap<u64, Waker>,
+        ready: impl FnOnce(&mut State) -> Option<T>,
+    ) -> Poll<T> {
+        let mut state = self.driver.lock();
+        if let Some(value) = ready(&mut state) {
+            return Poll::Ready(value);
+        }
+        let key = *self.key.get_or_insert_with(|| {
+            state.next_key += 1;
+            state.next_key
+        });
+        let former = list(&mut state).insert(key, waker.clone());
+        drop(state);
+        drop(former);
+        Poll::Pending
+    }
+
+    /// How far the peer is proved; `waker` is woken when that changes. For the one who decides about the peer: a question is told once.
+    pub fn poll_progress(&mut self, waker: &Waker) -> Poll<Result<Progress, ConnectionError>> {
+        self.poll(
+            waker,
+            |state| &mut state.watchers,
+            |state| {
+                if let Some(error) = state.connection.error() {
+                    return Some(Err(error.clone()));
+                }
+                let claimed = core::mem::take(&mut state.claimed);
+                if let Some(peer) = state.connection.peer().filter(|_| claimed) {
+                    return Some(Ok(Progress::Claimed(peer.clone())));
+                }
+                if let Some(peer) = state.asked.take() {
+                    return Some(Ok(Progress::Ask(peer)));
+                }
+                state.established().map(|peer| Ok(Progress::Established(peer)))
+            },
+        )
+    }
+
+    /// Ready once the peer is proved and accepted, with who it is; `waker` is woken then. For all but the one who decides.
+    ///
+    /// # Errors
+    /// Why the connection ended instead.
+    pub fn poll_confirmed(&mut self, waker: &Waker) -> Poll<Result<PeerInfo, ConnectionError>> {
+        self.poll(
+            waker,
+            |state| &mut state.watchers,
+            |state| match state.connection.error() {
+                Some(error) => Some(Err(error.clone())),
+                None => state.established().map(Ok),
+            },
+        )
+    }
+
+    /// Why the connection ended, once it has; `waker` is woken then.
+    pub fn poll_ended(&mut self, waker: &Waker) -> Poll<ConnectionError> {
+        self.poll(waker, |state| &mut state.watchers, |state| state.connection.error().cloned())
+    }
+
+    /// Ready once nothing is to be sent or received any more; `waker` is woken then.
+    pub fn poll_closed(&mut self, waker: &Waker) -> Poll<()> {
+        self.poll(waker, |state| &mut state.watchers, |state| state.connection.is_closed().then_some(()))
+    }
+
+    /// The next stream that the peer opened; `waker` is woken when there is one.
+    ///
+    /// # Errors
+    /// [`ConnectionError`] once the connection has ended, and all streams that were opened before are accepted.
+    pub fn poll_accept(&mut self, waker: &Waker) -> Poll<Result<Stream, ConnectionError>> {
+        let id = self.poll(
+            waker,
+            |state| &mut state.acceptors,
+            |state| match state.connection.accept() {
+                Some(id) => Some(Ok(id)),
+                None => state.connection.error().cloned().map(Err),
+            },
+        );
+        id.map_ok(|id| Stream { driver: self.driver.clone(), id })
     }
 }
 
 impl State {
+    fn established(&self) -> Option<PeerInfo> {
+        self.connection.peer().filter(|_| self.connection.is_established()).cloned()
+    }
+
     fn take_events(&mut self, wakers: &mut Wakers) {
         while let Some(event) = self.connection.poll_event() {
             match event {
-                Event::StreamOpened => wakers.many.append(&mut self.acceptors),
+                Event::StreamOpened => wakers.many.extend(core::mem::take(&mut self.acceptors).into_values()),
                 Event::PeerProved(peer) => {
                     self.asked = Some(peer);
-                    wakers.many.append(&mut self.watchers);
+                    wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
                 }
                 Event::Established(_) | Event::Closed(_) => {
-                    wakers.many.append(&mut self.watchers);
-                    wakers.many.append(&mut self.acceptors);
+                    wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
+                    wakers.many.extend(core::mem::take(&mut self.acceptors).into_values());
                 }
                 Event::EarlyData(offer) => {
                     if self.strikes(&offer) && self.connection.accept_early() {
                         self.claimed = true;
-                        wakers.many.append(&mut self.watchers);
+                        wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
                     }
                 }
                 Event::Readable(_) | Event::Writable(_) | Event::Draining(_) | Event::Attestation(_) => {}
             }
         }
         if self.connection.is_closed() {
-            wakers.many.append(&mut self.watchers);
+            wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
         }
         while let Some(waker) = self.connection.poll_waker() {
             wakers.add(waker);

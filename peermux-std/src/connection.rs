@@ -87,8 +87,9 @@ pub(crate) fn establish(
     mut accept: impl FnMut(&PeerInfo) -> bool,
 ) -> Result<Connection, ConnectionError> {
     let signal = Arc::<Signal>::default();
+    let mut waiter = driver.waiter();
     loop {
-        match signal.block_on_forever(|waker| driver.poll_progress(waker))? {
+        match signal.block_on_forever(|waker| waiter.poll_progress(waker))? {
             // Early data is not accepted here: there is no strike register.
             Progress::Claimed(_) => {}
             Progress::Ask(peer) => {
@@ -134,7 +135,8 @@ impl Connection {
     /// # Errors
     /// Why the connection ended, once all streams that were opened before are accepted.
     pub fn accept(&self) -> Result<Stream, ConnectionError> {
-        let stream = self.handle.signal.block_on_forever(|waker| self.handle.driver.poll_accept(waker))?;
+        let mut waiter = self.handle.driver.waiter();
+        let stream = self.handle.signal.block_on_forever(|waker| waiter.poll_accept(waker))?;
         Ok(Stream::new(stream))
     }
 
@@ -163,11 +165,13 @@ impl Connection {
 
     /// Waits until the connection has ended, and says why.
     pub fn ended(&self) -> ConnectionError {
-        self.handle.signal.block_on_forever(|waker| self.handle.driver.poll_ended(waker))
+        let mut waiter = self.handle.driver.waiter();
+        self.handle.signal.block_on_forever(|waker| waiter.poll_ended(waker))
     }
 
     fn closed(&self) {
-        self.handle.signal.block_on_forever(|waker| self.handle.driver.poll_closed(waker));
+        let mut waiter = self.handle.driver.waiter();
+        self.handle.signal.block_on_forever(|waker| waiter.poll_closed(waker));
     }
 
     /// Why the connection ended, if it has.

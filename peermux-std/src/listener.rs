@@ -197,7 +197,8 @@ where
             // The place is free when the outcome is taken; and where that is a failure, when its socket is closed, which takes a while
             // (`docs/spec.md` section 13.1). So there are never more sockets without a peer than places.
             if let Some(driver) = driver.filter(|_| failed) {
-                Arc::<Signal>::default().block_on_forever(|waker| driver.poll_closed(waker));
+                let mut waiter = driver.waiter();
+                Arc::<Signal>::default().block_on_forever(|waker| waiter.poll_closed(waker));
             }
             drop(place);
         };

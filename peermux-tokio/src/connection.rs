@@ -165,8 +165,9 @@ pub(crate) async fn establish(
     early: bool,
 ) -> Result<PeerInfo, ConnectionError> {
     let mut abandon = Abandon(Some(driver.clone()));
+    let mut waiter = driver.waiter();
     let result = loop {
-        match poll_fn(|cx| driver.poll_progress(cx.waker())).await {
+        match poll_fn(|cx| waiter.poll_progress(cx.waker())).await {
             Ok(Progress::Claimed(peer)) if early => break Ok(peer),
             Ok(Progress::Claimed(_)) => {}
             Ok(Progress::Ask(peer)) => {
@@ -208,7 +209,8 @@ impl Connection {
     /// # Cancel safety
     /// No stream is lost when the future is dropped.
     pub async fn accept(&self) -> Result<Stream, ConnectionError> {
-        let stream = poll_fn(|cx| self.handle.driver.poll_accept(cx.waker())).await?;
+        let mut waiter = self.handle.driver.waiter();
+        let stream = poll_fn(|cx| waiter.poll_accept(cx.waker())).await?;
         Ok(Stream::new(stream))
     }
 
@@ -221,13 +223,8 @@ impl Connection {
     /// # Cancel safety
     /// The future can be dropped at any time.
     pub async fn confirmed(&self) -> Result<PeerInfo, ConnectionError> {
-        loop {
-            match poll_fn(|cx| self.handle.driver.poll_progress(cx.waker())).await? {
-                Progress::Established(peer) => return Ok(peer),
-                // The listener's own task decides.
-                Progress::Ask(_) | Progress::Claimed(_) => {}
-            }
-        }
+        let mut waiter = self.handle.driver.waiter();
+        poll_fn(|cx| waiter.poll_confirmed(cx.waker())).await
     }
 
     /// What the handshake proved of the peer; or what it claims, see [`Connection::confirmed`].
@@ -264,11 +261,13 @@ impl Connection {
     /// # Cancel safety
     /// The future can be dropped at any time.
     pub async fn ended(&self) -> ConnectionError {
-        poll_fn(|cx| self.handle.driver.poll_ended(cx.waker())).await
+        let mut waiter = self.handle.driver.waiter();
+        poll_fn(|cx| waiter.poll_ended(cx.waker())).await
     }
 
     async fn closed(&self) {
-        poll_fn(|cx| self.handle.driver.poll_closed(cx.waker())).await;
+        let mut waiter = self.handle.driver.waiter();
+        poll_fn(|cx| waiter.poll_closed(cx.waker())).await;
     }
 
     /// Why the connection ended, if it has.

@@ -98,9 +98,10 @@ async fn read(socket: OwnedReadHalf, mut shared: Shared) {
     shared.over = true;
 }
 
-async fn read_all(socket: &OwnedReadHalf, driver: &Driver, clock: Clock) -> io::Result<()> {
+async fn read_all(socket: &OwnedReadHalf, driver: &Arc<Driver>, clock: Clock) -> io::Result<()> {
     let mut buffer = BytesMut::new();
-    let mut closed = pin!(poll_fn(|cx| driver.poll_closed(cx.waker())));
+    let mut waiter = driver.waiter();
+    let mut closed = pin!(poll_fn(|cx| waiter.poll_closed(cx.waker())));
     loop {
         // No buffer is held while there is nothing to read.
         if buffer.is_empty() {

@@ -137,7 +137,8 @@ fn report(role: &str, connection: &Connection, ok: bool, bytes: u64) -> Value {
 /// Waits until both sides have said their last.
 async fn over(connection: &Connection) -> ConnectionError {
     let driver = connection.driver();
-    poll_fn(|cx| driver.poll_closed(cx.waker())).await;
+    let mut waiter = driver.waiter();
+    poll_fn(|cx| waiter.poll_closed(cx.waker())).await;
     connection.ended().await
 }
 
