@@ -113,6 +113,8 @@ impl Mux {
     }
 
     fn fill_streams(&mut self, out: &mut Writer<'_>) {
+        // The stream that wrote last, and wrote all that it had.
+        let mut last = None;
         while let Some(pick) = self.next_pick() {
             let wrote = match pick.need {
                 Need::Open => self.write_open(pick.slot, out),
@@ -121,8 +123,12 @@ impl Mux {
                 Need::Nothing => false,
             };
             if !wrote {
+                if let Some(last) = last {
+                    self.schedule.end_turn_of_line(last);
+                }
                 break;
             }
+            last = (pick.need == Need::Data && !self.schedule.is_incremental(pick)).then_some(pick);
         }
         self.tell_room();
     }

@@ -176,6 +176,18 @@ impl Schedule {
         }
     }
 
+    /// Whether the stream of `pick` has turns of its own.
+    pub(super) fn is_incremental(&self, pick: Pick) -> bool {
+        self.entries.get(pick.slot as usize).is_some_and(|entry| entry.incremental)
+    }
+
+    /// The record is full, and `pick`, which stood in line, has nothing more: the line's turn is over for those behind it too.
+    pub(super) fn end_turn_of_line(&mut self, pick: Pick) {
+        if matches!(self.levels[usize::from(pick.urgency)].turns.front(), Some(Turn::Line)) {
+            self.end_turn(pick);
+        }
+    }
+
     fn sweep(&mut self) {
         let Self { levels, entries, .. } = self;
         for level in levels {
