@@ -253,7 +253,7 @@ impl Connection {
             return Some(event);
         }
         loop {
-            return Some(match self.mux.notices.pop()? {
+            return Some(match self.mux.next_event()? {
                 StreamEvent::Opened if !self.mux.has_incoming() && self.closing.error.is_none() => continue,
                 StreamEvent::Opened => Event::StreamOpened,
                 StreamEvent::Readable(id) => Event::Readable(id),
@@ -264,7 +264,7 @@ impl Connection {
 
     /// A waker of a task that has something to do, to be woken when no lock is held; `None` when there are no more.
     pub fn poll_waker(&mut self) -> Option<Waker> {
-        self.mux.notices.pop_waker()
+        self.mux.next_waker()
     }
 
     /// When [`Connection::handle_timeout`] is to be called, if nothing else happens before.

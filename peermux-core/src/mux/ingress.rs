@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::halves::{RecvState, SendState};
-use super::{Mux, StreamEvent};
+use super::Mux;
 use crate::code::{Code, ProtocolCode};
 use crate::error::Violation;
 use crate::wire::{Drain, MaxData, MaxStreamData, MaxStreams, Open, PriorityUpdate, Reset, Stop, StreamData};
@@ -68,7 +68,7 @@ impl Mux {
             self.streams[slot as usize].held = false;
         } else {
             self.incoming.push_back(slot);
-            self.notices.push(StreamEvent::Opened);
+            self.tell_opened();
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ mod schedule;
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
+use core::task::Waker;
 use core::time::Duration;
 
 use slab::Slab;
@@ -187,7 +188,9 @@ pub(crate) struct Mux {
 
     waited: WaitTimes,
     ended: Option<ConnectionError>,
-    pub(crate) notices: Notices<StreamEvent>,
+    notices: Notices<StreamEvent>,
+    /// `Opened` waits to be told: a peer that opens and resets for ever does not make the queue grow.
+    opened_waits: bool,
 }
 
 impl Mux {
@@ -228,6 +231,7 @@ impl Mux {
             waited: WaitTimes::default(),
             ended: None,
             notices: Notices::default(),
+            opened_waits: false,
         }
     }
 
@@ -279,7 +283,7 @@ impl Mux {
             self.tell(slot);
             self.try_free(slot);
         }
-        self.notices.push(StreamEvent::Opened);
+        self.tell_opened();
     }
 
     /// The error of a connection that is over. The answer of the other side may come later than the error.
@@ -393,6 +397,24 @@ impl Mux {
             stream.in_control = true;
             self.control.push_back(slot);
         }
+    }
+
+    fn tell_opened(&mut self) {
+        if !core::mem::replace(&mut self.opened_waits, true) {
+            self.notices.push(StreamEvent::Opened);
+        }
+    }
+
+    /// What is to be told next.
+    pub(crate) fn next_event(&mut self) -> Option<StreamEvent> {
+        let event = self.notices.pop()?;
+        self.opened_waits &= event != StreamEvent::Opened;
+        Some(event)
+    }
+
+    /// Whom to wake next.
+    pub(crate) fn next_waker(&mut self) -> Option<Waker> {
+        self.notices.pop_waker()
     }
 
     fn id(&self, slot: u32) -> StreamId {
