@@ -1,6 +1,7 @@
 //! Accepting connections.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -165,12 +166,10 @@ async fn accept_all(
                 continue;
             }
         };
-        let handshake = handshake(stream, keys(), shared.clone());
-        let outcome = outcome.clone();
+        let handshake = handshake(stream, peer, keys(), shared.clone(), outcome.clone());
         handshakes.spawn(async move {
-            let result = handshake.await.map_err(|error| AcceptError { peer: Some(peer), error });
+            handshake.await;
             drop(place);
-            let _ = outcome.send(result).await;
         });
     }
 }
@@ -182,15 +181,38 @@ struct Shared {
     register: Option<Arc<Mutex<StrikeRegister>>>,
 }
 
-async fn handshake(socket: TcpStream, keys: ResponderKeys, shared: Arc<Shared>) -> io::Result<Connection> {
-    let driver = start(socket, keys, shared.config.clone(), shared.register.clone())?;
-    let peer = establish(&driver, &shared.decide, true).await?;
-    if !driver.with(|connection| connection.is_established()) {
-        // Early data was accepted; the decision about the peer comes later.
-        let driver = driver.clone();
-        tokio::spawn(async move { establish(&driver, &shared.decide, false).await });
+/// Runs a handshake, and is over when its outcome is taken; and where that is a failure, when the socket is closed, which takes a while
+/// (`docs/spec.md` section 13.1). So there are never more sockets without a peer, and connections that nobody has taken, than places.
+async fn handshake(
+    socket: TcpStream,
+    peer: SocketAddr,
+    keys: ResponderKeys,
+    shared: Arc<Shared>,
+    outcome: mpsc::Sender<Result<Connection, AcceptError>>,
+) {
+    let failed = |error| AcceptError { peer: Some(peer), error };
+    let driver = match start(socket, keys, shared.config.clone(), shared.register.clone()) {
+        Ok(driver) => driver,
+        Err(error) => {
+            let _ = outcome.send(Err(failed(error))).await;
+            return;
+        }
+    };
+    match establish(&driver, &shared.decide, true).await {
+        Ok(peer) => {
+            if !driver.with(|connection| connection.is_established()) {
+                // Early data was accepted; the decision about the peer comes later.
+                let driver = driver.clone();
+                tokio::spawn(async move { establish(&driver, &shared.decide, false).await });
+            }
+            let _ = outcome.send(Ok(Connection::new(driver, peer))).await;
+        }
+        Err(error) => {
+            let _ = outcome.send(Err(failed(error.into()))).await;
+            let mut waiter = driver.waiter();
+            poll_fn(|cx| waiter.poll_closed(cx.waker())).await;
+        }
     }
-    Ok(Connection::new(driver, peer))
 }
 
 fn start(

@@ -39,8 +39,9 @@ impl Clock {
         Instant::from_micros(u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
-    fn at(self, moment: Instant) -> tokio::time::Instant {
-        self.0 + moment.saturating_since(Instant::ZERO)
+    /// `None` is later than this clock can tell.
+    fn at(self, moment: Instant) -> Option<tokio::time::Instant> {
+        self.0.checked_add(moment.saturating_since(Instant::ZERO))
     }
 }
 
@@ -158,15 +159,13 @@ async fn write_all(socket: &mut OwnedWriteHalf, driver: &Driver, clock: Clock) -
         // The wait was registered by `send`; being woken, or the timer, ends it.
         let mut first = true;
         let woken = poll_fn(|_| if std::mem::replace(&mut first, false) { Poll::Pending } else { Poll::Ready(()) });
-        match timer {
-            Some(timer) => {
-                // The timer wakes this task too, so it is the clock that tells.
-                let _ = tokio::time::timeout_at(clock.at(timer), woken).await;
-                if clock.now() >= timer {
-                    driver.handle_timeout(clock.now());
-                }
-            }
+        match timer.and_then(|timer| clock.at(timer)) {
+            // The timer wakes this task too, so it is the clock that tells whether its time has come.
+            Some(deadline) => drop(tokio::time::timeout_at(deadline, woken).await),
             None => woken.await,
+        }
+        if timer.is_some_and(|timer| clock.now() >= timer) {
+            driver.handle_timeout(clock.now());
         }
     }
 }
