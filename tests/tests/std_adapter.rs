@@ -1,11 +1,20 @@
 //! The std adapter over real sockets, and between it and the Tokio adapter.
 
-#[expect(clippy::wildcard_imports, reason = "the scenarios' own module")]
 mod adapter;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use adapter::std_face::Std;
 use adapter::tokio_face::Tokio;
-use adapter::within;
+use adapter::{pattern, read_error, within, write_error};
+use bytes::Bytes;
+use peermux_core::error::{ReadError, WriteError};
+use peermux_core::{Config, Remote};
+use peermux_std::{Code, Connection, Listener, Priority, Stream, connect};
+use peermux_tests::{initiator_key, responder_key};
 
 scenarios! { Std, Std:
     echo() within 20;
@@ -53,4 +62,137 @@ fn one_script_through_both_adapters_gives_the_same_log() {
     for log in &logs[1..] {
         assert_eq!(*log, logs[0]);
     }
+}
+
+fn pair() -> (Connection, Connection) {
+    let listener = Listener::bind("127.0.0.1:0", responder_key(), Config::default()).expect("loopback listens");
+    let address = listener.local_addr();
+    let remote = Remote::Key(responder_key().public_key());
+    let dialer = connect(address, initiator_key(), remote, Config::default()).expect("it listens");
+    (dialer, listener.accept().expect("it dials"))
+}
+
+fn streams() -> (Connection, Connection, Stream, Stream) {
+    let (dialer, listener) = pair();
+    let mut one = dialer.open("test", Priority::default()).expect("it is open");
+    one.flush().expect("it leaves");
+    let two = listener.accept().expect("it opens");
+    (dialer, listener, one, two)
+}
+
+#[test]
+fn timeouts_end_reads_and_writes_that_have_taken_nothing() {
+    within(30, || {
+        const TIME: Option<Duration> = Some(Duration::from_millis(80));
+        let (_dialer, _listener, mut one, mut two) = streams();
+        assert_eq!((one.read_timeout(), one.write_timeout()), (None, None));
+        one.set_read_timeout(TIME).expect("it is not zero");
+        let begin = Instant::now();
+        let error = one.read(&mut [0; 10]).expect_err("nothing comes");
+        assert_eq!((error.kind(), read_error(&error)), (ErrorKind::WouldBlock, &ReadError::Blocked));
+        assert_eq!(one.read_chunk(10), Err(ReadError::Blocked));
+        let took = begin.elapsed();
+        assert!((Duration::from_millis(160)..Duration::from_secs(2)).contains(&took), "{took:?}");
+
+        // Nobody reads: what was taken is counted, and the rest was not taken.
+        one.set_write_timeout(TIME).expect("it is not zero");
+        let all = pattern(5, 0..10_000_000);
+        let mut at = 0;
+        let error = loop {
+            match one.write(&all[at..]) {
+                Ok(written) => at += written,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((error.kind(), write_error(&error)), (ErrorKind::WouldBlock, &WriteError::Blocked));
+        assert!(at < all.len(), "the window ends it");
+        let mut chunk = Bytes::copy_from_slice(&all[at..]);
+        assert_eq!(one.write_chunk(&mut chunk), Err(WriteError::Blocked));
+        let reader = thread::spawn(move || {
+            let mut all = Vec::new();
+            two.read_to_end(&mut all).map(|_| all)
+        });
+        one.set_write_timeout(None).expect("none is not zero");
+        one.write_chunk(&mut chunk).expect("it is read now");
+        one.shutdown(Shutdown::Write).expect("it is read now");
+        assert!(reader.join().expect("no panic").expect("it ends") == all, "lost or doubled");
+
+        let zero = one.set_read_timeout(Some(Duration::ZERO)).expect_err("zero is no time");
+        assert_eq!(zero.kind(), ErrorKind::InvalidInput);
+        one.set_read_timeout(Some(Duration::MAX)).expect("it is not zero");
+    });
+}
+
+#[test]
+fn threads_that_share_a_stream_are_all_woken() {
+    within(30, || {
+        let (_dialer, _listener, one, two) = streams();
+        // Many readers of the same half: each byte goes to one of them, and the end to all.
+        let readers: Vec<_> = (0..8)
+            .map(|_| {
+                let mut two = two.try_clone().expect("a clone");
+                thread::spawn(move || {
+                    let mut all = Vec::new();
+                    two.read_to_end(&mut all).expect("it ends");
+                    all.len()
+                })
+            })
+            .collect();
+        let writers: Vec<_> = (0..8)
+            .map(|_| {
+                let one = one.try_clone().expect("a clone");
+                thread::spawn(move || (&one).write_all(&[3; 100_000]).expect("it is read"))
+            })
+            .collect();
+        writers.into_iter().for_each(|writer| writer.join().expect("no panic"));
+        one.shutdown(Shutdown::Write).expect("it is read");
+        let read: usize = readers.into_iter().map(|reader| reader.join().expect("no panic")).sum();
+        assert_eq!(read, 800_000);
+    });
+}
+
+#[test]
+fn a_shutdown_wakes_the_threads_that_use_the_half() {
+    within(30, || {
+        let (_dialer, _listener, one, two) = streams();
+        let mut clone = one.try_clone().expect("a clone");
+        let reader = thread::spawn(move || clone.read(&mut [0; 10]).expect_err("it is stopped"));
+        let clone = one.try_clone().expect("a clone");
+        let writer = thread::spawn(move || (&clone).write_all(&[0; 50_000_000]).expect_err("it is reset"));
+        thread::sleep(Duration::from_millis(100));
+        one.shutdown(Shutdown::Read).expect("it cannot fail");
+        assert_eq!(*read_error(&reader.join().expect("no panic")), ReadError::Stopped);
+        one.reset(Code::Application(1));
+        assert_eq!(*write_error(&writer.join().expect("no panic")), WriteError::Finished);
+        // A stream is held by the last of its clones.
+        let clone = two.try_clone().expect("a clone");
+        drop(two);
+        assert_eq!(clone.read_chunk(1).and_then(|_| loop {
+            clone.read_chunk(usize::MAX)?;
+        }), Err::<(), _>(ReadError::Reset(Code::Application(1))));
+    });
+}
+
+#[test]
+fn dropped_handles_end_at_once_whatever_is_under_way() {
+    within(30, || {
+        let listener = Listener::bind("127.0.0.1:0", responder_key(), Config::default()).expect("loopback listens");
+        let address = listener.local_addr();
+        let silent: Vec<_> = (0..20).map(|_| TcpStream::connect(address).expect("it listens")).collect();
+        thread::sleep(Duration::from_millis(100));
+        let begin = Instant::now();
+        drop(listener);
+        assert!(begin.elapsed() < Duration::from_secs(1), "it took {:?}", begin.elapsed());
+        assert_eq!(TcpStream::connect(address).expect_err("nobody listens").kind(), ErrorKind::ConnectionRefused);
+        drop(silent);
+
+        // A thread that waits holds its handle; all others can go.
+        let (dialer, listener, mut one, two) = streams();
+        let acceptor = thread::spawn(move || listener.accept().err().expect("it ends"));
+        let reader = thread::spawn(move || one.read(&mut [0; 10]).expect_err("it is reset"));
+        drop(dialer);
+        drop(two);
+        assert_eq!(*read_error(&reader.join().expect("no panic")), ReadError::Reset(Code::CANCELLED));
+        assert!(acceptor.join().expect("no panic").is_orderly());
+    });
 }
