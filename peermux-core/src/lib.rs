@@ -164,6 +164,7 @@ mod handshake;
 mod id;
 mod key_log;
 mod mux;
+mod peers;
 mod record;
 mod shape;
 mod stats;
@@ -179,6 +180,7 @@ pub use connection::{Connection, EarlyOffer, Event, Mode, PeerInfo, RecvStream, 
 pub use early::{Refusal, StrikeRegister};
 pub use id::{Role, StreamId};
 pub use key_log::{KeyLog, TrafficSecrets};
+pub use peers::{PeerTable, Verdict};
 pub use stats::{FrameCounts, Stats, StreamStats, WaitTimes};
 
 /// The largest input buffer, in bytes, with which the memory bound of a connection holds.
