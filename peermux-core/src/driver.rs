@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::code::Code;
+use crate::code::{Code, ProtocolCode};
 use crate::connection::{Connection, EarlyOffer, Event, PeerInfo, Transmit};
 use crate::early::StrikeRegister;
 use crate::error::{BufferTooSmall, ConnectionError, OpenError, ReadError, WriteError};
@@ -41,6 +41,8 @@ struct State {
     register: Option<Arc<Mutex<StrikeRegister>>>,
     /// Early data was accepted: the peer is claimed.
     claimed: bool,
+    /// The peer drains the connection, for this reason.
+    drained: Option<ProtocolCode>,
 }
 
 /// What the writer is to do.
@@ -86,6 +88,7 @@ impl Driver {
             asked: None,
             register,
             claimed: false,
+            drained: None,
         };
         Arc::new(Self { state: Mutex::new(state) })
     }
@@ -280,6 +283,18 @@ impl Waiter {
         self.poll(waker, |state| &mut state.watchers, |state| state.connection.error().cloned())
     }
 
+    /// Ready once the peer wants no more streams, with the reason; `waker` is woken then, and when the connection ends.
+    pub fn poll_drained(&self, waker: &Waker) -> Poll<ProtocolCode> {
+        let mut state = self.lock();
+        match state.drained {
+            Some(code) => Poll::Ready(code),
+            None => {
+                add(&mut state.watchers, waker);
+                Poll::Pending
+            }
+        }
+    }
+
     /// Ready once nothing is to be sent or received any more; `waker` is woken then.
     pub fn poll_closed(&mut self, waker: &Waker) -> Poll<()> {
         self.poll(waker, |state| &mut state.watchers, |state| state.connection.is_closed().then_some(()))
@@ -325,7 +340,11 @@ impl State {
                         wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
                     }
                 }
-                Event::Readable(_) | Event::Writable(_) | Event::Draining(_) | Event::Attestation(_) => {}
+                Event::Draining(code) => {
+                    self.drained = Some(code);
+                    wakers.many.append(&mut self.watchers);
+                }
+                Event::Readable(_) | Event::Writable(_) | Event::Attestation(_) => {}
             }
         }
         if self.connection.is_closed() {
