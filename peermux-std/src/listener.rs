@@ -99,7 +99,8 @@ impl Listener {
         let (outcome, outcomes) = sync_channel(READY);
         let (stop, stopper) = io::pipe()?;
         let places = Arc::new(AtomicUsize::new(HANDSHAKES));
-        let acceptor = Acceptor { socket, stop, keys, config: Arc::new(config), accept: Arc::new(accept), outcome, places };
+        let acceptor =
+            Acceptor { socket, stop, keys, config: Arc::new(config), accept: Arc::new(accept), outcome, places };
         let thread = thread::Builder::new().name("peermux-accept".into()).spawn(move || acceptor.run())?;
         Ok(Self { address, outcomes: Some(Mutex::new(outcomes)), accepting: Some((thread, stopper)) })
     }
@@ -152,7 +153,9 @@ where
                 return;
             }
             let result = match self.socket.accept() {
-                Ok((socket, peer)) => self.start(socket, peer, place).map_err(|error| AcceptError { peer: Some(peer), error }),
+                Ok((socket, peer)) => {
+                    self.start(socket, peer, place).map_err(|error| AcceptError { peer: Some(peer), error })
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => Err(AcceptError { peer: None, error }),
             };
@@ -231,7 +234,8 @@ pub fn accept_over(
 
 fn begin(socket: TcpStream, keys: ResponderKeys, config: Arc<Config>) -> io::Result<Arc<Driver>> {
     let clock = Clock::start();
-    let connection = peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
+    let connection =
+        peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
     pump::start(socket, connection, clock)
 }
 

@@ -167,9 +167,12 @@ fn a_shutdown_wakes_the_threads_that_use_the_half() {
         // A stream is held by the last of its clones.
         let clone = two.try_clone().expect("a clone");
         drop(two);
-        assert_eq!(clone.read_chunk(1).and_then(|_| loop {
-            clone.read_chunk(usize::MAX)?;
-        }), Err::<(), _>(ReadError::Reset(Code::Application(1))));
+        assert_eq!(
+            clone.read_chunk(1).and_then(|_| loop {
+                clone.read_chunk(usize::MAX)?;
+            }),
+            Err::<(), _>(ReadError::Reset(Code::Application(1)))
+        );
     });
 }
 
@@ -188,7 +191,7 @@ fn dropped_handles_end_at_once_whatever_is_under_way() {
 
         // A thread that waits holds its handle; all others can go.
         let (dialer, listener, mut one, two) = streams();
-        let acceptor = thread::spawn(move || listener.accept().err().expect("it ends"));
+        let acceptor = thread::spawn(move || listener.accept().expect_err("it ends"));
         let reader = thread::spawn(move || one.read(&mut [0; 10]).expect_err("it is reset"));
         drop(dialer);
         drop(two);

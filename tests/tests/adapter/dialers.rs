@@ -141,7 +141,10 @@ pub fn dialers_that_are_no_peers<D: Face, L: Face>() {
     assert_eq!(*error_of(garbage_at), handshake(HandshakeError::EncapsulationKey));
     assert_eq!(*error_of(cut_at), handshake(HandshakeError::Truncated));
     assert!(
-        matches!(error_of(gone_at), ConnectionError::Transport(_) | ConnectionError::Handshake(HandshakeError::Truncated)),
+        matches!(
+            error_of(gone_at),
+            ConnectionError::Transport(_) | ConnectionError::Handshake(HandshakeError::Truncated)
+        ),
         "{:?}",
         error_of(gone_at)
     );

@@ -83,7 +83,8 @@ pub fn ends_over<D: Face, L: Face>(
     socket: TcpStream,
     config: &Config,
 ) -> Ends<D, L> {
-    let dialer = D::dial(socket, Remote::Key(responder_key().public_key()), config.clone()).expect("the listener answers");
+    let dialer =
+        D::dial(socket, Remote::Key(responder_key().public_key()), config.clone()).expect("the listener answers");
     let listener = listening.outcome().expect("the dialer is known");
     Ends { dialer, listener, listening, address }
 }
@@ -137,7 +138,9 @@ pub fn read_pattern(from: &mut impl Read, number: u64, len: u64) {
 pub fn connection_error(error: &io::Error) -> &ConnectionError {
     let source = error.get_ref().unwrap_or_else(|| panic!("no source in {error:?}"));
     match (source.downcast_ref(), source.downcast_ref(), source.downcast_ref()) {
-        (Some(error), _, _) | (_, Some(ReadError::Connection(error)), _) | (_, _, Some(WriteError::Connection(error))) => error,
+        (Some(error), _, _)
+        | (_, Some(ReadError::Connection(error)), _)
+        | (_, _, Some(WriteError::Connection(error))) => error,
         _ => panic!("no error of the connection: {error:?}"),
     }
 }

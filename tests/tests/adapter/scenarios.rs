@@ -209,8 +209,10 @@ pub fn codes_of_resets_stops_and_refusals_arrive<D: Face, L: Face>() {
     assert_eq!(*write_error(&one.flush().expect_err("it is refused")), WriteError::Stopped(Code::Application(43)));
 }
 
-type StreamsOf<D, L> =
-    (<<D as Face>::Connection as Connected>::Stream, <<<L as Face>::Listener as Listening>::Connection as Connected>::Stream);
+type StreamsOf<D, L> = (
+    <<D as Face>::Connection as Connected>::Stream,
+    <<<L as Face>::Listener as Listening>::Connection as Connected>::Stream,
+);
 
 /// A stream that the other side has accepted, and nothing on it.
 fn opened<D: Face, L: Face>(ends: &Ends<D, L>) -> StreamsOf<D, L> {
@@ -374,7 +376,11 @@ pub fn a_peer_that_stopped_reading_does_not_keep_close_from_ending<D: Face, L: F
 pub fn a_peer_that_is_silent_is_given_up_after_the_idle_timeout<D: Face, L: Face>() {
     let socket = TcpListener::bind("127.0.0.1:0").expect("loopback listens");
     let address = socket.local_addr().expect("it is bound");
-    let config = Config { idle_timeout: Some(Duration::from_secs(1)), keepalive: Some(Duration::from_millis(400)), ..Config::default() };
+    let config = Config {
+        idle_timeout: Some(Duration::from_secs(1)),
+        keepalive: Some(Duration::from_millis(400)),
+        ..Config::default()
+    };
     let listening = L::listen(socket, config.clone());
     let relay = Relay::to(address);
     let ends = ends_over::<D, L>(listening, address, relay.dial(), &config);
