@@ -283,16 +283,9 @@ impl Waiter {
         self.poll(waker, |state| &mut state.watchers, |state| state.connection.error().cloned())
     }
 
-    /// Ready once the peer wants no more streams, with the reason; `waker` is woken then, and when the connection ends.
-    pub fn poll_drained(&self, waker: &Waker) -> Poll<ProtocolCode> {
-        let mut state = self.lock();
-        match state.drained {
-            Some(code) => Poll::Ready(code),
-            None => {
-                add(&mut state.watchers, waker);
-                Poll::Pending
-            }
-        }
+    /// Ready once the peer wants no more streams ([`Event::Draining`]), with its reason; `waker` is woken then. Never ready if the connection ends before.
+    pub fn poll_drained(&mut self, waker: &Waker) -> Poll<ProtocolCode> {
+        self.poll(waker, |state| &mut state.watchers, |state| state.drained)
     }
 
     /// Ready once nothing is to be sent or received any more; `waker` is woken then.
@@ -342,7 +335,7 @@ impl State {
                 }
                 Event::Draining(code) => {
                     self.drained = Some(code);
-                    wakers.many.append(&mut self.watchers);
+                    wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
                 }
                 Event::Readable(_) | Event::Writable(_) | Event::Attestation(_) => {}
             }
