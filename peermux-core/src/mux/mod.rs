@@ -467,6 +467,13 @@ impl Mux {
         self.refresh(slot);
         self.schedule.set_need(slot, Need::Nothing);
         let stream = self.streams.remove(slot as usize);
+        // Or its places would stay for as long as every record is full, or the send buffer.
+        if stream.in_riders {
+            self.riders.retain(|&other| other != slot);
+        }
+        if stream.in_room {
+            self.room.retain(|&other| other != slot);
+        }
         self.queued -= stream.counted;
         self.ready -= stream.counted_ready;
         self.growth.give_back(stream.recv.credit.window() - self.limits.ours.initial_max_stream_data);
@@ -492,6 +499,9 @@ impl Mux {
         let peer_streams = self.streams.iter().filter(|(_, stream)| !stream.opened_here).count() as u64;
         assert_eq!(self.peer_streams.opened - self.peer_streams.closed, peer_streams, "streams of the peer");
         assert!(self.peer_streams.opened <= self.peer_streams.granted, "streams granted");
+        for queue in [&self.control, &self.riders, &self.room] {
+            assert!(queue.len() <= self.streams.len(), "streams that have gone stand in a queue");
+        }
         for (_, stream) in &self.streams {
             assert!(stream.send.queue.len() as u64 <= stream.send.credit.left(), "queued within credit");
         }
