@@ -206,7 +206,8 @@ fn a_peer_that_pings_and_does_not_read_makes_nothing_grow() {
 
 #[test]
 fn input_is_taken_while_nothing_is_written_and_control_never_waits_for_it() {
-    let mut duel = duel();
+    let config = Config { stream_receive_window: 64 << 10, ..Config::default() };
+    let mut duel = DuelBuilder { config, ..DuelBuilder::default() }.build();
     duel.say(&open(0));
     let stream = duel.conn().accept().expect("it was opened");
     let mut buffer = vec![0; 4096];

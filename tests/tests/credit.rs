@@ -242,3 +242,31 @@ fn credit_rides_along_or_causes_a_record_only_when_it_is_due() {
     assert!(records <= 500 / 16 + 2, "{records}");
     assert!(records >= 1);
 }
+
+#[test]
+fn streams_that_come_and_go_while_every_record_is_full_leave_nothing_behind() {
+    let config = Config { stream_receive_window: 4_096, receive_window: 1 << 20, ..Config::default() };
+    let settings = vec![(1, 1), (2, 1 << 40), (3, 1 << 40)];
+    let mut duel = DuelBuilder { config, settings, ..DuelBuilder::default() }.build();
+    let bulk = opened(duel.conn());
+    let mut buffer = vec![0; Q];
+    for round in 0..2_000 {
+        let stream = 2 * round;
+        // Read in part, so that credit for it would ride along; and then it ends. Debug assertions look at what is kept of it.
+        duel.say(&[open(stream), data(stream, &[1; 600])].concat());
+        let id = duel.conn().accept().expect("it was opened");
+        assert_eq!(read(duel.conn(), id, 600), 600);
+        duel.say(&fin(stream, b""));
+        duel.conn().send(id).finish().expect("it is open");
+        duel.conn().release(id);
+        let now = duel.now;
+        for _ in 0..2 {
+            while duel.conn().queued() < 100_000 {
+                duel.conn().send(bulk).write(&[2; 50_000]).expect("there is room");
+            }
+            duel.conn().poll_transmit(now, &mut buffer).expect("it fits");
+            duel.wire.open(&buffer);
+        }
+    }
+    assert_eq!(duel.conn().stream_count(), 1);
+}
