@@ -322,7 +322,8 @@ impl Model {
                 let uid = self.found(stop.stream)?;
                 let half = &mut self.streams[uid].halves[1 - side];
                 ensure!(half.stop.is_none(), "a second STOP");
-                ensure!(half.stopped || self.directions[side].drain, "nobody stopped it");
+                // A side that drains refuses early data before it can say DRAIN.
+                ensure!(half.stopped || stop.code == Code::REFUSED, "nobody stopped it");
                 half.stop = Some(stop.code);
             }
             Frame::MaxData(max) => {

@@ -77,6 +77,7 @@ impl World {
         }
         if std::mem::take(&mut self.ends[1].early_offered) && self.setup.early == Some(true) {
             self.model.early_accepted |= self.ends[1].conn.accept_early();
+            self.ends[1].take_notices()?;
         }
         Ok(())
     }
