@@ -3,7 +3,7 @@
 use super::{Connection, Decision, Phase, Transmit};
 use crate::code::{Code, ProtocolCode};
 use crate::codec::Writer;
-use crate::error::BufferTooSmall;
+use crate::error::{BufferTooSmall, ConnectionError};
 use crate::id::Role;
 use crate::record::{TAG, quanta_for};
 use crate::time::Instant;
@@ -17,8 +17,8 @@ const fn quanta(len: usize) -> u8 {
 /// What is to be done about sending.
 enum Action {
     Nothing,
-    /// All streams are done, and this side drains: the connection closes.
-    CloseDrained,
+    /// The connection closes: all streams are done and this side drains, or the counter of records is used up.
+    Close(ProtocolCode),
     Record,
     /// Nothing will ever be sent again.
     Finish,
@@ -53,7 +53,7 @@ impl Connection {
                 return Ok(Transmit::Idle);
             }
             Action::Finish => return Ok(Transmit::Finished),
-            Action::CloseDrained => self.close(Code::NO_ERROR, ""),
+            Action::Close(code) => self.close(Code::Protocol(code), ""),
             Action::Record => {}
         }
         let Some(len) = self.sealer.as_ref().map(crate::record::Sealer::next_len) else {
@@ -61,7 +61,7 @@ impl Connection {
         };
         Self::check_buffer(len, out)?;
         self.write_record(&mut out[..len]);
-        Ok(Transmit::Bytes(len))
+        Ok(if self.sealer.is_some() { Transmit::Bytes(len) } else { Transmit::Finished })
     }
 
     /// Whether [`Connection::poll_transmit`] has anything to do: bytes to write, or an end to tell of.
@@ -71,7 +71,7 @@ impl Connection {
             || match self.next_action() {
                 Action::Nothing => false,
                 Action::Finish => !core::mem::replace(&mut self.closing.finish_told, true),
-                Action::CloseDrained | Action::Record => true,
+                Action::Close(_) | Action::Record => true,
             }
     }
 
@@ -102,7 +102,11 @@ impl Connection {
         }
         let speaks = self.decision == Decision::Accepted && self.closing.error.is_none();
         if speaks && self.mux.has_drained() {
-            return Action::CloseDrained;
+            return Action::Close(ProtocolCode::NO_ERROR);
+        }
+        // The last nonce but REKEY's is for CLOSE.
+        if speaks && self.sealer.as_ref().is_some_and(|sealer| sealer.count() == u64::MAX - 1) {
+            return Action::Close(ProtocolCode::INTERNAL);
         }
         let says = self.must_send || self.attest.is_some() || self.liveness.wants_record() || self.mux.wants_record();
         if self.closing.to_send.is_some() || (speaks && says) || self.shaper.padding(self.now) > 0 {
@@ -155,10 +159,11 @@ impl Connection {
         self.drain_rate.sent(self.now, len, next > 1);
         self.liveness.record_sent(self.now, &self.config, &mut self.rng);
         if sealed.is_none() {
-            // The counter of this direction is used up: after 2^64 − 1 records.
+            // The provider failed: nothing that is not sealed must leave, and nothing can be said.
             record.fill(0);
             self.sealer = None;
-            self.violated(crate::error::Violation::new(ProtocolCode::INTERNAL, "the record counter is used up"));
+            self.end_with(ConnectionError::Transport("the provider of cryptography failed".into()));
+            self.phase = Phase::Over;
         } else if close.is_some() {
             self.close_was_sent();
         }

@@ -11,6 +11,8 @@ mod ingress;
 mod liveness;
 mod setup;
 #[cfg(test)]
+mod tests;
+#[cfg(test)]
 pub(crate) mod vectors;
 mod views;
 
