@@ -1,4 +1,4 @@
-//! The Tokio adapter over real sockets.
+//! The Tokio adapter over real sockets. What dialers that are no peers meet is in `std_adapter.rs`, for both.
 
 mod adapter;
 
@@ -45,11 +45,6 @@ mod between {
         bulk_both_ways(1_000_000, 2) within 60;
         close_tells_code_and_reason_and_every_call_after_it_says_so() within 20;
     }
-}
-
-#[test]
-fn dialers_that_are_no_peers() {
-    within(60, adapter::dialers::dialers_that_are_no_peers::<Tokio, Tokio>);
 }
 
 fn runtime() -> Runtime {
