@@ -66,7 +66,7 @@ fn known() -> Remote {
 
 fn failure(talk: &Talk) -> Option<HandshakeError> {
     match talk.conn.error() {
-        Some(ConnectionError::Handshake(error)) => Some(error.clone()),
+        Some(ConnectionError::Handshake(error)) => Some(*error),
         None => None,
         other => panic!("another error: {other:?}"),
     }
@@ -525,7 +525,8 @@ fn a_first_payload_that_is_malformed_or_offers_nothing_is_answered_by_fallback()
 fn an_answer_that_is_malformed_or_chooses_what_was_not_offered_fails() {
     let offers = |versions: &[u8], suites: &[u8]| [tlv(1, versions), tlv(2, suites)].concat();
     let malformed = |error: Option<HandshakeError>| matches!(error, Some(HandshakeError::Payload(_)));
-    let ik: Vec<(&str, Vec<u8>, fn(Option<HandshakeError>) -> bool)> = vec![
+    type Expected = fn(Option<HandshakeError>) -> bool;
+    let ik: Vec<(&str, Vec<u8>, Expected)> = vec![
         ("another version", offers(&[2], &[1]), |error| error == Some(HandshakeError::Version)),
         ("two versions", offers(&[1, 1], &[1]), |error| error.is_some()),
         ("another suite", offers(&[1], &[7]), |error| error == Some(HandshakeError::Suite)),

@@ -108,7 +108,7 @@ fn every_frame_for_a_stream_that_was_never_opened_is_stream_id() {
             priority(stream, 1, true),
         ];
         for frame in all {
-            breaks(&format!("{frame:?}"), &[frame.clone()], ProtocolCode::STREAM_ID);
+            breaks(&format!("{frame:?}"), std::slice::from_ref(&frame), ProtocolCode::STREAM_ID);
         }
     }
 }

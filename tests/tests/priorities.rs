@@ -42,7 +42,7 @@ fn streams(duel: &mut Duel, priorities: &[(u8, bool)], bytes: usize) -> Vec<Stre
         .collect();
     duel.hear();
     for (index, id) in ids.iter().enumerate() {
-        assert_eq!(duel.conn().recv(*id).wire_id().is_some(), true, "{index}");
+        assert!(duel.conn().recv(*id).wire_id().is_some(), "{index}");
         write(duel, *id, bytes);
     }
     ids

@@ -248,11 +248,11 @@ fn bytes_after_the_last_record_are_discarded_and_change_nothing() {
     }
 }
 
+/// What both sides wrote, what they read, and what they were told.
+type Outcome = ([Vec<u8>; 2], [Vec<u8>; 2], [Vec<Event>; 2]);
+
 /// The whole conversation, cut up as `cut` says: what both sides delivered and wrote.
-fn conversation(
-    mode: Mode,
-    cut: impl Fn(usize) -> Vec<usize>,
-) -> (Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>, Vec<Event>, Vec<Event>) {
+fn conversation(mode: Mode, cut: impl Fn(usize) -> Vec<usize>) -> Outcome {
     let pair = builder(mode, 9).build();
     let (mut one, mut two) = (Talk::new(pair.initiator.conn), Talk::new(pair.responder.conn));
     let (mut said_one, mut said_two, mut read_one, mut read_two) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -296,7 +296,7 @@ fn conversation(
     }
     assert!(read_one.len() > 1000 && read_two.len() > 5000, "{} {}", read_one.len(), read_two.len());
     assert!(one.conn.is_closed() && two.conn.is_closed());
-    (said_one, said_two, read_one, read_two, one.events, two.events)
+    ([said_one, said_two], [read_one, read_two], [one.events, two.events])
 }
 
 #[test]
@@ -449,7 +449,7 @@ fn a_sender_updates_its_key_with_the_65_536th_record() {
                 updates.push(count);
             }
         }
-        if count % 1000 == 0 {
+        if count.is_multiple_of(1000) {
             duel.say(&[max_stream_data(1, 1 << 30), max_data(1 << 31)].concat());
         }
     }
