@@ -49,20 +49,22 @@ class Mux:
         self.received = self.sent = 0
         self.ended_peer_streams = 0
         self.names_in: list[str] = []
+        self.names_out: list[str] = []
         self.control: deque[Frame] = deque()
         self.pong: Optional[bytes] = None
         self.pongs: list[bytes] = []
         self.once: set[str] = set()
         self.records_in = 0
-        self.drained = False
+        self.drained = self.draining = False  # by the peer, by this side
+        self.attestation: Optional[bytes] = None
         self.peer_close: Optional[Frame] = None
         self.opened: list[Stream] = []  # by the peer, for the application to take
 
     # -- receiving --
 
-    def receive(self, frames: list[Frame]) -> None:
-        """All frames of one record. Raises ProtocolError."""
-        self.records_in += 1
+    def receive(self, frames: list[Frame], record: bool = True) -> None:
+        """All frames of one record, or of a payload of the handshake. Raises ProtocolError."""
+        self.records_in += record
         for fr in frames:
             handler = getattr(self, "_on_" + fr.kind.lower())
             handler(fr)
@@ -105,9 +107,11 @@ class Mux:
             raise ProtocolError("STREAM_ID", f"OPEN of {fr.stream}, not {self.next_peer}")
         if fr.stream // 2 >= self.peer_streams:
             raise ProtocolError("STREAM_LIMIT")
+        if self.drained:
+            raise ProtocolError("FRAME_NOT_ALLOWED", "OPEN after the peer's own DRAIN")
         self.next_peer += 2
         stream = self._new(fr.stream, name, fr.priority)
-        if self.drained:
+        if self.draining:
             self._refuse(stream)
         else:
             self.opened.append(stream)
@@ -169,6 +173,7 @@ class Mux:
 
     def _on_attestation(self, fr: Frame) -> None:
         self._early_once("ATTESTATION", "FRAME_NOT_ALLOWED")
+        self.attestation = fr.attestation
 
     def _on_skippable(self, fr: Frame) -> None:
         pass
@@ -180,11 +185,25 @@ class Mux:
         self.streams[ident] = stream
         return stream
 
-    def open(self, name: str, priority: int = 3) -> Stream:
-        assert self.next_own // 2 < self.own_streams and not self.drained
+    def settings_known(self, theirs: dict[int, int]) -> None:
+        """The peer's settings, where streams were opened for early data before they were known."""
+        self.theirs = theirs
+        self.own_streams, self.send_limit = theirs[INITIAL_MAX_STREAMS], theirs[INITIAL_MAX_DATA]
+        for stream in self.streams.values():
+            stream.send_limit = theirs[INITIAL_MAX_STREAM_DATA]
+
+    def open(self, name: str, priority: int = 3, intern: bool = False) -> Stream:
+        """With `intern` the name goes into this direction's table."""
+        assert self.next_own // 2 < self.own_streams and not self.drained and not self.draining
         ident = self.next_own
         self.next_own += 2
-        form = {"form": "once", "name": name} if name else {"form": "none"}
+        if not intern or not name:
+            form: dict[str, object] = {"form": "once", "name": name} if name else {"form": "none"}
+        elif name in self.names_out:
+            form = {"form": "index", "index": self.names_out.index(name)}
+        else:
+            self.names_out.append(name)
+            form = {"form": "new", "name": name}
         self.control.append(Frame("OPEN", {"stream": ident, "priority": priority, **form}))
         return self._new(ident, name, priority)
 
@@ -209,6 +228,15 @@ class Mux:
     def stop(self, stream: Stream, layer: int, code: int) -> None:
         stream.stopped = True
         self.control.append(Frame("STOP", {"stream": stream.id, "layer": layer, "code": code}))
+
+    def drain(self, code: int) -> None:
+        if not self.draining:
+            self.draining = True
+            self.control.append(Frame("DRAIN", {"code": code}))
+
+    def drained_out(self) -> bool:
+        """Has this side sent DRAIN, and is nothing left to do but to close?"""
+        return self.draining and not self.control and all(s.ended() for s in self.streams.values())
 
     def _refuse(self, stream: Stream) -> None:
         self.stop(stream, 1, CODES.index("REFUSED"))
@@ -253,16 +281,23 @@ class Mux:
             return 1
         return max(1, min(self.theirs[MAX_RECORD], -(-(min(payload, credit) + 17) // Q)))
 
-    def fill(self, room: int) -> bytes:
-        """The frames for one record with `room` bytes."""
+    def fill(self, room: int, only: Optional[frozenset[str]] = None) -> bytes:
+        """The frames for one record with `room` bytes; of control frames only the kinds in `only`, if it is given."""
         out = bytearray()
-        if self.pong is not None:
+        if self.pong is not None and only is None:
             out += encode_frame(Frame("PONG", {"data": self.pong}))
             self.pong = None
-        while self.control and len(out) + len(raw := encode_frame(self.control[0])) <= room:
-            out += raw
-            self.control.popleft()
-        if self.control:
+        waiting, self.control, full = self.control, deque(), False
+        for fr in waiting:
+            raw = encode_frame(fr)
+            if only is not None and fr.kind not in only:
+                self.control.append(fr)
+            elif full or len(out) + len(raw) > room:
+                self.control.append(fr)
+                full = True
+            else:
+                out += raw
+        if full:
             return bytes(out)
         for s in self.streams.values():
             left = room - len(out) - 1 - len(varint(s.id)) - 4

@@ -345,6 +345,8 @@ def decode_payload(kind: str, data: bytes) -> Payload:
         raise Malformed("bytes after the frame area")
     lengths = {T_VERSIONS: (1, 1 if choice else 255), T_SUITES: (1, 1 if choice else 255), T_FLAGS: (1, 1),
                T_TIMESTAMP: (8, 8), T_ATTESTATION: (1, 112)}
+    if kind != "P1":
+        seen.pop(T_TIMESTAMP, None)  # not listed for this payload, so it is ignored
     for typ, (low, high) in lengths.items():
         if typ in seen and not low <= len(seen[typ]) <= high:
             raise Malformed(f"length of TLV {typ}")

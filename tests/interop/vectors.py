@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 import peermux as pm
+import rules
 from mux import Mux
 from peermux import Frame, stream_frame
 
@@ -25,6 +24,7 @@ ABOUT = {
     "handshake": SEE + "Each vector: the inputs of both sides, the payloads, and what the handshake gives: m1, m2, flight3, "
                        "h, ck, the four secrets and exported keying material.",
     "records": SEE + "Each vector: one direction, with key, first_n and first_size, and its records in order.",
+    "rules": SEE + "Each vector: kind, the input that this kind needs, and what the rule makes of it.",
     "negative": SEE + "Each vector: kind, the input that this kind needs, and error, the outcome; null says that there is none.",
 }
 HEX_FIELDS = ("data", "payload", "bytes", "attestation")
@@ -102,10 +102,22 @@ def start(v: Json) -> tuple[pm.Initiator, pm.Responder, bytes]:
     return ini, res, m1
 
 
+def check_attestations(v: Json, res: pm.Responder) -> None:
+    ini, end = v["initiator"], 4_000_000_000
+    statics = {"p1": pm.public(bytes.fromhex(ini["static"])), "p2": pm.public(res.s)}
+    statics["p3"] = statics["p1"]
+    for name, static in statics.items():
+        role = rules.RESPONDER if name == "p2" else rules.INITIATOR
+        for t, a in (v[name] or {"tlvs": []})["tlvs"]:
+            if t == pm.T_ATTESTATION:
+                assert rules.identity(bytes.fromhex(a), static, role, end) and not rules.identity(bytes.fromhex(a), static, role, end + 1)
+
+
 def run_handshake(v: Json) -> Json:
     ini, res, m1 = start(v)
     out: Json = {"initiator_public": pm.public(ini.s).hex(), "m1": m1.hex()}
     p1 = res.read_m1(m1)
+    check_attestations(v, res)
     kind = "P2-IK" if res.mode == "ik" else "P2-fallback"
     m2 = res.m2(payload_bytes(kind, v["p2"]))
     out |= {"mode": res.mode, "responder_public": pm.public(res.s).hex(), "m2": m2.hex()}
@@ -117,6 +129,16 @@ def run_handshake(v: Json) -> Json:
         suite = p2.suites[0]
         s = pm.derive(ini.state.h, ini.state.ck, suite)
         rec = v["record0"]
+        if p1_seen.flags & pm.EARLY:
+            accepted = bool(p2.flags & pm.EARLY)
+            assert [frame_json(f) for f in rules.decode_answers(p2.area, accepted)] == v["p2"]["frames"]
+            early = v["p1"]["frames"]
+            assert [frame_json(f) for f in rules.decode_early(p1_seen.area)] == early
+            assert accepted or rec["frames"][:len(early)] == early
+        if "answers" in v:
+            back = pm.Direction(suite, s.r2i)
+            raw = back.seal(pm.header(v["answers"]["next_size"], v["answers"]["key_update"], v["answers"]["end"]), area_from(v["answers"]["frames"]))
+            out["r2i_record0"] = raw.hex()
         tx, rx = pm.Direction(suite, s.i2r), pm.Direction(suite, s.i2r)
         flight3 = tx.seal(pm.header(rec["next_size"], rec["key_update"], rec["end"]), area_from(rec["frames"]))
         _, frames = rx.open(flight3, 16, pm.FLIGHT3_AREA)
@@ -126,6 +148,7 @@ def run_handshake(v: Json) -> Json:
         p3 = pm.decode_payload("P3", res.read_flight3(flight3))
         assert pm.chosen_from(p2.versions, p2.suites, p3)
         assert [frame_json(f) for f in pm.decode_area(p3.area)] == v["p3"]["frames"]
+        assert not v["p1"] or v["p3"]["frames"][:len(v["p1"]["frames"])] == v["p1"]["frames"]
         s = pm.derive(ini.state.h, ini.state.ck, p3.suites[0])
     assert (res.state.h, res.state.ck, res.si) == (s.h, s.ck, pm.public(ini.s))
     out |= {"flight3": flight3.hex(), "suite": s.suite, "h": s.h.hex(), "ck": s.ck.hex(), "i2r": s.i2r.hex(), "r2i": s.r2i.hex(),
@@ -162,6 +185,58 @@ def outcome(f: Callable[[], Any]) -> Any:
         return "MALFORMED"
 
 
+def run_early(v: Json) -> None:
+    """The responder's side of early data, from P1 to what follows flight 3."""
+    mux, fault = Mux(1, pm.check_settings([tuple(s) for s in v["settings"]]), pm.check_settings([])), None
+    early, areas = (bytes.fromhex(h) for h in (v["early"], "")), [bytes.fromhex(h) for h in v["areas"]]
+    if v["accepted"]:
+        try:
+            mux.receive(rules.decode_early(next(early).ljust(pm.FLIGHT3_AREA, b"\0")), record=False)
+        except pm.ProtocolError as e:
+            fault = e
+    for i, area in enumerate(areas):
+        if fault:  # flight 3 has arrived
+            raise fault
+        try:
+            mux.receive(pm.decode_area(area))
+        except pm.ProtocolError:
+            assert i == len(areas) - 1, v["name"]
+            raise
+
+
+def run_own_key(v: Json, base: Json) -> None:
+    """`base` is the vector with the initiator's static key replaced by the responder's."""
+    ini, res, m1 = start(base)
+    own = pm.public(res.s)
+    if v["side"] == "initiator":
+        ini.read_m2(bytes.fromhex(v["m2"]))
+        proved = ini.rs
+    else:
+        res.read_m1(bytes.fromhex(v["m1"]))
+        res.m2(payload_bytes("P2-IK" if res.mode == "ik" else "P2-fallback", base["p2"]))
+        if res.mode == "ik":
+            s = pm.derive(res.state.h, res.state.ck, base["suite"])
+            pm.Direction(s.suite, s.i2r).open(bytes.fromhex(v["flight3"]), 16, pm.FLIGHT3_AREA)
+        else:
+            res.read_flight3(bytes.fromhex(v["flight3"]))
+        proved = res.si
+    if proved == own:
+        raise pm.HandshakeFailed("one's own key")
+
+
+def run_rule(v: Json) -> Json:
+    if v["kind"] == "padme":
+        return {"padded": rules.padme(v["quanta"])}
+    if v["kind"] == "shaping":
+        a, b = (pm.check_settings([(pm.MAX_RECORD, v[side][0]), (pm.SHAPING, v[side][1])]) for side in ("initiator", "responder"))
+        assert rules.agree(a, b) == rules.agree(b, a)
+        return {"holds": rules.agree(a, b).setting()}
+    assert v["kind"] == "strike"
+    register = rules.StrikeRegister(v["started"], v["capacity"])
+    return {"offers": [{k: o[k] for k in ("now", "ephemeral", "timestamp")} |
+                       {"accepted": register.take(bytes.fromhex(o["ephemeral"]), o["timestamp"], o["now"], v["key_made"])} for o in v["offers"]]}
+
+
 def run_negative(v: Json, handshakes: dict[str, Json]) -> Json:
     kind = v["kind"]
     if kind == "varint":
@@ -174,6 +249,19 @@ def run_negative(v: Json, handshakes: dict[str, Json]) -> Json:
     if kind == "payload":
         size = pm.KINDS[v["payload"]][0]
         return {"error": outcome(lambda: pm.decode_payload(v["payload"], bytes.fromhex(v["plaintext"]).ljust(size, b"\0")))}
+    if kind == "early":
+        return {"error": outcome(lambda: run_early(v))}
+    if kind == "attestation":
+        who = rules.identity(bytes.fromhex(v["attestation"]), bytes.fromhex(v["static"]), v["role"], v["now"])
+        return {"identity": who and who.hex(), "error": None if who else "UNBOUND"}
+    if kind == "key_limit":
+        d = pm.Direction(v["suite"], bytes.fromhex(v["key"]))
+        d.n = d.used = v["used"] - 1
+        d._after(pm.KEY_UPDATE if v["key_update"] else 0)
+        return {"error": outcome(lambda: d.open(bytes.fromhex(v["bytes"]), 16))}
+    if kind == "own_key":
+        base = handshakes[v["base"]]
+        return {"error": outcome(lambda: run_own_key(v, base | {"initiator": base["initiator"] | {"static": base["responder"]["statics"][0]}}))}
     if kind == "choice":
         offer, choice = (pm.decode_payload(kind, bytes.fromhex(v[k]).ljust(pm.KINDS[kind][0], b"\0"))
                          for k, kind in (("p1", "P1"), ("p2", "P2-IK")))
@@ -186,6 +274,8 @@ def run_negative(v: Json, handshakes: dict[str, Json]) -> Json:
             mux.next_own = 2 * v["opened"] + 1
         for i in range(v["opened"]):
             mux._new(2 * i + mux.first_id, "", 3)
+        if v.get("drained"):
+            mux.drain(18)
         errors = []
         for area in v["areas"]:
             errors.append(outcome(lambda: mux.receive(pm.decode_area(bytes.fromhex(area)))))
@@ -284,9 +374,7 @@ def setting_tlv(s: pm.Settings) -> tuple[int, bytes]:
 
 
 def attestation(static: bytes, role: int) -> bytes:
-    key, not_after = Ed25519PrivateKey.from_private_bytes(rnd("ed25519")), (4_000_000_000).to_bytes(8, "big")
-    text = b"peermux/1 static\0" + bytes([role]) + static + not_after
-    return b"\1" + key.public_key().public_bytes_raw() + not_after + key.sign(text)
+    return rules.attest(rnd("ed25519"), 4_000_000_000, static, role)
 
 
 def hello_frames(first: int = 0) -> list[Frame]:
@@ -334,6 +422,26 @@ def handshake_vectors() -> Iterator[Json]:
     yield vector("fallback flight 3 with frames", None, payload([*OFFER, setting_tlv(SETTINGS_R), (pm.T_ATTESTATION, attestation(pm.public(rnd("responder")), 1))]),
                  payload([*chosen, (pm.T_ATTESTATION, att)], hello_frames(), header=3))
     yield vector("fallback anonymous aes", None, offer2, payload([*aes, (pm.T_FLAGS, b"\1")], header=0))
+    # Early data that fills P1, its answers and its fate in fallback; attestations in all payloads of IK; shaping.
+    ask = [Frame("OPEN", {"stream": 0, "priority": 3, "form": "new", "name": "interop/early"}), stream_frame(0, counter(300), True),
+           Frame("OPEN", {"stream": 2, "priority": 9, "form": "index", "index": 0}), Frame("SKIPPABLE", {"type": 0x59, "bytes": b"grease"})]
+    # The last frame ends with the frame area.
+    ask.append(stream_frame(2, counter(pm.FLIGHT3_AREA - len(pm.encode_frames(ask)) - 2), False, False))
+    p1_ask = payload([STAMP, (pm.T_FLAGS, b"\2"), *OFFER, setting_tlv(SETTINGS_I)], ask)
+    answers = [stream_frame(0, counter(1024)), Frame("MAX_STREAM_DATA", {"stream": 2, "maximum": 70_000}), Frame("STOP", {"stream": 2, "layer": 0, "code": 9}),
+               Frame("RESET", {"stream": 2, "layer": 0, "code": 9})]
+    yield vector("ik early data accepted, answers before flight 3", p1_ask,
+                 payload([*VS, (pm.T_FLAGS, b"\2"), setting_tlv(SETTINGS_R)], [stream_frame(0, counter(45))]), None,
+                 record0([Frame("RESET", {"stream": 2, "layer": 0, "code": 9})]), "responder") | {"answers": record0(answers, next_size=4)}
+    given_up = [early[0], stream_frame(0, b"early")]
+    yield vector("ik early data refused, a stream reset meanwhile",
+                 payload([*OFFER, (pm.T_FLAGS, b"\2"), STAMP, setting_tlv(SETTINGS_I)], given_up), choice, None,
+                 record0([*given_up, Frame("RESET", {"stream": 0, "layer": 0, "code": 5}), Frame("OPEN", {"stream": 2, "priority": 3, "form": "none"})]), "responder")
+    yield vector("fallback after refused early data", p1_ask, offer2, payload(chosen, ask, header=1), None, "stale")
+    shaped = [(1, 6), (6, rules.Shaping(rules.CONSTANT, 8, 20_000).setting())]
+    yield vector("ik attested and constant", payload([*OFFER, (pm.T_FLAGS, b"\2"), STAMP, (pm.T_ATTESTATION, att), setting_tlv(shaped)], early),
+                 payload([(pm.T_ATTESTATION, attestation(pm.public(rnd("responder")), 1)), *VS, (pm.T_FLAGS, b"\2"), setting_tlv([(1, 16), (6, 1)])]),
+                 None, record0([Frame("ATTESTATION", {"attestation": att})], next_size=6), "responder")
     yield vector("fallback flight 3 with close", None, offer2,
                  payload(VS, [Frame("CLOSE", {"layer": 0, "code": 7, "reason": "at once"})], header=pm.END))
 
@@ -445,6 +553,17 @@ def negative_vectors() -> Iterator[Json]:
         yield tlv_vec("setting " + ", ".join(f"{i} = {n}" for i, n in s), None, [*VS, setting_tlv(s)])
     yield tlv_vec("setting not in shortest form", M, [*VS, (5, bytes.fromhex("014001"))])
     yield tlv_vec("half a setting", M, [*VS, (5, b"\1")])
+    for s in ([(6, 1 << 40)], [(6, 2 | 1000 << 8 | 1 << 40)], [(6, 1 << 4)], [(6, 1 << 8)], [(6, 1 | 1 << 4)], [(6, 1 | 1000 << 8)], [(6, 2)], [(6, 15)],
+              [(6, 1), (6, 1)]):
+        yield tlv_vec("setting " + ", ".join(f"{i} = {n}" for i, n in s), M, [*VS, setting_tlv(s)])
+    for s in ([(6, 0)], [(6, 1)], [(6, 2 | 15 << 4 | 10_000_000 << 8)]):
+        yield tlv_vec("setting " + ", ".join(f"{i} = {n}" for i, n in s), None, [*VS, setting_tlv(s)])
+    yield tlv_vec("SHAPING constant without an interval", M, [*VS, setting_tlv([(6, 2)])], "P3")
+    yield tlv_vec("a version twice", None, [(1, b"\1\1"), (2, b"\1")])
+    yield tlv_vec("an empty SETTINGS", None, [*VS, (5, b"")])
+    yield tlv_vec("EARLY without TIMESTAMP", None, [*VS, (3, b"\2")])
+    yield tlv_vec("a TIMESTAMP is ignored, whatever its length", None, [*VS, (4, bytes(7))], "P2-IK")
+    yield tlv_vec("EARLY is ignored", None, [*VS, (3, b"\2")], "P3")
     base = pm.encode_payload("P1", VS)
     yield payload_vec("P1: a byte after the frame area", M, "P1", base[:8 + 1136] + b"\1")
     base = pm.encode_payload("P2-IK", VS)
@@ -504,8 +623,83 @@ def negative_vectors() -> Iterator[Json]:
     drain, settings = Frame("DRAIN", {"code": 0x12}), Frame("SETTINGS", {"settings": [(27, 1)]})
     yield conn("a second drain", "FRAME_NOT_ALLOWED", [drain], [drain])
     yield conn("a second settings frame", "SETTINGS_INVALID", [settings], [settings])
+    yield conn("open after the opener's own drain", "FRAME_NOT_ALLOWED", [op(0)], [drain], [op(2)])
+    yield conn("open after drain in one record", "FRAME_NOT_ALLOWED", [drain, op(0)])
+    yield conn("data after drain", None, [op(0), drain, data], [stream_frame(0, b"y", True)])
+    crossing = conn("open after the receiver's drain is refused", None, [op(0), data], [op(2)], [stream_frame(0, b"y", True)])
+    yield crossing | {"drained": True}
+    yield conn("drains that cross", None, [drain]) | {"drained": True}
+    yield conn("a second drain after the receiver's own", "FRAME_NOT_ALLOWED", [drain], [drain]) | {"drained": True}
+    late = Frame("ATTESTATION", {"attestation": b"\x80abc"})
+    for fr, error in ((settings, "SETTINGS_INVALID"), (late, "FRAME_NOT_ALLOWED")):
+        yield conn(f"{fr.kind} in the 16th record", None, *[[]] * 15, [fr])
+        yield conn(f"{fr.kind} in the 17th record", error, *[[]] * 16, [fr])
     att = Frame("ATTESTATION", {"attestation": b"\x80abc"})
     yield conn("a second attestation frame", "FRAME_NOT_ALLOWED", [att, att])
+    # early data
+    def early(name: str, error: Any, frames: Any, *records: list[Frame], accepted: bool = True) -> Json:
+        raw = frames if isinstance(frames, bytes) else pm.encode_frames(frames)
+        return v("early", name, error, accepted=accepted, settings=[[2, 4096], [3, 4096]], early=raw.hex(), areas=[pm.encode_frames(r).hex() for r in records or ([],)])
+    N = "FRAME_NOT_ALLOWED"
+    more = [op(0), data, stream_frame(0, b"y", True), Frame("SKIPPABLE", {"type": 0x3FFF, "bytes": b"x"})]
+    yield early("accepted: what is allowed", None, more, [op(2)])
+    yield early("accepted: nothing but padding", None, [], [op(0)])
+    yield early("accepted: a name from early data", None, [op(0, form="new", name="a")], [op(2, form="index", index=0)])
+    yield early("accepted: the credit goes on", None, [op(0), stream_frame(0, counter(1024))], [stream_frame(0, counter(1000))], [stream_frame(0, counter(1300))],
+                [stream_frame(0, counter(772))])
+    yield early("accepted: early payload uses credit", "FLOW_CONTROL", [op(0), stream_frame(0, counter(1024))], [stream_frame(0, counter(1000))], [stream_frame(0, counter(1300))],
+                [stream_frame(0, counter(773))])
+    for fr in (Frame("PING", {"data": bytes(8)}), Frame("PONG", {"data": bytes(8)}), Frame("MAX_DATA", {"maximum": 5000}),
+               Frame("MAX_STREAM_DATA", {"stream": 0, "maximum": 5000}), Frame("MAX_STREAMS", {"maximum": 20}), reset, stop,
+               Frame("PRIORITY", {"stream": 0, "priority": 1}), Frame("CLOSE", {"layer": 0, "code": 1, "reason": ""}), drain, settings, att):
+        yield early(f"accepted: {fr.kind}", N, [op(0), fr])
+    yield early("accepted: a frame is cut off", "FRAME_ENCODING", pm.encode_frame(op(0)) + b"\x12\0" + pm.varint(1200) + counter(1100))
+    yield early("accepted: padding is not zero", "RECORD_INVALID", pm.encode_frame(op(0)) + b"\0\0\1")
+    yield early("accepted: open that is not the next", "STREAM_ID", [op(2)])
+    yield early("accepted: 16 streams", None, [op(2 * i) for i in range(16)])
+    yield early("accepted: 17 streams", "STREAM_LIMIT", [op(2 * i) for i in range(17)])
+    yield early("accepted: data for a stream that is not open", "STREAM_ID", [data])
+    yield early("accepted and sent again", "STREAM_ID", [op(0), data], [op(0), data])
+    yield early("refused and sent again", None, [op(0, form="new", name="a"), data], [op(0, form="new", name="a"), data], [op(2, form="index", index=0)], accepted=False)
+    yield early("refused and not sent again", "STREAM_ID", [op(0), data], [op(2)], accepted=False)
+    yield early("refused: a name from early data", "FRAME_ENCODING", [op(0, form="new", name="a")], [op(0, form="index", index=0)], accepted=False)
+    yield early("refused: not parsed", None, b"\x0e\xff\x0a" + counter(1000), [op(0)], accepted=False)
+    # attestations
+    static, seed, end = pm.public(rnd("initiator")), rnd("ed25519"), 4_000_000_000
+    good = rules.attest(seed, end, static, 0)
+    who = rules.identity(good, static, 0, end - 1)
+    assert who is not None
+
+    def attested(name: str, bound: bool, a: bytes, static: bytes = static, role: int = 0, now: Any = end - 1) -> Json:
+        return v("attestation", name, None if bound else "UNBOUND", attestation=a.hex(), static=static.hex(), role=role, now=now,
+                 identity=who.hex() if bound and who else None)
+
+    def changed(at: int) -> bytes:
+        return good[:at] + bytes([good[at] ^ 1]) + good[at + 1:]
+    yield attested("of an initiator", True, good)
+    yield attested("of a responder", True, rules.attest(seed, end, static, 1), role=1)
+    yield attested("of an initiator, used by a responder", False, good, role=1)
+    yield attested("of a responder, used by an initiator", False, rules.attest(seed, end, static, 1))
+    yield attested("of another static key", False, good, static=pm.public(rnd("responder")))
+    yield attested("expired", False, good, now=end + 1)
+    yield attested("without a clock", False, good, now=None)
+    yield attested("another public key", False, rules.attest(rnd("ed25519 of another"), end, static, 0)[:33] + good[33:])
+    yield attested("a bit of not_after is changed", False, changed(40))
+    yield attested("a later not_after", False, changed(35), now=end + 1)
+    yield attested("a bit of the signature's R is changed", False, changed(41))
+    yield attested("a bit of the signature's S is changed", False, changed(73))
+    yield attested("one byte short", False, good[:-1])
+    yield attested("one byte long", False, good + b"\0")
+    yield attested("nothing but the scheme", False, b"\1")
+    for scheme in (0, 2, 128, 255):
+        yield attested(f"scheme {scheme}", False, bytes([scheme]) + good[1:])
+    # the limit of a key
+    for used, update, error in ((65_535, False, None), (65_536, False, "KEY_LIMIT"), (65_536, True, None)):
+        d = pm.Direction(1, key)
+        d.n = d.used = used - 1
+        d._after(pm.KEY_UPDATE if update else 0)
+        yield v("key_limit", f"after {used} records{' and a key update' if update else ''}", error, suite=1, key=key.hex(), used=used, key_update=update,
+                bytes=d.seal(0, b"").hex())
     # handshakes
     p2 = payload(OFFER)
 
@@ -517,6 +711,11 @@ def negative_vectors() -> Iterator[Json]:
     def flipped(base: str, flight: str, offset: int) -> bytes:
         return bytes([bytes.fromhex(ik[base][flight])[offset] ^ 1])
     a, b = ik
+    for base, side in ((a, "responder"), (b, "initiator"), (b, "responder")):
+        own = ik[base] | {"initiator": ik[base]["initiator"] | {"static": ik[base]["responder"]["statics"][0]}}
+        flights = run_handshake(own)
+        yield v("own_key", f"{base}: {side}", "HANDSHAKE_FAILED", base=base, side=side,
+                **{f: flights[f] if (f == "m2") == (side == "initiator") else None for f in ("m1", "m2", "flight3")})
     yield hs(a, "unchanged", "m1", 0, b"", None, "ik", None)
     yield hs(b, "unchanged", "m1", 0, b"", None, "fallback", None)
     for base in (a, b):
@@ -536,9 +735,42 @@ def negative_vectors() -> Iterator[Json]:
         yield hs(b, f"a bit of byte {offset} of flight 3", "flight3", offset, flipped(b, "flight3", offset), "responder", "fallback", H)
 
 
+def rule_vectors() -> Iterator[Json]:
+    def shaping(name: str, a: tuple[int, rules.Shaping], b: tuple[int, rules.Shaping]) -> Json:
+        return {"kind": "shaping", "name": name, "initiator": [a[0], a[1].setting()], "responder": [b[0], b[1].setting()]}
+    none, buckets = rules.Shaping(), rules.Shaping(rules.BUCKETED)
+
+    def const(size: int, interval: int) -> rules.Shaping:
+        return rules.Shaping(rules.CONSTANT, size, interval)
+    for name, a, b in (("nobody proposes", (16, none), (16, none)), ("one proposes bucketed", (1, buckets), (16, none)),
+                       ("bucketed and constant", (16, buckets), (8, const(4, 5000))), ("one proposes constant", (16, none), (16, const(16, 10_000_000))),
+                       ("both propose constant", (16, const(4, 5000)), (16, const(6, 9000))),
+                       ("both propose constant, one of them more of all", (16, const(8, 1000)), (16, const(2, 2000))),
+                       ("the size is above one's own MAX_RECORD", (16, none), (2, const(9, 1000))),
+                       ("the size is above the other's MAX_RECORD", (3, none), (16, const(9, 1000))),
+                       ("the greater size is above both", (5, const(16, 1000)), (4, const(1, 2000)))):
+        yield shaping(name, a, b)
+    for n in (*range(1, 34), 63, 64, 65, 100, 127, 129, 255, 257, 1000, 1023, 1025, 65_535, 65_537, 1_000_000, 2**32 + 1):
+        yield {"kind": "padme", "name": str(n), "quanta": n}
+    t = 1_760_000_000_000
+
+    def strike(name: str, *offers: tuple[int, str, Any], started: int = t - 120_000, key_made: int = t - 10**9, capacity: int = 100) -> Json:
+        return {"kind": "strike", "name": name, "started": started, "key_made": key_made, "capacity": capacity,
+                "offers": [{"now": t + now, "ephemeral": rnd("strike " + e).hex(), "timestamp": ts if ts is None else t + ts} for now, e, ts in offers]}
+    yield strike("new keys", (0, "a", 0), (1, "b", -500), (1, "c", 500))
+    yield strike("a replay", (0, "a", 0), (0, "b", 0), (1, "a", 0), (59_999, "a", 0), (60_000, "a", 0), (60_001, "a", 0))
+    yield strike("a replay of what was ahead of the clock", (0, "a", 60_000), (119_999, "a", 60_000), (120_000, "a", 60_000), (120_001, "a", 60_000))
+    yield strike("the window", (0, "a", -60_000), (0, "b", 60_000), (0, "c", -60_001), (0, "d", 60_001))
+    yield strike("no TIMESTAMP", (0, "a", None), (0, "b", 0))
+    yield strike("full", (0, "a", 0), (1, "b", 0), (2, "c", 1), (60_000, "d", 60_000), (60_001, "e", 60_001), (60_002, "f", 60_002), capacity=2)
+    yield strike("young", (0, "a", 0), (59_999, "b", 59_999), (60_000, "c", 60_000), started=t - 60_000)
+    yield strike("young, and the key is younger", (0, "a", 0), (1, "a", 0), (2, "b", 0), started=t - 10, key_made=t - 5)
+    yield strike("young, and the key was made just before", (0, "a", 0), started=t - 5, key_made=t - 10)
+
+
 FILES: dict[str, tuple[Callable[[], Iterator[Json]], Callable[..., Json]]] = {
     "varints": (varint_vectors, run_varint), "frames": (frame_vectors, run_frame), "handshake": (handshake_vectors, run_handshake),
-    "records": (record_vectors, run_records), "negative": (negative_vectors, run_negative)}
+    "records": (record_vectors, run_records), "rules": (rule_vectors, run_rule), "negative": (negative_vectors, run_negative)}
 
 
 def run(stem: str, v: Json, handshakes: dict[str, Json]) -> Json:

@@ -1,0 +1,131 @@
+"""Rules of peermux/1 that need no connection: attestations (section 4.5), accepting early data (section 6), and shaping (section 19)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from peermux import VERSION, Payload, ProtocolError, SHAPING, MAX_RECORD, Frame, decode_area
+
+# ---- attestations (section 4.5) ----
+
+INITIATOR, RESPONDER = 0, 1
+
+
+def _attested(static: bytes, role: int, not_after: bytes) -> bytes:
+    return b"peermux/1 static\0" + bytes([role]) + static + not_after
+
+
+def attest(seed: bytes, not_after: int, static: bytes, role: int) -> bytes:
+    """An attestation of scheme 1 for the public static key `static`. `seed` is the Ed25519 private key, not_after in seconds."""
+    private, until = Ed25519PrivateKey.from_private_bytes(seed), not_after.to_bytes(8, "big")
+    return b"\1" + private.public_key().public_bytes_raw() + until + private.sign(_attested(static, role, until))
+
+
+def identity(attestation: Optional[bytes], static: bytes, role: int, now: Optional[int]) -> Optional[bytes]:
+    """The Ed25519 key that the attestation binds to `static`, or None if it binds nothing. `now` in seconds, None without a clock."""
+    if attestation is None or len(attestation) != 105 or attestation[0] != 1:
+        return None
+    who, until, signature = attestation[1:33], attestation[33:41], attestation[41:]
+    if now is None or now > int.from_bytes(until, "big"):
+        return None
+    try:
+        Ed25519PublicKey.from_public_bytes(who).verify(signature, _attested(static, role, until))
+    except (InvalidSignature, ValueError):
+        return None
+    return who
+
+
+# ---- early data (section 6) ----
+
+WINDOW, WARM_UP = 60_000, 120_000  # milliseconds
+EARLY_STREAMS = 16
+# What a responder may say before flight 3; padding and frames that are skipped do no harm.
+ANSWERS = frozenset({"STREAM", "RESET", "STOP", "MAX_STREAM_DATA"})
+
+
+@dataclass
+class StrikeRegister:
+    """All times are milliseconds since 1970. An entry lives until the TIMESTAMP plus 60 s has passed."""
+    started: int
+    capacity: int = 1024
+    entries: dict[bytes, int] = field(default_factory=dict)
+
+    def take(self, ephemeral: bytes, timestamp: Optional[int], now: int, key_made: int) -> bool:
+        """Checks and enters in one step. What is refused for another reason than the window is entered as well, if there
+        is room, since its frames come again in flight 3 and must not be accepted here afterwards."""
+        if timestamp is None or abs(now - timestamp) > WINDOW:
+            return False
+        self.entries = {e: until for e, until in self.entries.items() if until >= now}
+        if ephemeral in self.entries or len(self.entries) >= self.capacity:
+            return False
+        self.entries[ephemeral] = timestamp + WINDOW
+        return now - self.started >= WARM_UP or self.started < key_made
+
+
+def accepts_early(register: Optional[StrikeRegister], ephemeral: bytes, p1: Payload, now: int, key_made: int) -> bool:
+    """`register` is None where early data is not configured. The version chosen is always 1."""
+    return register is not None and register.take(ephemeral, p1.timestamp, now, key_made) and p1.versions[0] == VERSION
+
+
+def decode_early(area: bytes) -> list[Frame]:
+    """The frames of accepted early data. Raises ProtocolError, which waits for flight 3."""
+    frames = decode_area(area)
+    for fr in frames:
+        if fr.kind not in ("OPEN", "STREAM", "SKIPPABLE"):
+            raise ProtocolError("FRAME_NOT_ALLOWED", f"{fr.kind} in early data")
+    if sum(fr.kind == "OPEN" for fr in frames) > EARLY_STREAMS:
+        raise ProtocolError("STREAM_LIMIT", "in early data")
+    return frames
+
+
+def decode_answers(area: bytes, accepted: bool) -> list[Frame]:
+    """The frames of P2 in IK."""
+    frames = decode_area(area)
+    for fr in frames:
+        if not accepted or fr.kind not in ANSWERS | {"SKIPPABLE"}:
+            raise ProtocolError("FRAME_NOT_ALLOWED", f"{fr.kind} in P2")
+    return frames
+
+
+# ---- shaping (section 19) ----
+
+QUANTISED, BUCKETED, CONSTANT = range(3)
+
+
+@dataclass(frozen=True)
+class Shaping:
+    mode: int = QUANTISED
+    size: int = 1  # quanta of each record, for CONSTANT
+    interval: int = 0  # microseconds, for CONSTANT
+
+    def setting(self) -> int:
+        return self.mode | self.size - 1 << 4 | self.interval << 8
+
+    @staticmethod
+    def from_setting(v: int) -> Shaping:
+        """Of a value that is in range (peermux.shaping_valid)."""
+        return Shaping(v & 15, (v >> 4 & 15) + 1, v >> 8)
+
+
+def agree(mine: dict[int, int], theirs: dict[int, int]) -> Shaping:
+    """What holds, from the settings of both sides."""
+    a, b = (Shaping.from_setting(s[SHAPING]) for s in (mine, theirs))
+    if a.mode != b.mode or a.mode != CONSTANT:
+        held = max(a, b, key=lambda s: s.mode)
+    else:
+        held = Shaping(CONSTANT, max(a.size, b.size), min(a.interval, b.interval))
+    return Shaping(held.mode, min(held.size, mine[MAX_RECORD], theirs[MAX_RECORD]), held.interval)
+
+
+def padme(quanta: int) -> int:
+    """Section 19.3: the quanta of a burst with its padding."""
+    if quanta < 2:
+        return quanta
+    e = quanta.bit_length() - 1
+    s = e.bit_length()  # floor(log2 e) + 1
+    multiple = 1 << max(0, e - s)
+    return -(-quanta // multiple) * multiple
