@@ -158,7 +158,8 @@ impl<H: Copy + Ord> PeerTable<H> {
         let Some(Some(key)) = self.handles.remove(&handle) else { return };
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let Some(entry) = peer.remove(handle) else { return };
-        let duplicate = error.code() == Some(Code::Protocol(ProtocolCode::DUPLICATE)) && error.side() == Some(Side::Peer);
+        let duplicate =
+            error.code() == Some(Code::Protocol(ProtocolCode::DUPLICATE)) && error.side() == Some(Side::Peer);
         if duplicate && entry.dialled && !entry.drained_by_peer {
             // It need not be told twice.
             self.drained_off(key);
@@ -273,9 +274,9 @@ mod tests {
     use alloc::vec;
 
     use super::*;
-    use crate::connection::Mode;
     use crate::crypto::Suite;
     use crate::error::Closed;
+    use crate::id::Mode;
 
     const US: u8 = 5;
     /// This side decides about connections with the one, and not with the other.
