@@ -1,7 +1,7 @@
 //! Attestations: another identity, bound to a static key (`docs/spec.md` section 4.5).
 //!
 //! What a peer attests is given to the application as bytes ([`PeerInfo::attestation`](crate::PeerInfo::attestation), [`Event::Attestation`](crate::Event::Attestation)).
-//! [`ed25519`] makes and verifies those of scheme 1, which bind the Ed25519 key of a Sia host.
+//! The module `ed25519`, behind the feature of its name, makes and verifies those of scheme 1, which bind the Ed25519 key of a Sia host.
 
 use alloc::vec::Vec;
 

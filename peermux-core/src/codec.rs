@@ -2,9 +2,7 @@
 
 use core::fmt;
 
-use crate::stats::FrameCounts;
 use crate::varint;
-use crate::wire::FrameKind;
 
 /// Why a structure could not be read, and at which of its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +111,9 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Types of frames that a [`Writer`] counts one by one; all others count as the last.
+const TYPES: usize = 0x15;
+
 /// Writes fields to the front of a slice.
 ///
 /// A write that does not fit writes nothing and is remembered: see [`Writer::overflowed`]. Callers ask for the room that they need first.
@@ -121,12 +122,12 @@ pub(crate) struct Writer<'a> {
     out: &'a mut [u8],
     len: usize,
     overflowed: bool,
-    frames: FrameCounts,
+    frames: [u64; TYPES],
 }
 
 impl<'a> Writer<'a> {
     pub(crate) const fn new(out: &'a mut [u8]) -> Self {
-        Self { out, len: 0, overflowed: false, frames: FrameCounts::new() }
+        Self { out, len: 0, overflowed: false, frames: [0; TYPES] }
     }
 
     /// Bytes written so far.
@@ -139,15 +140,15 @@ impl<'a> Writer<'a> {
         self.out.len() - self.len
     }
 
-    /// The frames that were begun so far, by kind.
-    pub(crate) const fn frames(&self) -> &FrameCounts {
+    /// The frames that were begun so far, by type.
+    pub(crate) const fn frames(&self) -> &[u64; TYPES] {
         &self.frames
     }
 
     /// The type of a frame, which is counted.
     pub(crate) fn frame_type(&mut self, kind: u8) {
         self.u8(kind);
-        self.frames.add(FrameKind::of(kind));
+        self.frames[usize::from(kind).min(TYPES - 1)] += 1;
     }
 
     /// Whether a write did not fit.

@@ -14,7 +14,7 @@ pub struct Config {
     /// The largest record that this side takes and sends, in quanta of 1408 bytes: 1 to 16; 16 by default. A small device that
     /// takes 2 needs a receive buffer of 2816 bytes.
     pub max_record: u8,
-    /// The connection window C, in bytes: what the peer may have sent that the application has not read. From 2048; 32 MiB by default.
+    /// The connection window C, in bytes: what the peer may have sent that the application has not read. From 2048 to 2 GiB; 32 MiB by default.
     ///
     /// What is received and unread holds at most twice this.
     pub receive_window: u64,
@@ -26,7 +26,7 @@ pub struct Config {
     /// Bytes that all streams queue for sending; 4 MiB by default. Beyond it each stream may still queue 2 KiB, so that bulk data
     /// does not keep an urgent stream from being written to.
     pub send_buffer: usize,
-    /// Bytes that one stream queues for sending; from 2048; 256 KiB by default.
+    /// Bytes that one stream queues for sending; from 2048, less than 2 GiB; 256 KiB by default.
     pub stream_send_buffer: usize,
     /// Silence after which the connection closes; `None` is never. The lesser of both sides' holds. 60 s by default.
     pub idle_timeout: Option<Duration>,
@@ -161,7 +161,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::OutOfRange`] with the name of the first field that is not.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let windows = 2048..=crate::varint::MAX / 4;
+        let windows = 2048..=1 << 31;
         let checks = [
             ("max_record", (1..=MAX_RECORD).contains(&self.max_record)),
             ("receive_window", windows.contains(&self.receive_window)),
@@ -170,7 +170,7 @@ impl Config {
                 windows.contains(&self.stream_receive_window) && self.stream_receive_window <= self.receive_window,
             ),
             ("max_streams", (16..=1 << 60).contains(&self.max_streams)),
-            ("stream_send_buffer", self.stream_send_buffer >= 2048),
+            ("stream_send_buffer", (2048..1 << 31).contains(&self.stream_send_buffer)),
             ("idle_timeout", self.idle_timeout != Some(Duration::ZERO)),
             ("keepalive", self.keepalive.is_none_or(|every| every >= Duration::from_millis(10))),
             (

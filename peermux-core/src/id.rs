@@ -29,6 +29,15 @@ impl Role {
     }
 }
 
+/// The mode that the handshake took (`docs/spec.md` section 3.1). Nobody outside can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// The initiator knew the responder's static key.
+    Ik,
+    /// It did not, or the responder holds that key no more.
+    Fallback,
+}
+
 /// A stream of one [`Connection`](crate::Connection), for its application.
 ///
 /// It is local: the id on the wire is assigned only when the stream's OPEN is written. It is never used again for another stream of the same connection.

@@ -176,9 +176,9 @@ mod wakers;
 pub mod wire;
 
 pub use config::{Config, ConfigError, Identity, Remote, ResponderKeys};
-pub use connection::{Connection, EarlyOffer, Event, Mode, PeerInfo, RecvStream, SendStream, Transmit};
+pub use connection::{Connection, EarlyOffer, Event, PeerInfo, RecvStream, SendStream, Transmit};
 pub use early::{Refusal, StrikeRegister};
-pub use id::{Role, StreamId};
+pub use id::{Mode, Role, StreamId};
 pub use key_log::{KeyLog, TrafficSecrets};
 pub use peers::{PeerTable, Verdict};
 pub use stats::{FrameCounts, Stats, StreamStats, WaitTimes};

@@ -18,9 +18,10 @@ impl FrameCounts {
         self.0[kind as usize] += 1;
     }
 
-    pub(crate) fn add_all(&mut self, others: &Self) {
-        for (count, other) in self.0.iter_mut().zip(others.0) {
-            *count += other;
+    /// Adds frames that are counted by the type that they have on the wire.
+    pub(crate) fn add_types(&mut self, counts: &[u64]) {
+        for (kind, count) in (0..).zip(counts) {
+            self.0[FrameKind::of(kind) as usize] += count;
         }
     }
 
@@ -52,14 +53,30 @@ pub struct WaitTimes {
     pub transport: Duration,
 }
 
-impl WaitTimes {
+/// The same in microseconds, which is half as large.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Waited {
+    credit: u64,
+    connection_credit: u64,
+    transport: u64,
+}
+
+impl Waited {
     pub(crate) fn add(&mut self, wait: Wait, time: Duration) {
         let total = match wait {
             Wait::Credit => &mut self.credit,
             Wait::ConnectionCredit => &mut self.connection_credit,
             _ => &mut self.transport,
         };
-        *total = total.saturating_add(time);
+        *total = total.saturating_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) const fn times(&self) -> WaitTimes {
+        WaitTimes {
+            credit: Duration::from_micros(self.credit),
+            connection_credit: Duration::from_micros(self.connection_credit),
+            transport: Duration::from_micros(self.transport),
+        }
     }
 }
 

@@ -66,7 +66,7 @@ fn a_known_host_answers_in_one_round_trip_after_tcps() {
         assert!(pair.step(Instant::ZERO + round_trip));
     }
     assert_eq!(pair.now, Instant::ZERO + round_trip / 2);
-    let claimed = pair.responder.conn.peer().expect("it is claimed").key;
+    let claimed = pair.responder.conn.claimed_peer().expect("it is claimed").key;
     assert_eq!(pair.responder.conn.peer_key(), None, "claimed is not confirmed: {claimed}");
     assert!(!pair.responder.conn.is_established());
     answer(&mut pair);

@@ -17,6 +17,9 @@ const LINGER: Duration = Duration::from_secs(3);
 pub(super) struct Closing {
     /// Why the connection is over for the application.
     pub(super) error: Option<ConnectionError>,
+    /// What this side said, or is about to say; and what the peer said.
+    pub(super) said: Option<Closed>,
+    pub(super) heard: Option<Closed>,
     /// CLOSE that is to be sent.
     pub(super) to_send: Option<Closed>,
     /// This side's last record was written.
@@ -85,6 +88,7 @@ impl Connection {
     fn send_close(&mut self, closed: Closed) {
         let unconfirmed = self.is_unconfirmed();
         if self.sealer.is_some() && !unconfirmed {
+            self.closing.said = Some(closed.clone());
             self.closing.to_send = Some(closed);
         } else {
             self.flight.clear();
@@ -132,6 +136,7 @@ impl Connection {
     pub(super) fn on_close(&mut self, frame: Close<'_>) {
         let closed = Closed { code: frame.code, reason: Arc::from(frame.reason) };
         self.closing.received = true;
+        self.closing.heard = Some(closed.clone());
         match &mut self.closing.error {
             Some(ConnectionError::Closed { answer, .. }) => {
                 *answer = Some(closed);
@@ -141,8 +146,9 @@ impl Connection {
             }
             Some(_) => {}
             None => {
-                self.end_with(ConnectionError::Closed { by: Side::Peer, closed, answer: None });
-                self.send_close(Closed { code: Code::NO_ERROR, reason: Arc::from("") });
+                let answer = Closed { code: Code::NO_ERROR, reason: Arc::from("") };
+                self.end_with(ConnectionError::Closed { by: Side::Peer, closed, answer: Some(answer.clone()) });
+                self.send_close(answer);
                 self.limit_close();
             }
         }
@@ -166,6 +172,8 @@ impl Connection {
         self.advance(now);
         match self.phase {
             Phase::Over => {}
+            // After a record that did not authenticate the time does not depend on what arrives, and the end of TCP is no exception.
+            Phase::Silent(_) if self.closing.error == Some(ConnectionError::Tampered) => {}
             Phase::Silent(_) => self.phase = Phase::Over,
             Phase::Records if !self.is_unconfirmed() => {
                 if self.closing.received {

@@ -148,7 +148,7 @@ impl Connection {
         };
         debug_assert!(!area.overflowed());
         self.traffic.bytes_sent += len as u64;
-        self.traffic.frames_sent.add_all(area.frames());
+        self.traffic.frames_sent.add_types(area.frames());
         area.pad();
         // What is announced for payload must leave even if the payload is reset meanwhile.
         self.must_send = next > 1 && !self.shaper.is_constant();

@@ -6,17 +6,8 @@ use bytes::Bytes;
 use crate::code::ProtocolCode;
 use crate::crypto::{PublicKey, Suite};
 use crate::error::ConnectionError;
-use crate::id::StreamId;
+use crate::id::{Mode, StreamId};
 use crate::wire::MAX_TLV_ATTESTATION;
-
-/// The mode that the handshake took (`docs/spec.md` section 3.1). Nobody outside can tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// The initiator knew the responder's static key.
-    Ik,
-    /// It did not, or the responder holds that key no more.
-    Fallback,
-}
 
 /// What the handshake proved of the peer. Its key is confirmed: the peer holds it, and no replay can say so.
 #[derive(Clone, Debug, PartialEq, Eq)]

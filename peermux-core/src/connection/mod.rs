@@ -25,13 +25,13 @@ use arrayvec::ArrayVec;
 use bytes::BytesMut;
 use rand_core::TryCryptoRng;
 
-pub use event::{EarlyOffer, Event, Mode, PeerInfo};
+pub use event::{EarlyOffer, Event, PeerInfo};
 pub use views::{RecvStream, SendStream};
 
 use crate::code::{Code, ProtocolCode};
 use crate::config::{Config, ConfigError, Identity, Remote, ResponderKeys};
 use crate::crypto::{PublicKey, Rng};
-use crate::error::{BufferTooSmall, ConnectionError, HandshakeError, OpenError, Violation};
+use crate::error::{BufferTooSmall, Closed, ConnectionError, HandshakeError, OpenError, Violation};
 use crate::handshake::{Secrets, initiator, responder};
 use crate::id::{Role, StreamId};
 use crate::mux::{Limits, Mux, StreamEvent};
@@ -98,6 +98,7 @@ pub struct Connection {
 }
 
 /// Where a connection stands, by what it reads next.
+#[expect(clippy::large_enum_variant, reason = "each connection has one, no larger than what a handshake needs")]
 enum Phase {
     /// Initiator: M1 is made when it can be sent, so that early data can be in it.
     Dial(setup::Dial),
@@ -329,6 +330,9 @@ impl Connection {
             }
             _ => {
                 if self.now >= self.handshake_deadline {
+                    if matches!(self.phase, Phase::AwaitAnswer(_)) {
+                        self.end_with(ConnectionError::DecisionTimeout);
+                    }
                     self.fail_handshake(HandshakeError::Timeout);
                     self.phase = Phase::Over;
                 }
@@ -408,7 +412,12 @@ impl Connection {
     }
 
     /// The peer, once it is confirmed.
-    pub const fn peer(&self) -> Option<&PeerInfo> {
+    pub fn peer(&self) -> Option<&PeerInfo> {
+        self.peer.as_ref().filter(|_| self.decision != Decision::Unconfirmed)
+    }
+
+    /// The peer as it claims to be, before it is confirmed: a responder has this from M1 on where the initiator knew its key, and M1 can be replayed.
+    pub const fn claimed_peer(&self) -> Option<&PeerInfo> {
         self.peer.as_ref()
     }
 
@@ -420,6 +429,11 @@ impl Connection {
     /// Why the connection ended, once it has.
     pub const fn error(&self) -> Option<&ConnectionError> {
         self.closing.error.as_ref()
+    }
+
+    /// What this side said in its CLOSE, and what the peer said in its own, as far as they were said.
+    pub fn closes(&self) -> (Option<&Closed>, Option<&Closed>) {
+        (self.closing.said.as_ref(), self.closing.heard.as_ref())
     }
 
     /// Whether nothing is to be sent or received any more: the transport can be closed.

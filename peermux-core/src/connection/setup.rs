@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use bytes::BytesMut;
 use rand_core::Rng as _;
 
-use super::{Connection, Decision, EarlyOffer, Event, Mode, PeerInfo, Phase};
+use super::{Connection, Decision, EarlyOffer, Event, PeerInfo, Phase};
 use crate::code::{Code, ProtocolCode};
 use crate::codec::{DecodeError, Fault, Writer};
 use crate::config::{ConfigError, Identity, Remote, ResponderKeys};
@@ -14,7 +14,7 @@ use crate::crypto::{PublicKey, Rng, StaticSecret, Suite};
 use crate::early::WINDOW_MS;
 use crate::error::{ConnectionError, HandshakeError};
 use crate::handshake::{Established, FLIGHT_LEN, M1_LEN, initiator, responder};
-use crate::id::Role;
+use crate::id::{Mode, Role};
 use crate::key_log::TrafficSecrets;
 use crate::mux::Source;
 use crate::record::{Header, Opener, Sealer};
@@ -68,6 +68,9 @@ impl Connection {
             Identity::Anonymous => (StaticSecret::generate(&mut self.rng).map_err(|_| ConfigError::Randomness)?, true),
         };
         self.own_keys.push(secret.public_key());
+        if anonymous {
+            self.attest = None;
+        }
         self.phase = Phase::Dial(Dial { secret, anonymous, remote });
         Ok(())
     }
@@ -118,7 +121,9 @@ impl Connection {
         let mut hello = Hello { flags, settings: self.config.settings(), ..Hello::default() };
         hello.versions.push(VERSION);
         hello.suites.extend(self.suites());
-        hello.attestation = self.config.attestation.as_ref().and_then(|bytes| (&**bytes).try_into().ok());
+        // Whoever is anonymous attests nothing.
+        let attestation = self.config.attestation.as_ref().filter(|_| !flags.anonymous);
+        hello.attestation = attestation.and_then(|bytes| (&**bytes).try_into().ok());
         if self.config.grease {
             hello.grease = Some(grease(&mut self.rng));
             hello.grease_setting = Some(31 * self.rng.uniform(1, 500) + 27);
@@ -322,7 +327,7 @@ impl Connection {
                 let mut writer = Writer::new(&mut frames);
                 writer.bytes(&core::mem::take(&mut self.early.again));
                 self.mux.fill(&mut writer);
-                self.traffic.frames_sent.add_all(writer.frames());
+                self.traffic.frames_sent.add_types(writer.frames());
                 writer.pad();
                 let next = self.next_size(0);
                 let header = Header { next, key_update: false, end: false }.byte();

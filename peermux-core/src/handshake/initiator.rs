@@ -8,11 +8,11 @@ use zeroize::Zeroizing;
 
 use super::payload::Payload;
 use super::{Established, FLIGHT_LEN, M1_LEN, Secrets, at, begin_fallback, begin_ik, nonzero};
-use crate::connection::Mode;
 use crate::crypto::{
     EphemeralSecret, KemSecret, Provider, PublicKey, SharedSecret, StaticSecret, Suite, SymmetricState, blake2b_256,
 };
 use crate::error::HandshakeError;
+use crate::id::Mode;
 use crate::wire::Hello;
 
 /// M1 was sent.

@@ -6,6 +6,7 @@ use core::task::Waker;
 use bytes::Bytes;
 
 use super::halves::{RecvState, SendState};
+use super::ingress::SHARE_FROM;
 use super::{Mux, Pending, SEND_RESERVE};
 use crate::code::{Code, ProtocolCode};
 use crate::error::{OpenError, ReadError, Wait, WriteError};
@@ -289,6 +290,8 @@ impl Mux {
 
     /// The application took `bytes`: credit for more, and a wider window where this one holds the peer up.
     fn consume(&mut self, slot: u32, bytes: usize) {
+        let queue = &mut self.streams[slot as usize].recv.queue;
+        queue.trim(queue.len() + bytes, SHARE_FROM, crate::MAX_INPUT_BUFFER);
         self.credit_in.consume(bytes);
         let stream = &mut self.streams[slot as usize];
         stream.recv.credit.consume(bytes);

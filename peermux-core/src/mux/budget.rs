@@ -20,24 +20,18 @@ impl Bucket {
 
     /// Whether the level stays within its capacity after rising by `cost`.
     fn rise(&mut self, now: Instant, cost: u64) -> bool {
-        self.level += cost;
-        if self.level <= self.capacity {
-            return true;
-        }
-        // Time is looked at only when it matters. Whole units fall, and the moment moves by what they took, so nothing is rounded away.
         let micros = now.saturating_since(self.fallen_at).as_micros();
-        let fallen = micros * u128::from(self.falls_each_second) / 1_000_000;
-        match u64::try_from(fallen) {
-            Ok(fallen) if fallen < self.level => {
-                self.level -= fallen;
-                let took = u128::from(fallen) * 1_000_000 / u128::from(self.falls_each_second);
-                self.fallen_at = self.fallen_at + core::time::Duration::from_micros(took as u64);
-            }
-            _ => {
-                self.level = 0;
-                self.fallen_at = now;
-            }
+        let fallen = u64::try_from(micros * u128::from(self.falls_each_second) / 1_000_000).unwrap_or(u64::MAX);
+        if fallen >= self.level {
+            self.level = 0;
+            self.fallen_at = now;
+        } else if fallen > 0 {
+            self.level -= fallen;
+            // The moment moves by what the whole units took, so nothing is rounded away.
+            let took = u128::from(fallen) * 1_000_000 / u128::from(self.falls_each_second);
+            self.fallen_at = self.fallen_at + core::time::Duration::from_micros(took as u64);
         }
+        self.level += cost;
         self.level <= self.capacity
     }
 
@@ -129,6 +123,17 @@ mod tests {
             budget.stream_finished();
         }
         assert!((0..20_000).any(|_| budget.cancel(Instant::ZERO).is_err()));
+    }
+
+    #[test]
+    fn a_quiet_time_saves_up_no_more_than_the_capacity() {
+        let mut budget = Budget::new(Instant::ZERO);
+        for _ in 0..19_000 {
+            budget.control(Instant::ZERO, 1).expect("within the capacity");
+        }
+        let now = Instant::from_millis(3_600_000);
+        let more = (0..50_000).take_while(|_| budget.control(now, 1).is_ok()).count();
+        assert_eq!(more, 20_000);
     }
 
     #[test]

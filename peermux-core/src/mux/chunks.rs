@@ -4,13 +4,15 @@ use alloc::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Bytes in order. Taking whole chunks copies nothing; small pieces are gathered, so that they pin no larger buffer.
+/// Bytes in order, less than 4 GiB. Taking whole chunks copies nothing; small pieces are gathered, so that they pin no larger buffer.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     queue: VecDeque<Bytes>,
     /// Follows the queue.
     tail: BytesMut,
-    len: usize,
+    len: u32,
+    /// The buffer that what is left of the first piece keeps, once some of it was read; 0 before that.
+    kept: u32,
 }
 
 impl Chunks {
@@ -18,11 +20,11 @@ impl Chunks {
     const TAIL: usize = 16 * 1024;
 
     pub(super) const fn len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 
     pub(super) fn push_slice(&mut self, mut bytes: &[u8]) {
-        self.len += bytes.len();
+        self.len += bytes.len() as u32;
         while !bytes.is_empty() {
             if self.tail.len() >= Self::TAIL {
                 self.seal_tail();
@@ -47,13 +49,16 @@ impl Chunks {
     pub(super) fn push_chunk(&mut self, chunk: Bytes) {
         if !chunk.is_empty() {
             self.seal_tail();
-            self.len += chunk.len();
+            self.len += chunk.len() as u32;
             self.queue.push_back(chunk);
         }
     }
 
     fn seal_tail(&mut self) {
         if !self.tail.is_empty() {
+            if self.queue.is_empty() {
+                self.kept = 0;
+            }
             self.queue.push_back(core::mem::take(&mut self.tail).freeze());
         }
     }
@@ -69,6 +74,7 @@ impl Chunks {
                 front.advance(n);
                 if front.is_empty() {
                     self.queue.pop_front();
+                    self.kept = 0;
                 }
                 read += n;
             } else {
@@ -77,12 +83,13 @@ impl Chunks {
                 self.tail.advance(n);
                 if self.tail.is_empty() {
                     self.tail = BytesMut::new();
+                    self.kept = 0;
                 }
                 read += n;
                 break;
             }
         }
-        self.len -= read;
+        self.len -= read as u32;
         read
     }
 
@@ -95,14 +102,44 @@ impl Chunks {
             self.seal_tail();
         }
         let front = self.queue.front_mut()?;
-        let chunk = if front.len() > max { front.split_to(max) } else { self.queue.pop_front()? };
-        self.len -= chunk.len();
+        let chunk = if front.len() > max {
+            front.split_to(max)
+        } else {
+            self.kept = 0;
+            self.queue.pop_front()?
+        };
+        self.len -= chunk.len() as u32;
         Some(chunk)
+    }
+
+    /// After a read: what is left of a piece moves to a buffer of its own once it is less than half of the one that it keeps. `whole` is the size of the buffer that
+    /// a shared piece of at least `shared_from` bytes came in.
+    pub(super) fn trim(&mut self, before: usize, shared_from: usize, whole: usize) {
+        let front = self.queue.front().map_or(self.tail.len(), Bytes::len);
+        let len = self.len();
+        if len == before || front == 0 {
+            return;
+        }
+        if self.kept == 0 {
+            let kept = match self.queue.front() {
+                Some(_) if front + (before - len) >= shared_from => whole,
+                Some(_) => (front + (before - len)).min(Self::TAIL),
+                None => Self::TAIL.min(self.tail.capacity() + (before - len)),
+            };
+            self.kept = u32::try_from(kept).unwrap_or(u32::MAX);
+        }
+        if 2 * front < self.kept as usize {
+            match self.queue.front_mut() {
+                Some(front) => *front = Bytes::copy_from_slice(front),
+                None => self.tail = BytesMut::from(&self.tail[..]),
+            }
+            self.kept = front as u32;
+        }
     }
 
     /// Drops everything, memory included, and returns how many bytes there were.
     pub(super) fn clear(&mut self) -> usize {
-        core::mem::take(self).len
+        core::mem::take(self).len as usize
     }
 }
 

@@ -143,7 +143,9 @@ impl Mux {
         let stream = &mut self.streams[slot as usize];
         stream.wire = Some(wire);
         let name = self.names_out.refer(stream.protocol.as_deref());
-        Open { stream: wire, priority: stream.priority, name }.encode(out);
+        // What the application asked of the peer before holds for what the peer sends; this side sends by its own.
+        let priority = stream.pending.priority.take().unwrap_or(stream.priority);
+        Open { stream: wire, priority, name }.encode(out);
         self.names_out.sent(stream.protocol.as_ref());
         self.refresh(slot);
         self.want_control(slot);

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::halves::{RecvState, SendState};
 use super::Mux;
+use super::halves::{RecvState, SendState};
 use crate::code::{Code, ProtocolCode};
 use crate::error::Violation;
 use crate::wire::{Drain, MaxData, MaxStreamData, MaxStreams, Open, PriorityUpdate, Reset, Stop, StreamData};

@@ -29,7 +29,7 @@ pub(crate) use ingress::Source;
 use crate::code::{Code, ProtocolCode};
 use crate::error::{ConnectionError, Violation, Wait};
 use crate::id::{Role, StreamId};
-use crate::stats::{Stats, StreamStats, WaitTimes};
+use crate::stats::{Stats, StreamStats, Waited};
 use crate::time::Instant;
 use crate::wakers::Notices;
 use crate::wire::{Priority, Settings};
@@ -87,10 +87,10 @@ struct Stream {
     held: bool,
     /// Since when its writer has been held up, and for what; and how long it was before.
     blocked: Option<(Instant, Wait)>,
-    waited: WaitTimes,
+    waited: Waited,
     /// Its queued bytes as counted in [`Mux::queued`], and in [`Mux::ready`].
-    counted: usize,
-    counted_ready: usize,
+    counted: u32,
+    counted_ready: u32,
 }
 
 #[derive(Debug, Default)]
@@ -186,7 +186,7 @@ pub(crate) struct Mux {
     queued: usize,
     ready: usize,
 
-    waited: WaitTimes,
+    waited: Waited,
     ended: Option<ConnectionError>,
     notices: Notices<StreamEvent>,
     /// `Opened` waits to be told: a peer that opens and resets for ever does not make the queue grow.
@@ -228,7 +228,7 @@ impl Mux {
             accepted: false,
             queued: 0,
             ready: 0,
-            waited: WaitTimes::default(),
+            waited: Waited::default(),
             ended: None,
             notices: Notices::default(),
             opened_waits: false,
@@ -311,7 +311,7 @@ impl Mux {
             queued: self.queued,
             unread: self.credit_in.unread(),
             credit: self.credit_out.left(),
-            waited: self.waited,
+            waited: self.waited.times(),
             ..Stats::default()
         }
     }
@@ -325,7 +325,7 @@ impl Mux {
             unread: stream.recv.queue.len(),
             credit: stream.send.credit.left(),
             receive_window: stream.recv.credit.window(),
-            waited: stream.waited,
+            waited: stream.waited.times(),
         })
     }
 
@@ -357,7 +357,7 @@ impl Mux {
             early: false,
             held: true,
             blocked: None,
-            waited: WaitTimes::default(),
+            waited: Waited::default(),
             counted: 0,
             counted_ready: 0,
         };
@@ -382,10 +382,11 @@ impl Mux {
             SendState::Open => Need::Nothing,
         };
         let ready = if need == Need::Data { queued } else { 0 };
-        self.queued = self.queued - stream.counted + queued;
-        self.ready = self.ready - stream.counted_ready + ready;
-        stream.counted = queued;
-        stream.counted_ready = ready;
+        self.queued = self.queued - stream.counted as usize + queued;
+        self.ready = self.ready - stream.counted_ready as usize + ready;
+        // A stream's queue is bounded by its send buffer, which is less than 4 GiB.
+        stream.counted = queued as u32;
+        stream.counted_ready = ready as u32;
         self.schedule.set_need(slot, need);
     }
 
@@ -474,8 +475,8 @@ impl Mux {
         if stream.in_room {
             self.room.retain(|&other| other != slot);
         }
-        self.queued -= stream.counted;
-        self.ready -= stream.counted_ready;
+        self.queued -= stream.counted as usize;
+        self.ready -= stream.counted_ready as usize;
         self.growth.give_back(stream.recv.credit.window() - self.limits.ours.initial_max_stream_data);
         if let Some(wire) = stream.wire {
             self.by_wire.remove(&wire);
@@ -494,7 +495,7 @@ impl Mux {
         }
         let sum = |count: fn(&Stream) -> usize| self.streams.iter().map(|(_, stream)| count(stream)).sum::<usize>();
         assert_eq!(self.queued, sum(|stream| stream.send.queue.len()), "queued bytes");
-        assert_eq!(self.ready, sum(|stream| stream.counted_ready), "ready bytes");
+        assert_eq!(self.ready, sum(|stream| stream.counted_ready as usize), "ready bytes");
         assert_eq!(self.credit_in.unread(), sum(|stream| stream.recv.queue.len()) as u64, "unread bytes");
         let peer_streams = self.streams.iter().filter(|(_, stream)| !stream.opened_here).count() as u64;
         assert_eq!(self.peer_streams.opened - self.peer_streams.closed, peer_streams, "streams of the peer");

@@ -41,7 +41,8 @@ enum Turn {
 
 #[derive(Debug, Default)]
 struct Level {
-    opening: VecDeque<Place>,
+    /// In the order in which the application opened.
+    opening: BinaryHeap<Reverse<Place>>,
     fins: VecDeque<Place>,
     turns: VecDeque<Turn>,
     line: BinaryHeap<Reverse<Place>>,
@@ -128,7 +129,7 @@ impl Schedule {
             let place = Place { order: entry.order, slot, ticket: entry.ticket };
             let (level, incremental) = (&mut self.levels[usize::from(entry.urgency)], entry.incremental);
             match need {
-                Need::Open => level.opening.push_back(place),
+                Need::Open => level.opening.push(Reverse(place)),
                 Need::Fin => level.fins.push_back(place),
                 Need::Data if incremental => level.turns.push_back(Turn::One(place)),
                 _ => {
@@ -155,7 +156,7 @@ impl Schedule {
         let Self { levels, entries, stale, .. } = self;
         (0u8..).zip(levels).find_map(|(urgency, level)| {
             let pick = |place: Place, need| Some(Pick { slot: place.slot, need, urgency });
-            if may_open && let Some(place) = front(&mut level.opening, entries, stale) {
+            if may_open && let Some(place) = first(&mut level.opening, entries, stale) {
                 return pick(place, Need::Open);
             }
             if let Some(place) = front(&mut level.fins, entries, stale) {
@@ -191,7 +192,7 @@ impl Schedule {
     fn sweep(&mut self) {
         let Self { levels, entries, .. } = self;
         for level in levels {
-            level.opening.retain(|place| holds(entries, *place));
+            level.opening.retain(|Reverse(place)| holds(entries, *place));
             level.fins.retain(|place| holds(entries, *place));
             level.line.retain(|Reverse(place)| holds(entries, *place));
             level.turns.retain(|turn| match turn {
@@ -214,22 +215,27 @@ fn front(queue: &mut VecDeque<Place>, entries: &[Entry], stale: &mut usize) -> O
     None
 }
 
+fn first(line: &mut BinaryHeap<Reverse<Place>>, entries: &[Entry], stale: &mut usize) -> Option<Place> {
+    while let Some(&Reverse(place)) = line.peek() {
+        if holds(entries, place) {
+            return Some(place);
+        }
+        line.pop();
+        *stale = stale.saturating_sub(1);
+    }
+    None
+}
+
 impl Level {
     fn front_turn(&mut self, entries: &[Entry], stale: &mut usize) -> Option<Place> {
         while let Some(turn) = self.turns.front() {
             match *turn {
                 Turn::One(place) if holds(entries, place) => return Some(place),
                 Turn::One(_) => *stale = stale.saturating_sub(1),
-                Turn::Line => {
-                    while let Some(&Reverse(place)) = self.line.peek() {
-                        if holds(entries, place) {
-                            return Some(place);
-                        }
-                        self.line.pop();
-                        *stale = stale.saturating_sub(1);
-                    }
-                    self.line_has_turn = false;
-                }
+                Turn::Line => match first(&mut self.line, entries, stale) {
+                    Some(place) => return Some(place),
+                    None => self.line_has_turn = false,
+                },
             }
             self.turns.pop_front();
         }
