@@ -218,13 +218,15 @@ class Connection:
         until = time.monotonic() + random.uniform(2, 10)
         self.mux.control.clear()
         self.mux.streams.clear()
-        try:
-            while (now := time.monotonic()) < until:
-                if self.slot <= now:
+        while (now := time.monotonic()) < until:
+            if self.slot <= now:
+                try:
                     self._serve_slot()
-                self.wire.discard(min(self.slot, until) - now)
-        except Gone:
-            pass
+                except Gone:
+                    self.slot = float("inf")
+            due = min(self.slot, until)
+            self.wire.discard(due - now)
+            time.sleep(max(0.0, due - time.monotonic()))  # the end of TCP does not shorten it
 
     def run(self, application: Any) -> None:
         """application(mux) is called after each record and timer, and when its time `wake` has come; it returns true when it
