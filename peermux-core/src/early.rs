@@ -21,6 +21,8 @@ pub struct StrikeRegister {
     seen: BTreeSet<[u8; 32]>,
     /// The same keys by the time at which they are forgotten.
     expiries: BTreeSet<(u64, [u8; 32])>,
+    /// The latest timestamp of a flight that there was no room for: none up to it is acceptable.
+    floor: Option<u64>,
 }
 
 /// Why early data was refused. Nothing is lost by it: the initiator sends the data again in flight 3.
@@ -32,7 +34,7 @@ pub enum Refusal {
     Clock,
     /// The register was made less than 120 s ago.
     Young,
-    /// The register holds as many keys as it may.
+    /// The register holds as many keys as it may, or was full when a flight came that was made later than this one.
     Full,
 }
 
@@ -52,17 +54,20 @@ impl core::error::Error for Refusal {}
 impl StrikeRegister {
     /// A register for at most `capacity` first flights within 120 s, made at `now`, in milliseconds since 1970. Each takes some 150 bytes.
     pub const fn new(capacity: usize, now: u64) -> Self {
-        Self { capacity, started: now, latest: now, seen: BTreeSet::new(), expiries: BTreeSet::new() }
+        Self { capacity, started: now, latest: now, seen: BTreeSet::new(), expiries: BTreeSet::new(), floor: None }
     }
 
-    /// The register of a static key that was made at `now` or later: no first flight can have been made for it before, so it need not wait.
+    /// The register of a static key that was made at `now` or later: no first flight can have been made for it before, so it need not wait. It must not serve an older key as well,
+    /// such as the previous one of a rotation.
     pub const fn for_new_key(capacity: usize, now: u64) -> Self {
         let mut register = Self::new(capacity, now);
         register.started = 0;
         register
     }
 
-    /// Whether a first flight with this `timestamp` and `ephemeral` key may deliver its early data, at `now`; times are in milliseconds since 1970. If so, it is entered in the same step.
+    /// Whether a first flight with this `timestamp` and `ephemeral` key may deliver its early data, at `now`; times are in milliseconds since 1970. It is entered in the same step, whether it may or not.
+    ///
+    /// Ask for every first flight that offers early data: one that was refused must not be accepted from a replay.
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -73,21 +78,30 @@ impl StrikeRegister {
                 self.seen.remove(&key);
             }
         }
-        if self.latest.abs_diff(timestamp) > WINDOW_MS {
+        if timestamp.saturating_add(WINDOW_MS) < self.latest {
             return Err(Refusal::Clock);
         }
-        if self.latest < self.started.saturating_add(2 * WINDOW_MS) {
-            return Err(Refusal::Young);
+        // It is remembered even if it is refused now: what was refused comes again in flight 3, and must not be accepted from a replay later.
+        let seen = self.seen.contains(ephemeral.as_bytes());
+        let below_floor = self.floor.is_some_and(|floor| timestamp <= floor);
+        let full = self.seen.len() >= self.capacity;
+        if !seen && full {
+            self.floor = self.floor.max(Some(timestamp));
+        } else if !seen {
+            self.seen.insert(*ephemeral.as_bytes());
+            self.expiries.insert((timestamp.saturating_add(WINDOW_MS), *ephemeral.as_bytes()));
         }
-        if self.seen.contains(ephemeral.as_bytes()) {
-            return Err(Refusal::Seen);
+        if timestamp > self.latest.saturating_add(WINDOW_MS) {
+            Err(Refusal::Clock)
+        } else if self.latest < self.started.saturating_add(2 * WINDOW_MS) {
+            Err(Refusal::Young)
+        } else if seen {
+            Err(Refusal::Seen)
+        } else if full || below_floor {
+            Err(Refusal::Full)
+        } else {
+            Ok(())
         }
-        if self.seen.len() >= self.capacity {
-            return Err(Refusal::Full);
-        }
-        self.seen.insert(*ephemeral.as_bytes());
-        self.expiries.insert((timestamp.saturating_add(WINDOW_MS), *ephemeral.as_bytes()));
-        Ok(())
     }
 
     /// First flights that it remembers.
@@ -147,10 +161,28 @@ mod tests {
 
     #[test]
     fn young_and_full_registers_refuse() {
-        let mut register = StrikeRegister::new(1, START);
+        let mut register = StrikeRegister::new(2, START);
         assert_eq!(register.strike(&key(1), READY - 1, READY - 1), Err(Refusal::Young));
-        assert_eq!(register.strike(&key(1), READY, READY), Ok(()));
-        assert_eq!(register.strike(&key(2), READY, READY), Err(Refusal::Full));
-        assert_eq!(register.strike(&key(2), READY + 60_001, READY + 60_001), Ok(()));
+        assert_eq!(register.strike(&key(2), READY, READY), Ok(()));
+        assert_eq!(register.strike(&key(3), READY, READY), Err(Refusal::Full));
+        assert_eq!(register.strike(&key(4), READY + 120_001, READY + 120_001), Ok(()));
+    }
+
+    #[test]
+    fn a_flight_that_was_refused_is_never_accepted_later() {
+        // By a young register.
+        let mut register = StrikeRegister::new(10, START);
+        assert_eq!(register.strike(&key(1), READY + 50_000, READY - 1), Err(Refusal::Young));
+        assert_eq!(register.strike(&key(1), READY + 50_000, READY + 50_000), Err(Refusal::Seen));
+        // By a clock that is ahead.
+        let mut register = StrikeRegister::new(10, START);
+        assert_eq!(register.strike(&key(2), READY + 100_000, READY), Err(Refusal::Clock));
+        assert_eq!(register.strike(&key(2), READY + 100_000, READY + 100_000), Err(Refusal::Seen));
+        // By a full register, of which nothing of it is left but its time.
+        let mut register = StrikeRegister::new(1, START);
+        assert_eq!(register.strike(&key(3), READY, READY), Ok(()));
+        assert_eq!(register.strike(&key(4), READY + 40_000, READY), Err(Refusal::Full));
+        assert_eq!(register.strike(&key(4), READY + 40_000, READY + 60_001), Err(Refusal::Full));
+        assert_eq!(register.strike(&key(5), READY + 90_000, READY + 101_000), Ok(()));
     }
 }

@@ -35,7 +35,7 @@ pub struct EarlyOffer {
     pub anonymous: bool,
     /// The initiator's ephemeral key, which is never used for two connections.
     pub ephemeral: PublicKey,
-    /// When the initiator sent it, by its clock, in milliseconds since 1970; at most 60 s from this side's.
+    /// When the initiator sent it, by its clock, in milliseconds since 1970. It must not be accepted if that is more than 60 s ahead of `now`; more than 60 s behind it is not offered.
     pub timestamp: u64,
     /// The time of this side, likewise.
     pub now: u64,

@@ -213,7 +213,8 @@ impl Connection {
             return None;
         }
         let (timestamp, now) = (hello.timestamp?, self.unix_millis()?);
-        (timestamp.abs_diff(now) <= WINDOW_MS).then_some(EarlyOffer {
+        // One that is too far ahead is refused now, and must be remembered: it would be acceptable later.
+        (timestamp.saturating_add(WINDOW_MS) >= now).then_some(EarlyOffer {
             claimed: claimed.key,
             anonymous: hello.flags.anonymous,
             ephemeral: claimed.ephemeral,

@@ -143,6 +143,9 @@ fn mix_answer(
     Ok(())
 }
 
+/// The payload of an M2 that authenticates.
+type Read = Result<(Hello, Vec<u8>), HandshakeError>;
+
 /// Tries M2 under IK. The outer error says that it is none; the inner one that it is one, and malformed.
 fn read_ik(
     mut state: SymmetricState,
@@ -150,7 +153,7 @@ fn read_ik(
     ee: &SharedSecret,
     se: &SharedSecret,
     kem: &KemSecret,
-) -> Result<(SymmetricState, Result<(Hello, Vec<u8>), HandshakeError>), HandshakeError> {
+) -> Result<(SymmetricState, Read), HandshakeError> {
     mix_answer(&mut state, m2, ee, kem)?;
     state.mix_key(se.as_bytes());
     let payload = &mut m2[at::M2_IK_P];
