@@ -140,7 +140,6 @@ impl Connection {
                     self.mux.fill(&mut area);
                 }
                 if speaks {
-                    self.liveness.write_rider(self.now, &mut area);
                     self.write_grease(&mut area);
                 }
                 self.next_size(if short { 0 } else { quanta(len) })

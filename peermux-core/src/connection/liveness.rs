@@ -9,7 +9,7 @@ use crate::time::Instant;
 use crate::wire::{Ping, Pong, Settings};
 
 /// How often a round trip is measured while records leave anyway.
-const MEASURE_EVERY: Duration = Duration::from_secs(1);
+const MEASURE_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) struct Liveness {
     last_received: Instant,
@@ -106,36 +106,32 @@ impl Liveness {
         self.to_answer = Some(ping);
     }
 
-    /// The new round trip, if `pong` answers the last PING.
+    /// The round trip that windows should be large enough for, if `pong` answers the last PING: the longer of the last and the smoothed one, since a line that has just filled
+    /// has a longer round trip than its average says.
     pub(super) fn pong_received(&mut self, now: Instant, pong: Pong) -> Option<Duration> {
         if pong.0 != self.pings.to_be_bytes() {
             return None;
         }
         let sent = self.waiting.take()?;
         self.measured(now, sent);
-        Some(self.round_trip)
+        Some(self.round_trip.max(now.saturating_since(sent)))
     }
 
     pub(super) const fn wants_record(&self) -> bool {
         self.ping_is_due || self.to_answer.is_some()
     }
 
-    /// What must be said.
+    /// What must be said, and what rides along.
     pub(super) fn write(&mut self, now: Instant, out: &mut Writer<'_>) {
         if out.room() >= Pong::MAX_LEN
             && let Some(Ping(data)) = self.to_answer.take()
         {
             Pong(data).encode(out);
         }
-        if out.room() >= Ping::MAX_LEN && core::mem::take(&mut self.ping_is_due) {
-            self.write_ping(now, out);
-        }
-    }
-
-    /// A PING that measures the round trip, where padding would stand.
-    pub(super) fn write_rider(&mut self, now: Instant, out: &mut Writer<'_>) {
-        let due = now.saturating_since(self.measured_at) >= MEASURE_EVERY;
-        if due && self.waiting.is_none() && out.room() >= Ping::MAX_LEN {
+        // The round trip is measured by records that leave anyway, full ones as well: under load it is not what it was at rest, and windows depend on it.
+        let measure = self.waiting.is_none() && now.saturating_since(self.measured_at) >= MEASURE_EVERY;
+        if (self.ping_is_due || measure) && out.room() >= Ping::MAX_LEN {
+            self.ping_is_due = false;
             self.write_ping(now, out);
         }
     }
