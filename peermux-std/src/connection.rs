@@ -27,7 +27,13 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         // What streams have finished is still sent; streams that are still held end with the connection.
-        self.driver.with(|connection| connection.drain(ProtocolCode::GOING_AWAY));
+        self.driver.with(|connection| {
+            connection.drain(ProtocolCode::GOING_AWAY);
+            // Nobody is left to accept these, and the connection would wait for them.
+            while let Some(id) = connection.accept() {
+                connection.refuse(id, Code::REFUSED);
+            }
+        });
     }
 }
 
@@ -157,7 +163,8 @@ impl Connection {
         self.closed();
     }
 
-    /// Opens no more streams, asks the peer to open none, and closes once all that are open are done and dropped.
+    /// Opens no more streams, asks the peer to open none, and closes once all that are open are done and dropped. The streams that the
+    /// peer has opened are among these, so accept them to the last.
     pub fn drain(&self) {
         self.handle.driver.with(|connection| connection.drain(ProtocolCode::GOING_AWAY));
         self.closed();

@@ -23,6 +23,7 @@ scenarios! { Std, Std:
     a_thousand_streams_at_once() within 40;
     both_sides_only_write_into_tiny_sockets() within 60;
     a_dropped_handle_leaves_its_streams_to_finish() within 20;
+    streams_that_nobody_can_accept_any_more_are_refused() within 20;
     a_stream_that_is_dropped_is_reset_and_never_ends() within 20;
     codes_of_resets_stops_and_refusals_arrive() within 20;
     flush_and_shutdown_twice() within 20;

@@ -45,6 +45,8 @@ pub trait Connected: Clone + Send + Sync + 'static {
     fn drain(&self);
     fn ended(&self) -> ConnectionError;
     fn error(&self) -> Option<ConnectionError>;
+    fn is_draining(&self) -> bool;
+    fn has_incoming(&self) -> bool;
 }
 
 pub trait Duplex: Read + Write + Send + 'static {

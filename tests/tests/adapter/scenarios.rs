@@ -150,7 +150,8 @@ pub fn a_dropped_handle_leaves_its_streams_to_finish<D: Face, L: Face>() {
     stream.flush().expect("it leaves");
     drop(ends.dialer);
     let mut served = ends.listener.accept().expect("it opens");
-    eventually("DRAIN arrives", || matches!(ends.listener.open(NAME, some()), Err(OpenError::Draining)));
+    eventually("DRAIN arrives", || ends.listener.is_draining());
+    assert!(matches!(ends.listener.open(NAME, some()), Err(OpenError::Draining)));
     stream.write_all(b" second").expect("the stream lives");
     stream.finish().expect("the stream lives");
     let mut all = String::new();
@@ -159,6 +160,19 @@ pub fn a_dropped_handle_leaves_its_streams_to_finish<D: Face, L: Face>() {
     drop((stream, served));
     let (by, code, _) = closed(&ends.listener.ended());
     assert_eq!((by, code), (Side::Peer, Code::NO_ERROR));
+}
+
+pub fn streams_that_nobody_can_accept_any_more_are_refused<D: Face, L: Face>() {
+    let ends = ends::<D, L>(&Config::default());
+    let mut stream = ends.listener.open(NAME, some()).expect("it is open");
+    stream.write_all(b"anybody?").expect("there is room");
+    stream.flush().expect("it leaves");
+    eventually("it arrives", || ends.dialer.has_incoming());
+    drop(ends.dialer);
+    let error = stream.read(&mut [0; 8]).expect_err("nobody accepts it");
+    assert_eq!(*read_error(&error), ReadError::Reset(Code::REFUSED));
+    drop(stream);
+    assert_eq!(closed(&ends.listener.ended()).1, Code::NO_ERROR);
 }
 
 pub fn a_stream_that_is_dropped_is_reset_and_never_ends<D: Face, L: Face>() {
@@ -288,7 +302,8 @@ pub fn drain_lets_all_finish<D: Face, L: Face>() {
     let (mut one, mut two) = opened(&ends);
     let dialer = ends.dialer.clone();
     let drain = thread::spawn(move || dialer.drain());
-    eventually("DRAIN arrives", || matches!(ends.listener.open(NAME, some()), Err(OpenError::Draining)));
+    eventually("DRAIN arrives", || ends.listener.is_draining());
+    assert!(matches!(ends.listener.open(NAME, some()), Err(OpenError::Draining)));
     assert!(matches!(ends.dialer.open(NAME, some()), Err(OpenError::Draining)));
     let writer = thread::spawn(move || {
         write_pattern(&mut one, 3, LEN).expect("it may finish");

@@ -61,6 +61,14 @@ impl Connected for Connection {
     fn error(&self) -> Option<ConnectionError> {
         self.error()
     }
+
+    fn is_draining(&self) -> bool {
+        self.driver().with(|connection| connection.is_draining())
+    }
+
+    fn has_incoming(&self) -> bool {
+        self.driver().with(|connection| connection.has_incoming())
+    }
 }
 
 impl Duplex for Stream {
