@@ -152,7 +152,9 @@ impl Application {
     pub fn act(&mut self, connection: &mut Connection, now: Instant, input: &mut Input<'_>) {
         let pick = input.byte();
         match pick & 0x0f {
-            0 => self.streams.extend(connection.open(Some("fuzz/protocol"), Priority::new(pick >> 4, pick & 0x80 != 0)).ok()),
+            0 => self
+                .streams
+                .extend(connection.open(Some("fuzz/protocol"), Priority::new(pick >> 4, pick & 0x80 != 0)).ok()),
             1 => {
                 if let Some(id) = self.streams.pop() {
                     connection.release(id);
@@ -208,7 +210,10 @@ impl Application {
             let needed = connection.next_transmit_len();
             match connection.poll_transmit(now, &mut self.buffer).expect("the largest record fits") {
                 Transmit::Bytes(len) => {
-                    assert!(len > 0 && len % 1408 == 0 && len == needed, "a write of {len} bytes after {needed} were announced");
+                    assert!(
+                        len > 0 && len % 1408 == 0 && len == needed,
+                        "a write of {len} bytes after {needed} were announced"
+                    );
                 }
                 Transmit::Idle | Transmit::Finished => return,
             }

@@ -141,13 +141,7 @@ impl PairBuilder {
             responder.conn.set_wall_clock(now, millis);
         }
         responder.register = self.register;
-        Pair {
-            initiator,
-            responder,
-            now,
-            latency: self.latency,
-            capacity: self.capacity,
-        }
+        Pair { initiator, responder, now, latency: self.latency, capacity: self.capacity }
     }
 
     /// Makes the two connections and lets them finish their handshake.

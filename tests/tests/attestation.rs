@@ -64,7 +64,8 @@ fn a_dialer_with_a_stale_key_gets_through_by_an_attestation_that_it_can_check() 
 
 #[test]
 fn a_long_attestation_comes_in_a_frame() {
-    let mut pair = PairBuilder { initiator_config: attested(Role::Initiator, Some(1024)), ..PairBuilder::default() }.establish();
+    let mut pair =
+        PairBuilder { initiator_config: attested(Role::Initiator, Some(1024)), ..PairBuilder::default() }.establish();
     let bytes = pair.responder.expect_event(|event| match event {
         Event::Attestation(bytes) => Some(bytes.clone()),
         _ => None,
@@ -102,17 +103,16 @@ impl KeyLog for Lines {
 fn both_sides_log_the_same_secrets_and_only_if_they_are_told_to() {
     let logs = [Arc::new(Lines::default()), Arc::new(Lines::default())];
     let config = |log: &Arc<Lines>| Config { key_log: Some(log.clone()), ..Config::default() };
-    PairBuilder {
-        initiator_config: config(&logs[0]),
-        responder_config: config(&logs[1]),
-        ..PairBuilder::default()
-    }
-    .establish();
+    PairBuilder { initiator_config: config(&logs[0]), responder_config: config(&logs[1]), ..PairBuilder::default() }
+        .establish();
     let [initiator, responder] = logs.map(|log| log.0.lock().expect("nobody panics").clone());
     assert_eq!(initiator, responder);
     let [entry] = &initiator[..] else { panic!("{initiator:?}") };
     let lines: Vec<_> = entry.lines().collect();
     assert!(lines[0].starts_with("PEERMUX_I2R ") && lines[1].starts_with("PEERMUX_R2I "));
     assert!(lines.iter().all(|line| line.split(' ').count() == 4));
-    assert_eq!(format!("{:?}", Config { key_log: Some(Arc::new(Lines::default())), ..Config::default() }).find("key_log"), None);
+    assert_eq!(
+        format!("{:?}", Config { key_log: Some(Arc::new(Lines::default())), ..Config::default() }).find("key_log"),
+        None
+    );
 }

@@ -190,8 +190,7 @@ fn replay(flight: &[u8], register: &mut StrikeRegister, wall_clock: u64, previou
     } else {
         responder_key().into()
     };
-    let mut pair =
-        PairBuilder { responder_keys, wall_clock: Some(wall_clock), seed: wall_clock, ..willing() }.build();
+    let mut pair = PairBuilder { responder_keys, wall_clock: Some(wall_clock), seed: wall_clock, ..willing() }.build();
     pair.responder.register = None;
     let conn = &mut pair.responder.conn;
     conn.handle_input(Instant::ZERO, &mut BytesMut::from(flight));

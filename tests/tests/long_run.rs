@@ -1,5 +1,7 @@
 //! Days of traffic in virtual time: key updates by records and by time, idle nights, no nonce twice, nothing that grows.
 
+#![allow(clippy::print_stdout, reason = "figures, for those who ask for them")]
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -118,7 +118,13 @@ impl Measured {
 }
 
 fn small(receive_window: u64, stream_receive_window: u64) -> Config {
-    Config { receive_window, stream_receive_window, send_buffer: 64 << 10, stream_send_buffer: 64 << 10, ..Config::default() }
+    Config {
+        receive_window,
+        stream_receive_window,
+        send_buffer: 64 << 10,
+        stream_send_buffer: 64 << 10,
+        ..Config::default()
+    }
 }
 
 fn open(conn: &mut Connection, streams: usize) -> Vec<StreamId> {
@@ -252,8 +258,8 @@ fn a_stranger_can_make_a_responder_hold_little() {
         let now = Instant::ZERO;
         for remote in [Remote::Key(responder_key().public_key()), Remote::Anyone] {
             let identity = Identity::Known(initiator_key());
-            let mut other =
-                Connection::initiator(Arc::new(Config::default()), identity, remote, now, &mut rng(1)).expect("it is valid");
+            let mut other = Connection::initiator(Arc::new(Config::default()), identity, remote, now, &mut rng(1))
+                .expect("it is valid");
             let mut m1 = vec![0; 2 * QUANTUM];
             assert_eq!(other.poll_transmit(now, &mut m1), Ok(Transmit::Bytes(2 * QUANTUM)));
             let config = Arc::new(Config::default());
@@ -303,7 +309,8 @@ fn round_of_streams(pair: &mut Pair, round: usize) {
     let ids: Vec<StreamId> = (0..100)
         .map(|at| {
             let conn = &mut pair.initiator.conn;
-            let id = conn.open(Some(&format!("test/{}", (round + at) % 1000)), Priority::default()).expect("it is open");
+            let id =
+                conn.open(Some(&format!("test/{}", (round + at) % 1000)), Priority::default()).expect("it is open");
             conn.send(id).write(&[7; 100]).expect("there is room");
             match at % 4 {
                 0 => conn.send(id).reset(peermux_core::code::Code::Application(1)),

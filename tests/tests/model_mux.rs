@@ -12,7 +12,8 @@ fn config() -> ProptestConfig {
 
 /// Operations of which at least every other one moves bytes, or nothing would ever come of the rest.
 fn operations() -> impl Strategy<Value = Vec<RawOp>> {
-    let moves = (0..2u8, any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(kind, who, low, high)| [kind, who, low, high]);
+    let moves =
+        (0..2u8, any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(kind, who, low, high)| [kind, who, low, high]);
     vec(prop_oneof![moves, any::<RawOp>()], 0..300)
 }
 

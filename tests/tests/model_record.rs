@@ -120,7 +120,11 @@ fn what_is_not_payload_never_makes_a_record_larger() {
     let mut pair = PairBuilder::default().establish();
     // Hundreds of streams without a byte.
     for at in 0..1000 {
-        let id = pair.initiator.conn.open(Some(&format!("a-protocol-with-a-long-name/{at}")), Priority::default()).expect("it opens");
+        let id = pair
+            .initiator
+            .conn
+            .open(Some(&format!("a-protocol-with-a-long-name/{at}")), Priority::default())
+            .expect("it opens");
         pair.initiator.conn.send(id).finish().expect("it is open");
     }
     let before = pair.initiator.trace.len();

@@ -431,7 +431,8 @@ fn flapping_is_bounded() {
     // Two machines with the same key, by mistake: each pushes the other one out.
     let mut world = World::new();
     let other = world.nodes[DECIDES].key();
-    let (mut now, mut decider) = (Instant::ZERO, PeerTable::new(other));
+    let mut decider = PeerTable::new(other);
+    let mut now;
     let (mut dials, mut next) = (0_u64, [Instant::ZERO, Instant::from_millis(1)]);
     let mut holder: [Option<u64>; 2] = [None; 2];
     let mut tables = [(); 2].map(|()| PeerTable::new(world.nodes[FOLLOWS].key()));

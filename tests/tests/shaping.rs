@@ -23,7 +23,7 @@ fn padme(quanta: usize) -> bool {
     // The greatest number of quanta that stays small: its two or three leading bits say all.
     let exponent = quanta.max(1).ilog2();
     let significant = exponent.max(1).ilog2() + 1;
-    exponent <= significant || quanta % (1 << (exponent - significant)) == 0
+    exponent <= significant || quanta.is_multiple_of(1 << (exponent - significant))
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn constant_connections_look_the_same_whatever_they_do_and_however_they_began() 
             if side.conn.is_established() {
                 let id = side.conn.open(Some("test/work"), Priority::new((turn % 8) as u8, true)).expect("it opens");
                 side.conn.send(id).write(&vec![7; 1000 * turn as usize + 1]).expect("there is room");
-                if turn % 3 == 0 {
+                if turn.is_multiple_of(3) {
                     side.conn.release(id);
                 }
             }

@@ -42,7 +42,10 @@ fn every_seed_keeps_every_invariant() {
     });
     let seconds = start.elapsed().as_secs_f64();
     let (early, records) = (early.into_inner(), records.into_inner());
-    println!("{count} seeds in {seconds:.1} s, {:.0} seeds/s; {records} records; {early} ended early", count as f64 / seconds);
+    println!(
+        "{count} seeds in {seconds:.1} s, {:.0} seeds/s; {records} records; {early} ended early",
+        count as f64 / seconds
+    );
 }
 
 #[test]

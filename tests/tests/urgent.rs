@@ -3,6 +3,8 @@
 //! Each direction is a line that takes one record at a time: the next one is asked for when the one before has left, as a driver does
 //! that waits until its socket is writable.
 
+#![allow(clippy::print_stdout, reason = "figures, for those who ask for them")]
+
 use std::time::Duration;
 
 use peermux_core::StreamId;
@@ -70,13 +72,13 @@ fn an_urgent_request_waits_for_four_records_at_most_while_bulk_fills_both_direct
                 _ => true,
             }
         });
-        if let Some((id, sent)) = request {
-            if renter.conn.recv(id).read(&mut [0; 200]) == Ok(100) {
-                answered.push(now.saturating_since(sent));
-                renter.conn.release(id);
-                request = None;
-                next_request = now + Duration::from_micros(random.uniform(1_000, 20_000));
-            }
+        if let Some((id, sent)) = request
+            && renter.conn.recv(id).read(&mut [0; 200]) == Ok(100)
+        {
+            answered.push(now.saturating_since(sent));
+            renter.conn.release(id);
+            request = None;
+            next_request = now + Duration::from_micros(random.uniform(1_000, 20_000));
         }
         renter.send(PATH, now);
         host.send(PATH, now);

@@ -1,5 +1,7 @@
 //! Windows that grow: `docs/spec.md` section 11.1.
 
+#![allow(clippy::print_stdout, reason = "figures, for those who ask for them")]
+
 use std::time::Duration;
 
 use peermux_core::time::Instant;

@@ -39,7 +39,7 @@ impl Payload {
     pub(super) fn read(self, input: &[u8]) -> Result<(u8, Hello, Vec<u8>), DecodeError> {
         let mut reader = Reader::new(input);
         let header = if self == Self::P3 { reader.u8("header")? } else { 0 };
-        let hello = Hello::decode(&mut reader)?;
+        let hello = Hello::decode(&mut reader, self == Self::P1)?;
         let frames = reader.take(self.frame_area(), "frame area")?.to_vec();
         if reader.rest().iter().any(|&byte| byte != 0) {
             return Err(DecodeError::new("zeros after the frame area", Fault::Trailing));

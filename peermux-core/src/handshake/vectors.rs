@@ -64,7 +64,7 @@ fn hello(payload: &Value) -> Hello {
     }
     let mut raw = u16::try_from(tlvs.len()).expect("a short list").to_be_bytes().to_vec();
     raw.extend(tlvs);
-    let mut hello = Hello::decode(&mut Reader::new(&raw)).expect("a valid payload");
+    let mut hello = Hello::decode(&mut Reader::new(&raw), true).expect("a valid payload");
     check_settings(&hello, &payload["settings"]);
     hello.raw = Some(raw);
     hello
@@ -258,4 +258,35 @@ pub(crate) fn run_negative(vector: &Value, base: &Value) -> Outputs {
     let side = handshake().err();
     let error = side.map(|_| "HANDSHAKE_FAILED");
     outputs(json!({ "error": error, "side": side, "responder_mode": reached }))
+}
+
+/// A handshake in which the peer proves this side's own key. What refuses it is the connection; here the flights must prove that key.
+pub(crate) fn run_own_key(vector: &Value, base: &Value) -> Outputs {
+    let mut base = base.clone();
+    base["initiator"]["static"] = base["responder"]["statics"][0].clone();
+    let own = StaticSecret::from_bytes(&array(&base["initiator"]["static"])).public_key();
+    let given = |name: &str| (!vector[name].is_null()).then(|| bytes(&vector[name]));
+    let proved = if vector["side"] == "initiator" {
+        let (await_m2, _) = start_initiator(&base).expect("M1");
+        let mut m2: [u8; FLIGHT_LEN] = given("m2").and_then(|m2| m2.try_into().ok()).expect("M2");
+        await_m2.read(&mut m2).expect("M2 is read").responder()
+    } else {
+        let m1: [u8; M1_LEN] = given("m1").and_then(|m1| m1.try_into().ok()).expect("M1");
+        let mut flight3: [u8; FLIGHT_LEN] =
+            given("flight3").and_then(|flight| flight.try_into().ok()).expect("flight 3");
+        let trial = read_m1(&base, &m1).expect("M1 is read");
+        let claimed = trial.claimed().map(|claimed| claimed.key);
+        let p2 = &base["p2"];
+        let (_, answered) = trial.answer(&hello(p2), &frames(p2)).expect("M2");
+        match answered {
+            responder::Answered::Ik(established) => {
+                open_flight3(&mut flight3, &established).expect("flight 3 authenticates");
+                claimed.expect("IK")
+            }
+            responder::Answered::Fallback(await_flight3) => {
+                await_flight3.read(&mut flight3).expect("flight 3 is read").initiator
+            }
+        }
+    };
+    outputs(json!({ "error": (proved == own).then_some("HANDSHAKE_FAILED") }))
 }

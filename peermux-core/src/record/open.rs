@@ -45,6 +45,12 @@ impl Opener {
         self.expected as usize * QUANTUM
     }
 
+    /// Goes on after so many records under its key.
+    #[cfg(test)]
+    pub(crate) const fn has_used(&mut self, records: u32) {
+        self.key.used = records;
+    }
+
     /// Goes on from another counter.
     #[cfg(test)]
     pub(crate) const fn start_at(&mut self, n: u64) {

@@ -6,10 +6,10 @@ use alloc::vec::Vec;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{Header, KEY_AGE, OVERHEAD, Opener, Sealer, TAG};
+use super::{Header, KEY_AGE, OVERHEAD, OpenError, Opener, Sealer, TAG};
 use crate::crypto::rekey;
 use crate::time::Instant;
-use crate::vectors::{Outputs, area, array, flag, list, number, outputs, provider, size, suite};
+use crate::vectors::{Outputs, area, array, bytes, flag, list, number, outputs, provider, size, suite};
 use crate::wire::QUANTUM;
 
 pub(crate) fn run(vector: &Value) -> Outputs {
@@ -48,4 +48,23 @@ pub(crate) fn run(vector: &Value) -> Outputs {
         records.push(made);
     }
     outputs(json!({ "records": records, "last_key": hex::encode(key) }))
+}
+
+/// A record after many under one key.
+pub(crate) fn run_key_limit(vector: &Value) -> Outputs {
+    let suite = suite(&vector["suite"])?;
+    let mut key: [u8; 32] = array(&vector["key"]);
+    let used = number(&vector["used"]);
+    let updated = flag(&vector["key_update"]);
+    if updated {
+        key = *rekey(provider(), suite, &key)?;
+    }
+    let mut opener = Opener::new(provider(), suite, Zeroizing::new(key), 1, 16, used)?;
+    opener.has_used(if updated { 0 } else { u32::try_from(used).expect("a count") });
+    let error = match opener.open(&mut bytes(&vector["bytes"])) {
+        Ok(_) => None,
+        Err(OpenError::NotAuthentic) => Some("AUTH"),
+        Err(OpenError::Violation(violation)) => violation.code.name(),
+    };
+    outputs(json!({ "error": error }))
 }

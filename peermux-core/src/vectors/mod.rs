@@ -5,6 +5,7 @@
 //! `handshake/vectors.rs`, `record/vectors.rs`, `connection/vectors.rs`.
 
 mod frames;
+mod rules;
 
 use alloc::format;
 use alloc::string::{String, ToString as _};
@@ -22,11 +23,12 @@ use crate::{connection, handshake, record};
 /// The outputs of a vector by name; `None` if the provider at hand does not have its suite.
 pub(crate) type Outputs = Option<Map<String, Value>>;
 
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("varints", include_str!("../../../tests/vectors/varints.json")),
     ("frames", include_str!("../../../tests/vectors/frames.json")),
     ("handshake", include_str!("../../../tests/vectors/handshake.json")),
     ("records", include_str!("../../../tests/vectors/records.json")),
+    ("rules", include_str!("../../../tests/vectors/rules.json")),
     ("negative", include_str!("../../../tests/vectors/negative.json")),
 ];
 
@@ -107,6 +109,13 @@ fn run_negative(vector: &Value, handshakes: &[Value]) -> Outputs {
         "payload" => connection::vectors::run_payload(vector),
         "choice" => connection::vectors::run_choice(vector),
         "connection" => connection::vectors::run_connection(vector),
+        "early" => connection::vectors::run_early(vector),
+        "attestation" => rules::attestation(vector),
+        "key_limit" => record::vectors::run_key_limit(vector),
+        "own_key" => {
+            let base = handshakes.iter().find(|base| base["name"] == vector["base"]).expect("the base");
+            handshake::vectors::run_own_key(vector, base)
+        }
         kind => panic!("an unknown kind: {kind}"),
     }
 }
@@ -123,6 +132,7 @@ fn regenerate(stem: &str, text: &str) -> (String, usize, Vec<String>) {
             "frames" => frames::run(vector),
             "handshake" => handshake::vectors::run(vector),
             "records" => record::vectors::run(vector),
+            "rules" => rules::run(vector),
             _ => run_negative(vector, &handshakes),
         };
         let mut made = vector.clone();
@@ -157,8 +167,8 @@ fn check(stem: &str) {
     }
     assert_eq!(made, *text, "{stem}.json");
     assert!(count > 0);
-    // Without Ring there is no AES, and nothing else may be left out.
-    if cfg!(feature = "ring") {
+    // Without Ring there is no AES, without Ed25519 no attestation, and nothing else may be left out.
+    if cfg!(all(feature = "ring", feature = "ed25519")) {
         assert_eq!(skipped, vec![""; 0], "{stem}.json: not computed");
     }
 }
@@ -166,6 +176,11 @@ fn check(stem: &str) {
 /// A line of a file: a vector and perhaps a comma.
 fn parse(line: &str) -> Option<Value> {
     serde_json::from_str(line.strip_suffix(',').unwrap_or(line)).ok()
+}
+
+#[test]
+fn rules_of_one_side() {
+    check("rules");
 }
 
 #[test]

@@ -64,8 +64,8 @@ mod kind {
 }
 
 impl Hello {
-    /// Reads `tlv_len` and the TLVs from the front of `reader`.
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    /// Reads `tlv_len` and the TLVs from the front of `reader`. TIMESTAMP has its place `in_p1` only, and is ignored elsewhere.
+    pub(crate) fn decode(reader: &mut Reader<'_>, in_p1: bool) -> Result<Self, DecodeError> {
         let len = usize::from(u16::from_be_bytes(reader.array("tlv_len")?));
         if len > MAX_TLVS {
             return Err(DecodeError::new("tlv_len", Fault::OutOfRange));
@@ -82,7 +82,9 @@ impl Hello {
             {
                 return Err(DecodeError::new("TLV type", Fault::Repeated));
             }
-            hello.set(kind, value)?;
+            if in_p1 || kind != kind::TIMESTAMP {
+                hello.set(kind, value)?;
+            }
         }
         if hello.versions.is_empty() {
             return Err(DecodeError::new("VERSIONS", Fault::Missing));

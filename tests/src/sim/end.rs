@@ -113,7 +113,13 @@ impl End {
 
     pub fn hold(&mut self, uid: usize, id: StreamId) {
         self.by_id.insert(id, uid);
-        self.handles.push(Handle { uid, id, reader: Waiter::default(), writer: Waiter::default(), plan: Plan::default() });
+        self.handles.push(Handle {
+            uid,
+            id,
+            reader: Waiter::default(),
+            writer: Waiter::default(),
+            plan: Plan::default(),
+        });
     }
 
     /// The application lets go of the stream at `index`.
@@ -127,8 +133,12 @@ impl End {
     pub fn take_notices(&mut self) -> Check {
         while let Some(event) = self.conn.poll_event() {
             match event {
-                Event::Readable(id) => self.handles.iter_mut().filter(|handle| handle.id == id).for_each(|handle| handle.reader.tell()),
-                Event::Writable(id) => self.handles.iter_mut().filter(|handle| handle.id == id).for_each(|handle| handle.writer.tell()),
+                Event::Readable(id) => {
+                    self.handles.iter_mut().filter(|handle| handle.id == id).for_each(|handle| handle.reader.tell())
+                }
+                Event::Writable(id) => {
+                    self.handles.iter_mut().filter(|handle| handle.id == id).for_each(|handle| handle.writer.tell())
+                }
                 Event::StreamOpened => self.incoming = true,
                 Event::PeerProved(_) => self.asked = true,
                 Event::EarlyData(_) => self.early_offered = true,
@@ -169,10 +179,18 @@ impl End {
             let waits_for = conn.send(id).waits_for();
             ensure!(waits_for.is_some(), "stream {} is held and unknown", handle.uid);
             if handle.reader.sleeps() {
-                ensure!(readable == Err(ReadError::Blocked), "stream {}: a reader sleeps over {readable:?}", handle.uid);
+                ensure!(
+                    readable == Err(ReadError::Blocked),
+                    "stream {}: a reader sleeps over {readable:?}",
+                    handle.uid
+                );
             }
             if handle.writer.sleeps() {
-                ensure!(waits_for != Some(peermux_core::error::Wait::Ended), "stream {}: a writer sleeps over an end", handle.uid);
+                ensure!(
+                    waits_for != Some(peermux_core::error::Wait::Ended),
+                    "stream {}: a writer sleeps over an end",
+                    handle.uid
+                );
             }
             if let Some(error) = &*error {
                 let writable = conn.send(id).write(&[]);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use peermux_core::error::{ConnectionError, ReadError, Side as Who};
 use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::error::{ConnectionError, ReadError, Side as Who};
 use peermux_core::time::Instant;
 use peermux_core::wire::Priority;
 
@@ -65,7 +65,9 @@ impl World {
 
     /// Whether nothing is left to do, besides what concerns unread streams.
     fn is_done(&self, but_unread: bool) -> bool {
-        let unread = |uid: usize| self.ends.iter().flat_map(|end| &end.handles).any(|handle| handle.uid == uid && handle.plan.unread);
+        let unread = |uid: usize| {
+            self.ends.iter().flat_map(|end| &end.handles).any(|handle| handle.uid == uid && handle.plan.unread)
+        };
         let established = self.ends.iter().all(|end| end.conn.is_established());
         let handles = self.ends.iter().flat_map(|end| &end.handles);
         established
@@ -151,7 +153,7 @@ impl World {
             if handle.plan.read_done || handle.plan.unread || !handle.reader.may_try() {
                 return Ok(moved);
             }
-            match self.read(side, at, 7000, at % 2 == 0)? {
+            match self.read(side, at, 7000, at.is_multiple_of(2))? {
                 Err(ReadError::Blocked) => return Ok(moved),
                 Ok(n) if n > 0 => {}
                 _ => self.ends[side].handles[at].plan.read_done = true,
@@ -169,7 +171,7 @@ impl World {
             }
             if handle.plan.extra > 0 {
                 let len = handle.plan.extra.min(3000);
-                match self.write(side, at, len, at % 2 == 0)? {
+                match self.write(side, at, len, at.is_multiple_of(2))? {
                     Some(taken) => self.ends[side].handles[at].plan.extra -= taken,
                     None if self.ends[side].handles[at].writer.sleeps() => return Ok(moved),
                     None => self.ends[side].handles[at].plan.extra = 0,
@@ -211,7 +213,9 @@ impl World {
         let span = Duration::from_secs(20);
         let (start, horizon) = (self.now, self.now + span);
         let before = self.ends[0].records + self.ends[1].records;
-        while let Some(next) = self.next_timer().into_iter().chain(self.pipes.iter().filter_map(|pipe| pipe.next_arrival())).min() {
+        while let Some(next) =
+            self.next_timer().into_iter().chain(self.pipes.iter().filter_map(|pipe| pipe.next_arrival())).min()
+        {
             if next > horizon || self.has_ended() {
                 break;
             }
@@ -219,8 +223,13 @@ impl World {
             self.round()?;
         }
         let records = self.ends[0].records + self.ends[1].records - before;
-        let pings: u128 =
-            self.setup.configs.iter().filter_map(|config| config.keepalive).map(|every| 2 * span.as_micros() / every.as_micros() + 1).sum();
+        let pings: u128 = self
+            .setup
+            .configs
+            .iter()
+            .filter_map(|config| config.keepalive)
+            .map(|every| 2 * span.as_micros() / every.as_micros() + 1)
+            .sum();
         // Each PING has a PONG, which may carry a PING of its own where that costs nothing.
         let most = 3 * pings + 2;
         ensure!(records as u128 <= most, "{records} records in {span:?} of silence after {start:?}, at most {most}");
@@ -252,7 +261,9 @@ impl World {
                 None => {
                     // Without any timer a side may wait for ever only if it is established: the other one is gone, and a real transport would say so.
                     for side in [0, 1] {
-                        self.pipes[side].cut |= self.pipes[side].ended || self.pipes[side].is_tampered() || self.ends[side].conn.is_closed();
+                        self.pipes[side].cut |= self.pipes[side].ended
+                            || self.pipes[side].is_tampered()
+                            || self.ends[side].conn.is_closed();
                     }
                     if !self.round()? {
                         // Tampering may have left both sides waiting for the rest of a record.
@@ -272,7 +283,10 @@ impl World {
             // Invariant 8. A side that had ended before may have been spared.
             let told = self.ended(side);
             let noticed = !matches!(told, Some(ConnectionError::Closed { by: Who::Peer, .. }) | None);
-            ensure!(noticed || !self.pipes[1 - side].is_forged(), "side {side} was told {told:?}, and read what nobody wrote");
+            ensure!(
+                noticed || !self.pipes[1 - side].is_forged(),
+                "side {side} was told {told:?}, and read what nobody wrote"
+            );
         }
         if !self.pipes.iter().any(|pipe| pipe.is_tampered()) {
             self.check_agreement()?;
@@ -326,7 +340,8 @@ impl World {
         for side in [0, 1] {
             let end = &mut self.ends[side];
             let (count, queued, unread) = (end.conn.stream_count(), end.conn.queued(), end.conn.unread());
-            text += &format!("\n  side {side}: {:?}, {count} streams, {queued} queued, {unread} unread", end.conn.error());
+            text +=
+                &format!("\n  side {side}: {:?}, {count} streams, {queued} queued, {unread} unread", end.conn.error());
             for handle in &mut end.handles {
                 let waits = end.conn.send(handle.id).waits_for();
                 text += &format!("\n    stream {}: {waits:?}, {:?}", handle.uid, handle.plan);

@@ -79,7 +79,10 @@ impl Scenario {
         world.pieces = self.pieces;
         for (at, raw) in self.ops.iter().enumerate() {
             let op = Op::decode(*raw);
-            world.apply(op).and_then(|()| world.check()).map_err(|error| format!("after operation {at}, {op:?}: {error}"))?;
+            world
+                .apply(op)
+                .and_then(|()| world.check())
+                .map_err(|error| format!("after operation {at}, {op:?}: {error}"))?;
         }
         let ended_early = world.ended(0).is_some() || world.ended(1).is_some();
         world.heal().map_err(|error| format!("healing at {:?}: {error}", world.now))?;
@@ -99,7 +102,10 @@ impl Scenario {
     /// As [`Scenario::run`].
     pub fn try_run(&self) -> Result<Report, String> {
         catch_unwind(AssertUnwindSafe(|| self.run())).unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            let text = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             Err(format!("panic: {}", text.unwrap_or_default()))
         })
     }
@@ -148,7 +154,8 @@ impl Scenario {
         let mut words = line.split_whitespace();
         let scenario = Self::from_seed(words.next()?.parse().ok()?);
         let Some(hex) = words.next().filter(|word| !word.starts_with('#')) else { return Some(scenario) };
-        let bytes: Vec<u8> = (0..hex.len() / 2).filter_map(|at| u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok()).collect();
+        let bytes: Vec<u8> =
+            (0..hex.len() / 2).filter_map(|at| u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok()).collect();
         Some(scenario.with_ops(bytes.as_chunks().0.to_vec()))
     }
 }

@@ -127,7 +127,14 @@ impl Model {
     }
 
     /// The application of `side` wrote on `uid`.
-    pub fn wrote(&mut self, side: Side, uid: usize, len: usize, result: &Result<usize, WriteError>, ended: Option<&ConnectionError>) -> Check {
+    pub fn wrote(
+        &mut self,
+        side: Side,
+        uid: usize,
+        len: usize,
+        result: &Result<usize, WriteError>,
+        ended: Option<&ConnectionError>,
+    ) -> Check {
         let stream = &mut self.streams[uid];
         let half = &mut stream.halves[side];
         match result {
@@ -138,7 +145,9 @@ impl Model {
                 half.written += *taken as u64;
                 ensure!(
                     half.written <= half.granted.max(2048),
-                    "{} bytes are queued beyond the stream's credit of {}", half.written, half.granted
+                    "{} bytes are queued beyond the stream's credit of {}",
+                    half.written,
+                    half.granted
                 );
             }
             Err(WriteError::Blocked) => ensure!(ended.is_none(), "a write blocks on a connection that has ended"),
@@ -156,7 +165,9 @@ impl Model {
                 ensure!(half.stop == Some(*code) || refused, "stopped with {code}, and the peer said {:?}", half.stop);
             }
             WriteError::Finished => ensure!(half.finished || half.given_up, "finished, and nobody has finished it"),
-            WriteError::Connection(error) => ensure!(ended == Some(error), "ended by {error}, and the connection by {ended:?}"),
+            WriteError::Connection(error) => {
+                ensure!(ended == Some(error), "ended by {error}, and the connection by {ended:?}")
+            }
             WriteError::UnknownStream => return Err("a stream that is held is unknown".into()),
             WriteError::Blocked => {}
         }
@@ -164,11 +175,20 @@ impl Model {
     }
 
     /// The application of `side` read `bytes` of what the other side sends on `uid`; none at the end of the stream.
-    pub fn read(&mut self, side: Side, uid: usize, result: Result<&[u8], &ReadError>, ended: Option<&ConnectionError>) -> Check {
+    pub fn read(
+        &mut self,
+        side: Side,
+        uid: usize,
+        result: Result<&[u8], &ReadError>,
+        ended: Option<&ConnectionError>,
+    ) -> Check {
         let stream = &mut self.streams[uid];
         let wire = stream.wire;
         let half = &mut stream.halves[1 - side];
-        ensure!(half.seen_reset.is_none() || matches!(result, Err(ReadError::Reset(_) | ReadError::Stopped)), "after a reset: {result:?}");
+        ensure!(
+            half.seen_reset.is_none() || matches!(result, Err(ReadError::Reset(_) | ReadError::Stopped)),
+            "after a reset: {result:?}"
+        );
         ensure!(!half.seen_fin || result == Ok(&[]) || half.stopped, "after FIN: {result:?}");
         match result {
             Ok([]) => {
@@ -185,12 +205,22 @@ impl Model {
             }
             Err(ReadError::Blocked) => ensure!(ended.is_none(), "a read blocks on a connection that has ended"),
             Err(ReadError::Reset(code)) => {
-                ensure!(half.reset == Some(*code) || wire.is_none(), "reset with {code}, and the peer said {:?}", half.reset);
-                ensure!(half.seen_reset.is_none_or(|seen| seen == *code), "reset with {code} after {:?}", half.seen_reset);
+                ensure!(
+                    half.reset == Some(*code) || wire.is_none(),
+                    "reset with {code}, and the peer said {:?}",
+                    half.reset
+                );
+                ensure!(
+                    half.seen_reset.is_none_or(|seen| seen == *code),
+                    "reset with {code} after {:?}",
+                    half.seen_reset
+                );
                 half.seen_reset = Some(*code);
             }
             Err(ReadError::Stopped) => ensure!(half.stopped, "stopped, and the application never stopped it"),
-            Err(ReadError::Connection(error)) => ensure!(ended == Some(error), "ended by {error}, and the connection by {ended:?}"),
+            Err(ReadError::Connection(error)) => {
+                ensure!(ended == Some(error), "ended by {error}, and the connection by {ended:?}")
+            }
             Err(ReadError::UnknownStream) => return Err("a stream that is held is unknown".into()),
         }
         Ok(())
@@ -220,7 +250,10 @@ impl Model {
             ensure!(matches!(frame, Frame::Open(_) | Frame::Stream(_) | Frame::Skipped(_)), "{frame:?} in early data");
             self.frame(0, frame, &mut held).map_err(|error| format!("early data: {error}"))?;
         }
-        ensure!(self.by_wire.values().all(|uid| self.streams[*uid].early), "a stream that must not travels as early data");
+        ensure!(
+            self.by_wire.values().all(|uid| self.streams[*uid].early),
+            "a stream that must not travels as early data"
+        );
         ensure!(self.directions[0].sent <= 2048, "{} bytes of early data", self.directions[0].sent);
         self.early = area;
         Ok(())
@@ -236,7 +269,10 @@ impl Model {
                 Frame::MaxStreamData(max) => max.stream,
                 frame => return Err(format!("{frame:?} before flight 3")),
             };
-            ensure!(self.streams[self.found(stream)?].early && self.early_accepted, "an answer on a stream that was not early");
+            ensure!(
+                self.streams[self.found(stream)?].early && self.early_accepted,
+                "an answer on a stream that was not early"
+            );
         }
         Ok(())
     }
@@ -256,7 +292,9 @@ impl Model {
             ensure!(!self.directions[side].closed, "a frame after CLOSE");
             held.frames += 1;
             self.frame(side, frame, &mut held).map_err(|error| match frame {
-                Frame::Stream(data) => format!("STREAM of {} bytes on {}, FIN {}: {error}", data.payload.len(), data.stream, data.fin),
+                Frame::Stream(data) => {
+                    format!("STREAM of {} bytes on {}, FIN {}: {error}", data.payload.len(), data.stream, data.fin)
+                }
                 frame => format!("{frame:?}: {error}"),
             })?;
         }
@@ -297,7 +335,8 @@ impl Model {
                 let len = data.payload.len() as u64;
                 ensure!(!half.fin && half.reset.is_none(), "data after FIN or RESET");
                 ensure!(half.on_wire + len <= half.written, "more than was written");
-                let wrong = (half.on_wire..).zip(data.payload).find(|(offset, sent)| byte(uid, side, *offset) != **sent);
+                let wrong =
+                    (half.on_wire..).zip(data.payload).find(|(offset, sent)| byte(uid, side, *offset) != **sent);
                 ensure!(wrong.is_none(), "another byte than was written, at {wrong:?}");
                 half.on_wire += len;
                 ensure!(half.on_wire <= half.granted, "beyond the stream's credit of {}", half.granted);
@@ -358,7 +397,8 @@ impl Model {
     /// Payload that `side` holds and may send, and on how many streams, as far as credit that was given and may not have arrived allows.
     pub fn sendable(&self, side: Side) -> (u64, u64) {
         let queued = self.streams.iter().filter(|stream| stream.wire.is_some()).map(|stream| &stream.halves[side]);
-        let queued = queued.filter(|half| !half.given_up && half.reset.is_none()).map(|half| half.written - half.on_wire);
+        let queued =
+            queued.filter(|half| !half.given_up && half.reset.is_none()).map(|half| half.written - half.on_wire);
         let queued: Vec<u64> = queued.filter(|bytes| *bytes > 0).collect();
         let credit = self.directions[side].granted - self.directions[side].sent;
         (queued.iter().sum::<u64>().min(credit), queued.len() as u64)
@@ -369,7 +409,10 @@ impl Model {
         let (payload, streams) = self.sendable(side);
         ensure!(next == 1 || payload > 0, "{next} quanta are announced, and no payload can be sent");
         let most = payload + payload.min(streams) * 8 + 17;
-        ensure!(u64::from(next) <= most.div_ceil(QUANTUM as u64), "{next} quanta are announced for {payload} bytes on {streams} streams");
+        ensure!(
+            u64::from(next) <= most.div_ceil(QUANTUM as u64),
+            "{next} quanta are announced for {payload} bytes on {streams} streams"
+        );
         Ok(())
     }
 }

@@ -64,31 +64,110 @@ pub enum Clock {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is the call of its name")]
 pub enum Op {
-    Transmit { side: Side, records: u8 },
-    Deliver { side: Side, amount: Cut, piece: Cut },
+    Transmit {
+        side: Side,
+        records: u8,
+    },
+    Deliver {
+        side: Side,
+        amount: Cut,
+        piece: Cut,
+    },
     Advance(Clock),
     /// Tells one side of a time, which may be early, exact, or in the past.
-    Timeout { side: Side, back: Duration },
-    Open { side: Side, name: u8, priority: Priority },
-    Accept { side: Side },
-    Refuse { side: Side, code: u16 },
-    Write { side: Side, stream: u8, len: usize },
-    WriteChunk { side: Side, stream: u8, len: usize },
-    Read { side: Side, stream: u8, len: usize },
-    ReadChunk { side: Side, stream: u8, max: usize },
-    Finish { side: Side, stream: u8 },
-    Flush { side: Side, stream: u8 },
-    Reset { side: Side, stream: u8, code: u16 },
-    Cancel { side: Side, stream: u8 },
-    Stop { side: Side, stream: u8, code: u16 },
-    Release { side: Side, stream: u8 },
-    SetPriority { side: Side, stream: u8, priority: Priority },
-    RequestPriority { side: Side, stream: u8, priority: Priority },
-    WaitsFor { side: Side, stream: u8 },
-    Decide { side: Side, accept: bool },
-    Drain { side: Side, code: u16 },
-    Close { side: Side, code: u16 },
-    Tamper { side: Side, what: Tamper, at: u16 },
+    Timeout {
+        side: Side,
+        back: Duration,
+    },
+    Open {
+        side: Side,
+        name: u8,
+        priority: Priority,
+    },
+    Accept {
+        side: Side,
+    },
+    Refuse {
+        side: Side,
+        code: u16,
+    },
+    Write {
+        side: Side,
+        stream: u8,
+        len: usize,
+    },
+    WriteChunk {
+        side: Side,
+        stream: u8,
+        len: usize,
+    },
+    Read {
+        side: Side,
+        stream: u8,
+        len: usize,
+    },
+    ReadChunk {
+        side: Side,
+        stream: u8,
+        max: usize,
+    },
+    Finish {
+        side: Side,
+        stream: u8,
+    },
+    Flush {
+        side: Side,
+        stream: u8,
+    },
+    Reset {
+        side: Side,
+        stream: u8,
+        code: u16,
+    },
+    Cancel {
+        side: Side,
+        stream: u8,
+    },
+    Stop {
+        side: Side,
+        stream: u8,
+        code: u16,
+    },
+    Release {
+        side: Side,
+        stream: u8,
+    },
+    SetPriority {
+        side: Side,
+        stream: u8,
+        priority: Priority,
+    },
+    RequestPriority {
+        side: Side,
+        stream: u8,
+        priority: Priority,
+    },
+    WaitsFor {
+        side: Side,
+        stream: u8,
+    },
+    Decide {
+        side: Side,
+        accept: bool,
+    },
+    Drain {
+        side: Side,
+        code: u16,
+    },
+    Close {
+        side: Side,
+        code: u16,
+    },
+    Tamper {
+        side: Side,
+        what: Tamper,
+        at: u16,
+    },
 }
 
 /// The kinds of operations, with how often each is picked while it is switched on, and whether it may be switched off.

@@ -119,7 +119,8 @@ impl Setup {
             weights[DRAIN] = 0;
         }
         let mut configs = configs;
-        let latencies = [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(40), Duration::from_millis(300)];
+        let latencies =
+            [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(40), Duration::from_millis(300)];
         let setup = Self {
             seed,
             opening: random.pick(&[

@@ -3,7 +3,9 @@
 
 use std::cell::RefCell;
 
-use peermux_core::crypto::{AeadKey, AuthError, Encapsulated, KemSecret, Provider, SealError, Suite, TAG_LEN, default_provider};
+use peermux_core::crypto::{
+    AeadKey, AuthError, Encapsulated, KemSecret, Provider, SealError, Suite, TAG_LEN, default_provider,
+};
 use peermux_core::wire::{HANDSHAKE_FRAMES, QUANTUM};
 
 /// What was sealed and carries frames.

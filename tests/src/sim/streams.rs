@@ -16,7 +16,9 @@ impl World {
 
     /// Opens a stream; its index among those that the side holds.
     pub fn open(&mut self, side: Side, name: u8, priority: Priority) -> Result<Option<usize>, String> {
-        let taken = |name: &Option<String>| self.model.streams.iter().any(|stream| stream.awaits_open(side) && stream.name == *name);
+        let taken = |name: &Option<String>| {
+            self.model.streams.iter().any(|stream| stream.awaits_open(side) && stream.name == *name)
+        };
         let name = match name % 4 {
             0 => None,
             1 => Some("test/often".to_owned()),
@@ -27,7 +29,11 @@ impl World {
         let end = &mut self.ends[side];
         let draining = end.conn.is_draining();
         let early = side == 0 && self.setup.early.is_some() && self.model.streams.len() % 3 < 2;
-        let opened = if early { end.conn.open_early(name.as_deref(), priority) } else { end.conn.open(name.as_deref(), priority) };
+        let opened = if early {
+            end.conn.open_early(name.as_deref(), priority)
+        } else {
+            end.conn.open(name.as_deref(), priority)
+        };
         match opened {
             Ok(id) => {
                 ensure!(ended.is_none() && !draining, "a stream opens after the end");
@@ -59,7 +65,10 @@ impl World {
         let wire = end.conn.recv(id).wire_id().ok_or("an accepted stream has no id")?;
         ensure!(wire & 1 != side as u64, "an accepted stream has the wrong parity");
         let uid = *self.model.by_wire.get(&wire).ok_or("an accepted stream was never opened")?;
-        ensure!(end.conn.recv(id).protocol().as_deref() == self.model.streams[uid].name.as_deref(), "another name than was sent");
+        ensure!(
+            end.conn.recv(id).protocol().as_deref() == self.model.streams[uid].name.as_deref(),
+            "another name than was sent"
+        );
         end.hold(uid, id);
         Ok(Some(end.handles.len() - 1))
     }
@@ -128,7 +137,8 @@ impl World {
                     }
                     Op::RequestPriority { priority, .. } => conn.recv(id).request_priority(priority),
                     _ => {
-                        let _ = (conn.send(id).waits_for(), conn.round_trip(), conn.record_counts(), conn.wants_transmit());
+                        let _ =
+                            (conn.send(id).waits_for(), conn.round_trip(), conn.record_counts(), conn.wants_transmit());
                     }
                 }
                 Ok(())
@@ -147,7 +157,11 @@ impl World {
         let result = if chunk {
             let mut chunk = Bytes::from(bytes);
             let result = end.conn.send(id).write_chunk(&mut chunk);
-            ensure!(chunk.len() + *result.as_ref().unwrap_or(&0) == len, "a chunk of {len} bytes has {} left", chunk.len());
+            ensure!(
+                chunk.len() + *result.as_ref().unwrap_or(&0) == len,
+                "a chunk of {len} bytes has {} left",
+                chunk.len()
+            );
             result
         } else {
             end.conn.send(id).write(&bytes)
@@ -160,7 +174,9 @@ impl World {
         } else {
             handle.writer.got_it();
         }
-        self.model.wrote(side, uid, len, &result, ended.as_ref()).map_err(|error| format!("side {side}, stream {uid}: {error}"))?;
+        self.model
+            .wrote(side, uid, len, &result, ended.as_ref())
+            .map_err(|error| format!("side {side}, stream {uid}: {error}"))?;
         Ok(result.ok())
     }
 
@@ -179,7 +195,11 @@ impl World {
         };
         if let Ok(bytes) = &result {
             let expected = if chunk { bytes.len() } else { ready.min(len) };
-            ensure!(bytes.len() == expected && bytes.is_empty() == (ready == 0), "{} of {ready} bytes were read", bytes.len());
+            ensure!(
+                bytes.len() == expected && bytes.is_empty() == (ready == 0),
+                "{} of {ready} bytes were read",
+                bytes.len()
+            );
         }
         if result == Err(ReadError::Blocked) {
             let waker = handle.reader.wait();
@@ -190,7 +210,9 @@ impl World {
             handle.reader.got_it();
         }
         let seen = result.as_ref().map(|bytes| &bytes[..]);
-        self.model.read(side, uid, seen, ended.as_ref()).map_err(|error| format!("side {side}, stream {uid}: {error}"))?;
+        self.model
+            .read(side, uid, seen, ended.as_ref())
+            .map_err(|error| format!("side {side}, stream {uid}: {error}"))?;
         Ok(result.map(|bytes| bytes.len()))
     }
 
@@ -218,7 +240,8 @@ impl World {
         let half = &self.model.streams[uid].halves[side];
         match end.conn.send(id).is_flushed() {
             Ok(flushed) => {
-                let expected = half.written == half.on_wire && half.finished == half.fin && self.model.streams[uid].wire.is_some();
+                let expected =
+                    half.written == half.on_wire && half.finished == half.fin && self.model.streams[uid].wire.is_some();
                 ensure!(flushed == expected, "stream {uid}: flushed is {flushed}");
                 if !flushed {
                     let waker = handle.writer.wait();

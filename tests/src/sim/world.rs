@@ -46,7 +46,8 @@ fn connections(setup: &Setup) -> [Connection; 2] {
     let [ours, theirs] = setup.configs.clone().map(Arc::new);
     let now = Instant::ZERO;
     let initiator = Connection::initiator(ours, identity, remote, now, &mut rng(setup.seed * 2));
-    let responder = Connection::responder(theirs, ResponderKeys::from(responder_key()), now, &mut rng(setup.seed * 2 + 1));
+    let responder =
+        Connection::responder(theirs, ResponderKeys::from(responder_key()), now, &mut rng(setup.seed * 2 + 1));
     [initiator.expect("the configuration is valid"), responder.expect("the configuration is valid")]
 }
 
@@ -57,7 +58,10 @@ impl World {
         if setup.early.is_some() {
             ends.iter_mut().for_each(|end| end.conn.set_wall_clock(Instant::ZERO, 1_700_000_000_000));
         }
-        let windows = setup.configs.each_ref().map(|config| (config.receive_window, config.stream_receive_window, config.max_record));
+        let windows = setup
+            .configs
+            .each_ref()
+            .map(|config| (config.receive_window, config.stream_receive_window, config.max_record));
         Self {
             model: Model::new(windows),
             ends,
@@ -109,7 +113,9 @@ impl World {
                 Sealed::Record(plain) => self.model.record(side, plain, usize::MAX),
                 Sealed::ThirdFlight(frames) => self.model.frames(side, frames, false, 1),
                 Sealed::Early(frames) => self.model.early(frames.clone()).map(|()| Held::default()),
-                Sealed::Answers(frames) => self.model.check_answers(frames).and_then(|()| self.model.frames(1, frames, false, 1)),
+                Sealed::Answers(frames) => {
+                    self.model.check_answers(frames).and_then(|()| self.model.frames(1, frames, false, 1))
+                }
             };
             let held = held.map_err(|error| format!("side {side} sends {error}"))?;
             last = matches!(sealed, Sealed::Record(_)).then_some(held);
@@ -128,11 +134,17 @@ impl World {
             ensure!(error.needed == needed, "{error}, and {needed} were announced");
         } else if needed > 0 {
             // It has nothing to say, or there would be no room.
-            ensure!(!matches!(end.conn.poll_transmit(self.now, &mut self.buffer), Ok(Transmit::Bytes(_))), "idle, and yet it writes");
+            ensure!(
+                !matches!(end.conn.poll_transmit(self.now, &mut self.buffer), Ok(Transmit::Bytes(_))),
+                "idle, and yet it writes"
+            );
         }
         match end.conn.poll_transmit(self.now, &mut self.buffer).map_err(|error| error.to_string())? {
             Transmit::Bytes(len) => {
-                ensure!(len > 0 && len % QUANTUM == 0 && len == needed, "a write of {len} bytes where {needed} were announced");
+                ensure!(
+                    len > 0 && len % QUANTUM == 0 && len == needed,
+                    "a write of {len} bytes where {needed} were announced"
+                );
                 end.records += 1;
                 self.pipes[side].write(self.now, &self.buffer[..len]);
                 if let Some(held) = self.take_sealed(side)? {
@@ -143,7 +155,8 @@ impl World {
             Transmit::Idle => {
                 ensure!(
                     end.conn.next_transmit_len() <= QUANTUM || end.conn.error().is_some(),
-                    "idle, and {} bytes are announced", end.conn.next_transmit_len()
+                    "idle, and {} bytes are announced",
+                    end.conn.next_transmit_len()
                 );
                 Ok(None)
             }
@@ -158,7 +171,8 @@ impl World {
     fn check_record(&mut self, side: Side, held: &Held, priorities: &[(usize, Priority)]) -> Check {
         self.model.check_size(side, held.next).map_err(|error| format!("side {side}: {error}"))?;
         // Invariant 16: strictly by urgency. Whatever is more urgent than what was sent has nothing left.
-        let urgency = |uid: usize| priorities.iter().find(|(known, _)| *known == uid).map(|(_, priority)| priority.urgency());
+        let urgency =
+            |uid: usize| priorities.iter().find(|(known, _)| *known == uid).map(|(_, priority)| priority.urgency());
         let Some(least) = held.payload.iter().filter_map(|uid| urgency(*uid)).max() else { return Ok(()) };
         let end = &mut self.ends[side];
         for handle in &end.handles {
@@ -167,7 +181,11 @@ impl World {
             let ready = opened && half.written > half.on_wire && !half.given_up;
             if ready && urgency(handle.uid).is_some_and(|urgency| urgency < least) {
                 let waits = end.conn.send(handle.id).waits_for();
-                ensure!(waits == Some(Wait::Ended), "stream {} is more urgent than what the record carries, and waits: {waits:?}", handle.uid);
+                ensure!(
+                    waits == Some(Wait::Ended),
+                    "stream {} is more urgent than what the record carries, and waits: {waits:?}",
+                    handle.uid
+                );
             }
         }
         Ok(())
