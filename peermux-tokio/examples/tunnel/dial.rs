@@ -1,0 +1,170 @@
+//! The near side: listens on local ports, and keeps a connection to the far side.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use peermux_tokio::{Code, Config, Connection, Identity, Priority, Remote, StaticSecret, Stream, connect};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::listen::PROTOCOL;
+use crate::target::Forward;
+use crate::{Failure, cli, keys, pipe};
+
+/// How long to wait for a connection to the far side: for TCP and the handshake, and as somebody who has connected to a local port.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The waits between attempts, from the first to the last.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// A connection that lasted this long was a good one: the waits begin again.
+const STEADY: Duration = Duration::from_secs(10);
+
+/// The connection to the far side, while there is one.
+type Link = watch::Receiver<Option<Connection>>;
+
+pub async fn run(args: cli::Dial) -> Result<(), Failure> {
+    let key = args.key.as_deref().map(keys::load_or_create).transpose()?;
+    if let Some(key) = &key {
+        warn!("dialling as {}", key.public_key());
+    }
+    let mut ports = Vec::new();
+    for forward in args.forwards {
+        ports.push((bind(&forward).await?, forward));
+    }
+    let dialer = Dialer { peer: args.remote, key, retries: args.retries };
+    let (sender, link) = watch::channel(None);
+    let done = tokio::select! {
+        done = dialer.run(ports, &sender) => done,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    };
+    let connection = link.borrow().clone();
+    if let Some(connection) = connection {
+        connection.close(0, "interrupted").await;
+    }
+    done
+}
+
+/// Local ports are for this machine only.
+pub async fn bind(forward: &Forward) -> Result<TcpListener, Failure> {
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, forward.local)).await;
+    socket.map_err(|error| format!("listening on local port {}: {error}", forward.local))
+}
+
+/// Keeps a connection to the far side.
+pub struct Dialer {
+    pub peer: cli::Peer,
+    pub key: Option<StaticSecret>,
+    pub retries: u32,
+}
+
+impl Dialer {
+    /// Forwards `ports` until the far side cannot be reached any more, and tells `sender` of the connection. If the far side cannot be reached to
+    /// begin with, that is said at once.
+    pub async fn run(
+        &self,
+        ports: Vec<(TcpListener, Forward)>,
+        sender: &watch::Sender<Option<Connection>>,
+    ) -> Result<(), Failure> {
+        let mut connection = self.connect().await?;
+        let mut tasks = tokio::task::JoinSet::new();
+        for (listener, forward) in ports {
+            let port = listener.local_addr().map_or(forward.local, |address| address.port());
+            say!("localhost:{port} leads to {}, with urgency {}", forward.target, forward.urgency);
+            tasks.spawn(serve(listener, forward, sender.subscribe()));
+        }
+        let mut attempts = 0;
+        loop {
+            warn!("connected to {}", self.peer.addr);
+            sender.send_replace(Some(connection.clone()));
+            let since = Instant::now();
+            let end = connection.ended().await;
+            sender.send_replace(None);
+            // The far side decides about a dialer after the handshake is over for this side.
+            if end.code() == Some(Code::REFUSED) {
+                return Err(format!("{} does not let this key in", self.peer.addr));
+            }
+            warn!("the connection to {} was lost: {end}", self.peer.addr);
+            if since.elapsed() > STEADY {
+                attempts = 0;
+            }
+            connection = self.reconnect(&mut attempts).await?;
+        }
+    }
+
+    async fn connect(&self) -> Result<Connection, Failure> {
+        let identity = self.key.clone().map_or(Identity::Anonymous, Identity::Known);
+        let config = Config::default();
+        let connecting = connect(self.peer.addr.as_str(), identity, Remote::Key(self.peer.key), config);
+        match timeout(PATIENCE, connecting).await {
+            Ok(connected) => connected.map_err(|error| format!("connecting to {}: {error}", self.peer.addr)),
+            Err(_) => Err(format!("connecting to {}: no answer within {PATIENCE:?}", self.peer.addr)),
+        }
+    }
+
+    /// Dials until there is a connection, or `attempts` are as many as may be.
+    async fn reconnect(&self, attempts: &mut u32) -> Result<Connection, Failure> {
+        let (first, longest) = BACK_OFF;
+        loop {
+            if *attempts >= self.retries {
+                return Err(format!("{} cannot be reached; given up after {attempts} attempts", self.peer.addr));
+            }
+            sleep(first.saturating_mul(1 << (*attempts).min(16)).min(longest)).await;
+            *attempts += 1;
+            match self.connect().await {
+                Ok(connection) => return Ok(connection),
+                Err(failure) => warn!("{failure}"),
+            }
+        }
+    }
+}
+
+/// Forwards all that connects to a local port.
+async fn serve(listener: TcpListener, forward: Forward, link: Link) {
+    loop {
+        match listener.accept().await {
+            Ok((tcp, _)) => {
+                let (forward, link) = (forward.clone(), link.clone());
+                tokio::spawn(async move {
+                    if let Err(failure) = serve_one(tcp, &forward, link).await {
+                        warn!("{}: {failure}", forward.target);
+                    }
+                });
+            }
+            // As when all file descriptors are in use.
+            Err(error) => {
+                warn!("accepting a connection for {}: {error}", forward.target);
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve_one(tcp: TcpStream, forward: &Forward, link: Link) -> Result<(), Failure> {
+    let mut stream = match timeout(PATIENCE, open(link, forward.urgency)).await {
+        Ok(stream) => stream,
+        Err(_) => {
+            pipe::abort(tcp);
+            return Err("there is no connection to the far side".into());
+        }
+    };
+    // The target fits into what a stream queues; if the connection is lost, the pipe notices.
+    let _ = stream.write_all(&forward.target.encode()).await;
+    pipe::join(tcp, stream).await.map_err(|broken| broken.to_string())
+}
+
+/// A stream to the far side, as soon as there is one to be had.
+async fn open(mut link: Link, urgency: u8) -> Stream {
+    loop {
+        let connection = link.wait_for(Option::is_some).await.ok().and_then(|connection| connection.clone());
+        let opened = connection.map(|connection| connection.open(PROTOCOL, Priority::new(urgency, true)));
+        match opened {
+            Some(Ok(stream)) => return stream,
+            // It has just ended, or is about to: there will be another.
+            Some(Err(_)) => drop(link.changed().await),
+            None => std::future::pending().await,
+        }
+    }
+}
