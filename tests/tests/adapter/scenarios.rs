@@ -208,10 +208,20 @@ pub fn codes_of_resets_stops_and_refusals_arrive<D: Face, L: Face>() {
 
     let (mut one, mut two) = opened(&ends);
     two.stop(42);
-    assert_eq!(*read_error(&two.read(&mut [0; 8]).expect_err("it was stopped")), ReadError::Stopped);
+    is_stopped(&mut two, 42);
     eventually("STOP arrives", || one.write_all(&[7; 100]).is_err());
     assert_eq!(*write_error(&one.write(b"x").expect_err("nobody reads")), WriteError::Stopped(Code::Application(42)));
     assert_eq!(*write_error(&one.finish().expect_err("nobody reads")), WriteError::Stopped(Code::Application(42)));
+    thread::sleep(Duration::from_millis(20));
+    is_stopped(&mut two, 42);
+
+    // A FIN behind what was discarded does not look like the end either.
+    let (mut one, mut two) = opened(&ends);
+    one.write_all(b"discarded").expect("there is room");
+    two.stop(42);
+    let _ = one.finish();
+    thread::sleep(Duration::from_millis(20));
+    is_stopped(&mut two, 42);
 
     let (mut one, two) = opened(&ends);
     two.refuse(43);
@@ -221,6 +231,13 @@ pub fn codes_of_resets_stops_and_refusals_arrive<D: Face, L: Face>() {
     );
     eventually("STOP arrives", || one.write_all(&[7; 100]).is_err());
     assert_eq!(*write_error(&one.flush().expect_err("it is refused")), WriteError::Stopped(Code::Application(43)));
+}
+
+/// Reading fails; with the code of the RESET that answers STOP, once that is there.
+fn is_stopped(stream: &mut impl Read, code: u64) {
+    let error = stream.read(&mut [0; 8]).expect_err("it was stopped");
+    let answer = ReadError::Reset(Code::Application(code));
+    assert!([ReadError::Stopped, answer].contains(read_error(&error)), "{error}");
 }
 
 type StreamsOf<D, L> = (
