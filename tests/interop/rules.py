@@ -42,7 +42,6 @@ def identity(attestation: Optional[bytes], static: bytes, role: int, now: Option
 # ---- early data (section 6) ----
 
 WINDOW, WARM_UP = 60_000, 120_000  # milliseconds
-EARLY_STREAMS = 16
 # What a responder may say before flight 3; padding and frames that are skipped do no harm.
 ANSWERS = frozenset({"STREAM", "RESET", "STOP", "MAX_STREAM_DATA"})
 
@@ -53,17 +52,22 @@ class StrikeRegister:
     started: int
     capacity: int = 1024
     entries: dict[bytes, int] = field(default_factory=dict)
+    floor: int = -1  # the latest TIMESTAMP of a flight that there was no room for
 
     def take(self, ephemeral: bytes, timestamp: Optional[int], now: int, key_made: int) -> bool:
-        """Checks and enters in one step. What is refused for another reason than the window is entered as well, if there
-        is room, since its frames come again in flight 3 and must not be accepted here afterwards."""
-        if timestamp is None or abs(now - timestamp) > WINDOW:
+        """Checks and enters in one step. What is refused is entered as well, unless it is too old to be accepted ever, since
+        its frames come again in flight 3 and must not be accepted here afterwards."""
+        if timestamp is None or now - timestamp > WINDOW:
             return False
         self.entries = {e: until for e, until in self.entries.items() if until >= now}
-        if ephemeral in self.entries or len(self.entries) >= self.capacity:
+        if ephemeral in self.entries:
+            return False
+        if len(self.entries) >= self.capacity:
+            self.floor = max(self.floor, timestamp)
             return False
         self.entries[ephemeral] = timestamp + WINDOW
-        return now - self.started >= WARM_UP or self.started < key_made
+        known = now - self.started >= WARM_UP or self.started < key_made
+        return known and timestamp > self.floor and timestamp - now <= WINDOW
 
 
 def accepts_early(register: Optional[StrikeRegister], ephemeral: bytes, p1: Payload, now: int, key_made: int) -> bool:
@@ -77,8 +81,6 @@ def decode_early(area: bytes) -> list[Frame]:
     for fr in frames:
         if fr.kind not in ("OPEN", "STREAM", "SKIPPABLE"):
             raise ProtocolError("FRAME_NOT_ALLOWED", f"{fr.kind} in early data")
-    if sum(fr.kind == "OPEN" for fr in frames) > EARLY_STREAMS:
-        raise ProtocolError("STREAM_LIMIT", "in early data")
     return frames
 
 

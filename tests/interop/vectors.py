@@ -637,9 +637,9 @@ def negative_vectors() -> Iterator[Json]:
     att = Frame("ATTESTATION", {"attestation": b"\x80abc"})
     yield conn("a second attestation frame", "FRAME_NOT_ALLOWED", [att, att])
     # early data
-    def early(name: str, error: Any, frames: Any, *records: list[Frame], accepted: bool = True) -> Json:
+    def early(name: str, error: Any, frames: Any, *records: list[Frame], accepted: bool = True, more: Any = ()) -> Json:
         raw = frames if isinstance(frames, bytes) else pm.encode_frames(frames)
-        return v("early", name, error, accepted=accepted, settings=[[2, 4096], [3, 4096]], early=raw.hex(), areas=[pm.encode_frames(r).hex() for r in records or ([],)])
+        return v("early", name, error, accepted=accepted, settings=[[2, 4096], [3, 4096], *more], early=raw.hex(), areas=[pm.encode_frames(r).hex() for r in records or ([],)])
     N = "FRAME_NOT_ALLOWED"
     more = [op(0), data, stream_frame(0, b"y", True), Frame("SKIPPABLE", {"type": 0x3FFF, "bytes": b"x"})]
     yield early("accepted: what is allowed", None, more, [op(2)])
@@ -658,6 +658,7 @@ def negative_vectors() -> Iterator[Json]:
     yield early("accepted: open that is not the next", "STREAM_ID", [op(2)])
     yield early("accepted: 16 streams", None, [op(2 * i) for i in range(16)])
     yield early("accepted: 17 streams", "STREAM_LIMIT", [op(2 * i) for i in range(17)])
+    yield early("accepted: 17 streams, which the settings allow", None, [op(2 * i) for i in range(17)], more=[[4, 17]])
     yield early("accepted: data for a stream that is not open", "STREAM_ID", [data])
     yield early("accepted and sent again", "STREAM_ID", [op(0), data], [op(0), data])
     yield early("refused and sent again", None, [op(0, form="new", name="a"), data], [op(0, form="new", name="a"), data], [op(2, form="index", index=0)], accepted=False)
@@ -763,6 +764,11 @@ def rule_vectors() -> Iterator[Json]:
     yield strike("the window", (0, "a", -60_000), (0, "b", 60_000), (0, "c", -60_001), (0, "d", 60_001))
     yield strike("no TIMESTAMP", (0, "a", None), (0, "b", 0))
     yield strike("full", (0, "a", 0), (1, "b", 0), (2, "c", 1), (60_000, "d", 60_000), (60_001, "e", 60_001), (60_002, "f", 60_002), capacity=2)
+    yield strike("full, and what was turned away comes again", (0, "a", 0), (0, "b", 0), (1, "c", 30_000), (60_001, "c", 30_000), (60_001, "d", 30_001),
+                 (60_001, "e", 30_002), (90_001, "f", 30_002), capacity=2)
+    yield strike("full of what is refused", (0, "a", 60_001), (1, "b", 1), (120_002, "c", 60_003), capacity=1)
+    yield strike("ahead of the window and then within it", (0, "a", 60_001), (1, "a", 60_001), (120_001, "a", 60_001), (120_001, "b", 120_001))
+    yield strike("young, and then again", (0, "a", 60_000), (60_000, "a", 60_000), (60_001, "b", 60_001), started=t - 60_000)
     yield strike("young", (0, "a", 0), (59_999, "b", 59_999), (60_000, "c", 60_000), started=t - 60_000)
     yield strike("young, and the key is younger", (0, "a", 0), (1, "a", 0), (2, "b", 0), started=t - 10, key_made=t - 5)
     yield strike("young, and the key was made just before", (0, "a", 0), started=t - 5, key_made=t - 10)
