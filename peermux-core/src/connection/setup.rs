@@ -377,7 +377,7 @@ impl Connection {
     }
 
     /// The traffic keys are known. `sends` and `receives` are the sizes of the first records.
-    fn keys_are_there(
+    pub(super) fn keys_are_there(
         &mut self,
         established: Established,
         mode: Mode,

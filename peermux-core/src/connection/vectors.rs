@@ -8,11 +8,12 @@ use alloc::vec::Vec;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{Connection, Transmit};
+use super::{Connection, Event, PeerInfo, Phase, Transmit};
 use crate::codec::Reader;
 use crate::config::{Config, Remote};
 use crate::crypto::{Rng, RustCrypto, StaticSecret, Suite};
-use crate::error::ConnectionError;
+use crate::error::{ConnectionError, HandshakeError};
+use crate::handshake::vectors::{frames, hello as hello_of, read_m1, start_initiator};
 use crate::handshake::{FLIGHT_LEN, M1_LEN, initiator, responder};
 use crate::id::{Mode, Role};
 use crate::record::{Opener, Sealer};
@@ -260,7 +261,7 @@ pub(crate) fn run_early(vector: &Value) -> Outputs {
     let (await_m2, mut m1) =
         initiator::start(&RustCrypto, &mut rng(5), initiator_secret(), remote, &hello, &early).expect("M1");
     receives(&mut connection, &mut m1[..]);
-    assert!(matches!(connection.poll_event(), Some(super::Event::EarlyData(_))), "{}: no offer", vector["name"]);
+    assert!(matches!(connection.poll_event(), Some(Event::EarlyData(_))), "{}: no offer", vector["name"]);
     if flag(&vector["accepted"]) {
         assert!(connection.accept_early());
     }
@@ -273,5 +274,41 @@ pub(crate) fn run_early(vector: &Value) -> Outputs {
         assert_eq!(outcome(&connection), None, "{}: before the last record", vector["name"]);
         receives(&mut connection, &mut record(&mut sealer, &bytes(area), false));
     }
+    outputs(json!({ "error": outcome(&connection) }))
+}
+
+/// The handshake of `base`, of which both sides have the same static key: a connection that goes on where the vector's random values were used up.
+pub(crate) fn run_own_key(vector: &Value, base: &Value) -> Outputs {
+    let mut base = base.clone();
+    base["initiator"]["static"] = base["responder"]["statics"][0].clone();
+    let own = StaticSecret::from_bytes(&array(&base["initiator"]["static"]));
+    let config = Arc::new(config(&[]));
+    let connection = if vector["side"] == "initiator" {
+        let (await_m2, _) = start_initiator(&base).expect("M1");
+        let mut connection =
+            Connection::initiator(config, own.into(), Remote::Anyone, NOW, &mut rng(3)).expect("a valid configuration");
+        connection.phase = Phase::AwaitM2(await_m2, Remote::Anyone);
+        receives(&mut connection, &mut bytes(&vector["m2"]));
+        connection
+    } else {
+        let mut connection =
+            Connection::responder(config, own.into(), NOW, &mut rng(4)).expect("a valid configuration");
+        let trial = read_m1(&base, &array(&vector["m1"])).expect("M1 is read");
+        let claimed = trial.claimed().map(|claimed| claimed.key);
+        let (_, answered) = trial.answer(&hello_of(&base["p2"]), &frames(&base["p2"])).expect("M2");
+        match answered {
+            responder::Answered::Ik(established) => {
+                let (mode, suite) = (Mode::Ik, established.suite);
+                let key = claimed.expect("it is claimed in IK");
+                connection.peer = Some(PeerInfo { key, anonymous: false, mode, suite, version: 1, attestation: None });
+                connection.keys_are_there(established, mode, 1, 1).expect("a suite");
+            }
+            responder::Answered::Fallback(await_flight3) => connection.phase = Phase::AwaitFlight3(await_flight3),
+        }
+        assert_eq!(outcome(&connection), None, "{}: before flight 3", vector["name"]);
+        receives(&mut connection, &mut bytes(&vector["flight3"]));
+        connection
+    };
+    assert_eq!(connection.error(), Some(&ConnectionError::Handshake(HandshakeError::OwnKey)));
     outputs(json!({ "error": outcome(&connection) }))
 }

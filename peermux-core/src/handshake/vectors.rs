@@ -8,14 +8,15 @@ use core::convert::Infallible;
 
 use rand_core::{TryCryptoRng, TryRng};
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::{Established, FLIGHT_LEN, M1_LEN, initiator, responder};
 use crate::codec::{Reader, Writer};
 use crate::config::ResponderKeys;
-use crate::crypto::{PublicKey, StaticSecret, export, traffic_secret};
+use crate::crypto::{PublicKey, StaticSecret, Suite, export, traffic_secret};
 use crate::error::HandshakeError;
-use crate::id::Mode;
-use crate::record::{Header, KEY_AGE, OpenError, Opener, Sealer, TAG};
+use crate::id::{Mode, Role};
+use crate::record::{Header, KEY_AGE, OVERHEAD, OpenError, Opener, Sealer, TAG};
 use crate::time::Instant;
 use crate::vectors::{Outputs, area, array, bytes, flag, list, number, outputs, provider, size, suite};
 use crate::wire::{HANDSHAKE_FRAMES, Hello};
@@ -55,7 +56,7 @@ impl TryRng for Script {
 impl TryCryptoRng for Script {}
 
 /// What a payload says, with the TLVs as the vector has them: in its order, and with those that nobody knows.
-fn hello(payload: &Value) -> Hello {
+pub(crate) fn hello(payload: &Value) -> Hello {
     let mut tlvs = Vec::new();
     for tlv in list(&payload["tlvs"]) {
         let value = bytes(&tlv[1]);
@@ -91,12 +92,12 @@ fn as_received(mut hello: Hello) -> Hello {
 }
 
 /// The frame area of a payload; empty for a payload that is not there, or has none.
-fn frames(payload: &Value) -> Vec<u8> {
+pub(crate) fn frames(payload: &Value) -> Vec<u8> {
     let len = list(&payload["frames"]).iter().map(|_| HANDSHAKE_FRAMES).max().unwrap_or(0);
     area(&payload["frames"], len)
 }
 
-fn start_initiator(vector: &Value) -> Result<(initiator::AwaitM2, Box<[u8; M1_LEN]>), HandshakeError> {
+pub(crate) fn start_initiator(vector: &Value) -> Result<(initiator::AwaitM2, Box<[u8; M1_LEN]>), HandshakeError> {
     let side = &vector["initiator"];
     let secret = StaticSecret::from_bytes(&array(&side["static"]));
     let known = (!side["known"].is_null()).then(|| PublicKey::from_bytes(array(&side["known"])));
@@ -108,7 +109,7 @@ fn start_initiator(vector: &Value) -> Result<(initiator::AwaitM2, Box<[u8; M1_LE
     Ok(started)
 }
 
-fn read_m1(vector: &Value, m1: &[u8; M1_LEN]) -> Result<responder::Trial, HandshakeError> {
+pub(crate) fn read_m1(vector: &Value, m1: &[u8; M1_LEN]) -> Result<responder::Trial, HandshakeError> {
     let side = &vector["responder"];
     let mut secrets = list(&side["statics"]).iter().map(|secret| StaticSecret::from_bytes(&array(secret)));
     let keys = ResponderKeys { current: secrets.next().expect("a key"), previous: secrets.next() };
@@ -126,14 +127,45 @@ const fn name(mode: Mode) -> &'static str {
 
 /// i2r record 0 of IK.
 fn seal_flight3(record0: &Value, established: &Established) -> [u8; FLIGHT_LEN] {
-    let mut sealer =
-        Sealer::new(provider(), established.suite, established.secrets.i2r(), 1, 0, Instant::ZERO).expect("a suite");
-    let mut flight3 = [0; FLIGHT_LEN];
-    flight3[1..1 + HANDSHAKE_FRAMES].copy_from_slice(&area(&record0["frames"], HANDSHAKE_FRAMES));
+    seal_record0(record0, HANDSHAKE_FRAMES, established.suite, established.secrets.i2r())
+}
+
+/// A record 0 with a frame area of `len` bytes.
+fn seal_record0(record0: &Value, len: usize, suite: Suite, secret: Zeroizing<[u8; 32]>) -> [u8; FLIGHT_LEN] {
+    let mut sealer = Sealer::new(provider(), suite, secret, 1, 0, Instant::ZERO).expect("a suite");
+    let mut record = [0; FLIGHT_LEN];
+    record[1..=len].copy_from_slice(&area(&record0["frames"], len));
     // A sender updates a key that has grown old.
     let now = if flag(&record0["key_update"]) { Instant::ZERO + KEY_AGE } else { Instant::ZERO };
-    sealer.seal(&mut flight3, size(&record0["next_size"]), flag(&record0["end"]), now).expect("it can be sealed");
-    flight3
+    sealer.seal(&mut record, size(&record0["next_size"]), flag(&record0["end"]), now).expect("it can be sealed");
+    record
+}
+
+/// r2i record 0, if it answers early data before flight 3.
+fn seal_answers(vector: &Value, ours: &Established, theirs: &Established) -> Option<[u8; FLIGHT_LEN]> {
+    let answers = vector.get("answers")?;
+    let len = FLIGHT_LEN - OVERHEAD;
+    let sealed = seal_record0(answers, len, theirs.suite, theirs.secrets.r2i());
+    let mut opened = sealed;
+    let header = Opener::new(provider(), ours.suite, ours.secrets.r2i(), 1, 16, 0).expect("a suite").open(&mut opened);
+    assert_eq!(header.map(|header| header.next), Ok(size(&answers["next_size"])));
+    assert_eq!(opened[1..=len], area(&answers["frames"], len));
+    Some(sealed)
+}
+
+#[cfg(not(feature = "ed25519"))]
+const fn check_attestation(_: &Hello, _: Role, _: &PublicKey) {}
+
+/// What a side attests binds its key until the time that all attestations in these vectors name.
+#[cfg(feature = "ed25519")]
+fn check_attestation(hello: &Hello, role: Role, key: &PublicKey) {
+    use crate::attestation::ed25519::{Invalid, verify};
+
+    const NOT_AFTER: u64 = 4_000_000_000;
+    if let Some(attestation) = &hello.attestation {
+        verify(attestation, role, key, Some(NOT_AFTER)).expect("it binds");
+        assert_eq!(verify(attestation, role, key, Some(NOT_AFTER + 1)), Err(Invalid::Expired));
+    }
 }
 
 fn open_flight3(flight3: &mut [u8; FLIGHT_LEN], established: &Established) -> Result<Header, OpenError> {
@@ -148,12 +180,17 @@ pub(crate) fn run(vector: &Value) -> Outputs {
     if let Some(claimed) = trial.claimed() {
         assert_eq!(claimed.key, initiator_public);
         assert_eq!(*claimed.hello, as_received(hello(&vector["p1"])));
+        assert_eq!(claimed.frames, area(&vector["p1"]["frames"], HANDSHAKE_FRAMES));
+        check_attestation(claimed.hello, Role::Initiator, &claimed.key);
     }
     let p2 = hello(&vector["p2"]);
     let (m2, answered) = trial.answer(&p2, &frames(&vector["p2"])).expect("M2");
-    let proved = await_m2.read(&mut m2.clone()).expect("M2 is read");
+    let mut proved = await_m2.read(&mut m2.clone()).expect("M2 is read");
     let (mode, responder_public) = (proved.mode(), proved.responder());
     assert_eq!(*proved.hello(), as_received(p2));
+    check_attestation(proved.hello(), Role::Responder, &responder_public);
+    let answers = proved.take_frames();
+    assert_eq!(answers, area(&vector["p2"]["frames"], answers.len()));
 
     let (flight3, ours, theirs) = match answered {
         responder::Answered::Ik(theirs) => {
@@ -180,6 +217,7 @@ pub(crate) fn run(vector: &Value) -> Outputs {
             assert_eq!(read.initiator, initiator_public);
             assert_eq!(read.header, size(&p3["header"]));
             assert_eq!(read.hello, as_received(hello));
+            check_attestation(&read.hello, Role::Initiator, &read.initiator);
             assert_eq!(read.frames, area(&p3["frames"], HANDSHAKE_FRAMES));
             (*flight3, ours, read.established)
         }
@@ -197,7 +235,7 @@ pub(crate) fn run(vector: &Value) -> Outputs {
         made["output"] = json!(hex::encode(out));
         exports.push(made);
     }
-    outputs(json!({
+    let mut made = outputs(json!({
         "mode": name(mode),
         "initiator_public": hex::encode(initiator_public.as_bytes()),
         "responder_public": hex::encode(responder_public.as_bytes()),
@@ -213,7 +251,11 @@ pub(crate) fn run(vector: &Value) -> Outputs {
         // Version 1 does not use it, so nothing else computes it.
         "ratchet": hex::encode(traffic_secret(&secrets.chaining_key, b"peermux/1 ratchet", suite, secrets.binding())),
         "exports": exports,
-    }))
+    }))?;
+    if let Some(record) = seal_answers(vector, &ours, &theirs) {
+        made.insert("r2i_record0".into(), json!(hex::encode(record)));
+    }
+    Some(made)
 }
 
 /// A handshake with something changed on its way: which side finds that it has failed, and the mode that the responder went on in.
@@ -258,35 +300,4 @@ pub(crate) fn run_negative(vector: &Value, base: &Value) -> Outputs {
     let side = handshake().err();
     let error = side.map(|_| "HANDSHAKE_FAILED");
     outputs(json!({ "error": error, "side": side, "responder_mode": reached }))
-}
-
-/// A handshake in which the peer proves this side's own key. What refuses it is the connection; here the flights must prove that key.
-pub(crate) fn run_own_key(vector: &Value, base: &Value) -> Outputs {
-    let mut base = base.clone();
-    base["initiator"]["static"] = base["responder"]["statics"][0].clone();
-    let own = StaticSecret::from_bytes(&array(&base["initiator"]["static"])).public_key();
-    let given = |name: &str| (!vector[name].is_null()).then(|| bytes(&vector[name]));
-    let proved = if vector["side"] == "initiator" {
-        let (await_m2, _) = start_initiator(&base).expect("M1");
-        let mut m2: [u8; FLIGHT_LEN] = given("m2").and_then(|m2| m2.try_into().ok()).expect("M2");
-        await_m2.read(&mut m2).expect("M2 is read").responder()
-    } else {
-        let m1: [u8; M1_LEN] = given("m1").and_then(|m1| m1.try_into().ok()).expect("M1");
-        let mut flight3: [u8; FLIGHT_LEN] =
-            given("flight3").and_then(|flight| flight.try_into().ok()).expect("flight 3");
-        let trial = read_m1(&base, &m1).expect("M1 is read");
-        let claimed = trial.claimed().map(|claimed| claimed.key);
-        let p2 = &base["p2"];
-        let (_, answered) = trial.answer(&hello(p2), &frames(p2)).expect("M2");
-        match answered {
-            responder::Answered::Ik(established) => {
-                open_flight3(&mut flight3, &established).expect("flight 3 authenticates");
-                claimed.expect("IK")
-            }
-            responder::Answered::Fallback(await_flight3) => {
-                await_flight3.read(&mut flight3).expect("flight 3 is read").initiator
-            }
-        }
-    };
-    outputs(json!({ "error": (proved == own).then_some("HANDSHAKE_FAILED") }))
 }

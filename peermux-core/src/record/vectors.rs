@@ -53,14 +53,17 @@ pub(crate) fn run(vector: &Value) -> Outputs {
 /// A record after many under one key.
 pub(crate) fn run_key_limit(vector: &Value) -> Outputs {
     let suite = suite(&vector["suite"])?;
-    let mut key: [u8; 32] = array(&vector["key"]);
-    let used = number(&vector["used"]);
-    let updated = flag(&vector["key_update"]);
-    if updated {
-        key = *rekey(provider(), suite, &key)?;
-    }
-    let mut opener = Opener::new(provider(), suite, Zeroizing::new(key), 1, 16, used)?;
-    opener.has_used(if updated { 0 } else { u32::try_from(used).expect("a count") });
+    let key = array(&vector["key"]);
+    // The last of them is opened in earnest.
+    let before = u32::try_from(number(&vector["used"])).expect("a count") - 1;
+    let n = u64::from(before);
+    let mut opener = Opener::new(provider(), suite, Zeroizing::new(key), 1, 16, n)?;
+    opener.has_used(before);
+    let header = Header { next: 1, key_update: flag(&vector["key_update"]), end: false };
+    let mut last = vec![0; QUANTUM];
+    last[0] = header.byte();
+    provider().aead(suite, &key)?.seal(n, &[], &mut last).expect("it can be sealed");
+    assert_eq!(opener.open(&mut last), Ok(header));
     let error = match opener.open(&mut bytes(&vector["bytes"])) {
         Ok(_) => None,
         Err(OpenError::NotAuthentic) => Some("AUTH"),

@@ -19,7 +19,10 @@ pub(super) fn run(vector: &Value) -> Outputs {
                 (size(&side[0]), Shaping::from_value(number(&side[1])).expect("a valid setting"))
             };
             let ((largest, ours), (their_largest, theirs)) = (side("initiator"), side("responder"));
-            outputs(json!({ "holds": agree(ours, theirs, largest.min(their_largest)).value() }))
+            let largest = largest.min(their_largest);
+            let agreed = agree(ours, theirs, largest);
+            assert_eq!(agree(theirs, ours, largest), agreed);
+            outputs(json!({ "holds": agreed.value() }))
         }
         "strike" => outputs(json!({ "offers": strike(vector) })),
         kind => panic!("an unknown kind: {kind}"),
@@ -29,7 +32,7 @@ pub(super) fn run(vector: &Value) -> Outputs {
 fn strike(vector: &Value) -> Vec<Value> {
     let (started, made) = (number(&vector["started"]), number(&vector["key_made"]));
     let capacity = usize::try_from(number(&vector["capacity"])).expect("a capacity");
-    let make = if started <= made { StrikeRegister::for_new_key } else { StrikeRegister::new };
+    let make = if started < made { StrikeRegister::for_new_key } else { StrikeRegister::new };
     let mut register = make(capacity, started);
     let decide = |offer: &Value| {
         let mut offer = offer.clone();
