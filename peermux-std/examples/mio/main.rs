@@ -6,8 +6,9 @@
 //! cargo run --release -p peermux-std --example mio -- client ADDRESS KEY [CONNECTIONS]
 //! ```
 //!
-//! `server` prints the KEY that `client` needs. `demo` runs both, each in one thread. Each takes one descriptor for a connection, so `demo` takes two: before
-//! `demo 5000` the limit must be raised (`ulimit -n 12000`). `--key-log FILE`, at the end, writes the secrets for `tools/peermux.lua`.
+//! `server` prints the KEY that `client` needs; `any` takes whoever is there. `demo` runs both, each in one thread.
+//! Each takes one descriptor for a connection, so `demo` takes two: before `demo 5000` the limit must be raised (`ulimit -n 12000`).
+//! `--key-log FILE` writes the secrets for `tools/peermux.lua`.
 //!
 //! [`event_loop`] is what to copy from. This file is what an application adds: streams, and what is done about their events.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use mio::net::TcpListener;
 use peermux_core::code::{Code, ProtocolCode};
-use peermux_core::crypto::{PublicKey, StaticSecret};
+use peermux_core::crypto::StaticSecret;
 use peermux_core::error::{ReadError, WriteError};
 use peermux_core::wire::Priority;
 use peermux_core::{
@@ -220,6 +221,7 @@ impl Dialogue {
     fn start(&mut self, connection: &mut Connection) -> Result<()> {
         let bulk = connection.open(Some(BULK), Priority::new(6, true))?;
         connection.send(bulk).write(&BULK_BYTES.to_be_bytes())?;
+        connection.send(bulk).finish()?;
         let echo = connection.open(Some(ECHO), Priority::new(1, false))?;
         (self.bulk, self.echo) = (Some(bulk), Some(echo));
         self.ask(connection, echo)?;
@@ -314,7 +316,7 @@ impl Application for Client {
     }
 }
 
-fn run_client(address: SocketAddr, host: PublicKey, connections: usize, config: &Arc<Config>) -> Result<()> {
+fn run_client(address: SocketAddr, remote: Remote, connections: usize, config: &Arc<Config>) -> Result<()> {
     let mut event_loop = EventLoop::new(Client::default())?;
     let turn_until = |event_loop: &mut EventLoop<Client>, done: &dyn Fn(&EventLoop<Client>) -> bool| -> Result<()> {
         while !done(event_loop) {
@@ -334,8 +336,7 @@ fn run_client(address: SocketAddr, host: PublicKey, connections: usize, config: 
     for dialled in 0..connections {
         turn_until(&mut event_loop, &|event_loop| dialled < event_loop.application.established + DIALS)?;
         let (identity, now) = (Identity::Known(key.clone()), event_loop.now());
-        let connection =
-            Connection::initiator(config.clone(), identity, Remote::Key(host), now, &mut getrandom::SysRng)?;
+        let connection = Connection::initiator(config.clone(), identity, remote, now, &mut getrandom::SysRng)?;
         event_loop.dial(address, connection, Dialogue::default())?;
     }
     turn_until(&mut event_loop, &|event_loop| event_loop.application.established == connections)?;
@@ -409,7 +410,8 @@ fn main() -> Result<()> {
             serve_on(listener, host_key, config)
         }
         ["client", address, key, ref rest @ ..] => {
-            run_client(resolve(address)?, key.parse()?, count(rest.first())?, &config)
+            let remote = if key == "any" { Remote::Anyone } else { Remote::Key(key.parse()?) };
+            run_client(resolve(address)?, remote, count(rest.first())?, &config)
         }
         ["demo", ref rest @ ..] => {
             let listener = TcpListener::bind(resolve("127.0.0.1:0")?)?;
@@ -419,7 +421,7 @@ fn main() -> Result<()> {
             std::thread::spawn(move || {
                 serve_on(listener, host_key, server_config).unwrap_or_else(|error| panic!("server: {error}"))
             });
-            run_client(address, host, connections, &config)
+            run_client(address, Remote::Key(host), connections, &config)
         }
         _ => Err("demo [CONNECTIONS], server ADDRESS, or client ADDRESS KEY [CONNECTIONS]; and --key-log FILE".into()),
     }
