@@ -40,11 +40,13 @@
 //! The protocol is in `docs/spec.md`, and all of its logic in [`peermux_core`]; here are two loops for each connection and trait impls.
 
 mod connection;
+mod endpoint;
 mod listener;
 mod pump;
 mod stream;
 
 pub use connection::{Connection, Dialing, connect, connect_over, connect_with};
+pub use endpoint::{Acceptor, Endpoint, EndpointLimits, RegisterError};
 pub use listener::{AcceptError, Listener, accept_over};
 pub use stream::{ReadHalf, Stream, WriteHalf};
 
