@@ -12,7 +12,8 @@
 -- Any port will do: a connection is known by its first flight, since random bytes are no ML-KEM encapsulation key. The capture must have its beginning
 -- and all of its segments, whole; where they are out of order, add `-o tcp.reassemble_out_of_order:TRUE`.
 --
--- The key log holds traffic keys only, so the payloads of the flights, with settings and early data, stay closed; and so does flight 3 in fallback.
+-- The key log holds traffic keys only, so the payloads of the flights, with settings and early data, stay closed; and so does flight 3 in fallback. Streams that
+-- are opened there have no names here.
 -- Tags are checked only if the preference `check_tags` says so, since it takes long: about 1 MB of ChaCha20 is read in a second, or somewhat less of AES.
 -- In Lua outside Wireshark this file is a module of its cryptography, for tests/dissector/crypto.lua.
 --
@@ -582,11 +583,13 @@ bodies[0x08] = function(reader, tree, connection, direction)
     show_priority(reader, tree)
     local form, item = reader:show(tree, f.form)
     local name
+    -- Ids are consecutive. If others came before the first that can be read, in P1 or P3, so perhaps did names, and what indices mean is not known.
+    direction.first_open = direction.first_open or id
     if form == 1 or form == 2 then
         name = reader:bytes(tree, f.protocol)
         -- Looked at again, the stream is known already.
         if form == 1 and not connection.streams[id] then table.insert(direction.names, name) end
-    elseif form >= 3 then
+    elseif form >= 3 and direction.first_open < 2 then
         name = direction.names[form - 2]
         if name then item:add(f.protocol, name):set_generated() end
     end
