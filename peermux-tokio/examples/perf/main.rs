@@ -18,7 +18,7 @@
 //! The bulk has urgency 5 and each request is a stream of its own with urgency 0; `--urgency 0` shows what a request takes without that
 //! difference. The server lets everybody in and sends as much as it is asked for: run it while you measure.
 //!
-//! Exit codes: 0 when all was measured, 1 for what failed, 2 for a wrong command line.
+//! Exit codes: 0 when all was measured, or the server was interrupted (Ctrl-C), 1 for what failed, 2 for a wrong command line.
 
 #![allow(unreachable_pub, reason = "an example's modules have nobody outside")]
 
@@ -142,8 +142,11 @@ impl FromStr for Peer {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    // A server ends in no other way.
+    let serves = matches!(command, Command::Server { .. });
     let run = async {
-        match Cli::parse().command {
+        match command {
             Command::Server { listen } => serve(listen).await,
             Command::Client { server, plan } => measure(&server, &plan).await,
             Command::Local { plan } => local(&plan).await,
@@ -151,7 +154,7 @@ async fn main() -> ExitCode {
     };
     let done = tokio::select! {
         done = run => done,
-        _ = tokio::signal::ctrl_c() => Err(io::Error::other("interrupted")),
+        _ = tokio::signal::ctrl_c() => if serves { Ok(()) } else { Err(io::Error::other("interrupted")) },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

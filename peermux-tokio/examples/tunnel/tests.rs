@@ -83,7 +83,7 @@ async fn bytes_and_ends_of_one_direction_go_through() {
     let target = target().await;
     let (far, _stop, _) = far(loopback(), vec![target.to_string().parse().unwrap()], Vec::new()).await;
     let (port, _) = near(far, target, None).await;
-    let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
     let (large, small) = tokio::join!(ask(port, &bytes), ask(port, b"hello"));
     assert!(large.unwrap() == bytes);
     assert_eq!(small.unwrap(), b"hello");
