@@ -1,8 +1,8 @@
 //! A peer over real TCP, for `tests/interop/run.py`: the counterpart of `tests/interop/peer.py`, with the same arguments and the same line of JSON.
 //!
 //! ```text
-//! interop_peer dial HOST PORT --key HEX [--known HEX | --hint HEX | --unknown] [--script echo|multi|close] [--suite 1|2] [--anonymous]
-//! interop_peer listen PORT --key HEX [--previous HEX] [--suite 1|2] [--no-fallback]
+//! interop_peer dial HOST PORT --key HEX [--known HEX | --hint HEX | --unknown] [--script echo|multi|close] [--suite 1|2] [--anonymous] [--early]
+//! interop_peer listen PORT --key HEX [--previous HEX] [--suite 1|2] [--no-fallback] [--early accept|refuse]
 //! interop_peer suites
 //! ```
 //!
@@ -13,13 +13,14 @@
 use std::error::Error;
 use std::future::poll_fn;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peermux_core::crypto::{RustCrypto, Suite, default_provider};
 use peermux_core::error::Side;
 use peermux_tokio::{
-    Config, Connection, ConnectionError, Identity, Mode, Priority, PublicKey, Remote, ResponderKeys, StaticSecret,
-    Stream, accept_over, connect_with,
+    AcceptError, Config, Connection, ConnectionError, Dialing, Identity, Listener, Mode, Priority, PublicKey, Remote,
+    ResponderKeys, StaticSecret, Stream, StrikeRegister,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -65,7 +66,8 @@ impl Arguments {
 
     /// A configuration whose preferred suite is the one asked for, if it is there.
     fn config(&self) -> Config {
-        let config = Config { fallback: !self.flag("--no-fallback"), ..Config::default() };
+        let config =
+            Config { fallback: !self.flag("--no-fallback"), early_data: self.flag("--early"), ..Config::default() };
         match self.value("--suite") {
             Some("2") => config,
             _ => Config { provider: &RustCrypto, ..config },
@@ -83,12 +85,12 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 7 % 251) as u8).collect()
 }
 
-/// Sends `data`, and gives back what comes for it.
-async fn echoed(mut stream: Stream, data: Vec<u8>) -> std::io::Result<bool> {
+/// Sends `data`, of which the first `sent` bytes are written already, and says whether the same comes back.
+async fn echoed(mut stream: Stream, data: Vec<u8>, sent: usize) -> std::io::Result<bool> {
     let (mut read, mut write) = tokio::io::split(&mut stream);
     let mut got = Vec::new();
     let send = async {
-        write.write_all(&data).await?;
+        write.write_all(&data[sent..]).await?;
         write.shutdown().await
     };
     let (sent, received) = tokio::join!(send, read.read_to_end(&mut got));
@@ -150,20 +152,32 @@ async fn dial(arguments: &Arguments) -> Result<Value> {
         (None, Some(hint)) => Remote::KeyOrAsk(hint),
         (None, None) => Remote::Anyone,
     };
-    let connection = connect_with(address, identity, remote, arguments.config(), |_| true).await?;
+    let dialing = Dialing::to(address, identity, remote, arguments.config()).await?;
+    let mut echoes = tokio::task::JoinSet::new();
+    let mut bytes = 0;
+    if arguments.flag("--early") {
+        // One request that early data holds whole, and one of which it holds the beginning.
+        for size in [300, 3000] {
+            let data = pattern(size);
+            bytes += size as u64;
+            let mut stream = dialing.open_early(PROTOCOL, Priority::default())?;
+            // No more is taken before the responder says what it gives.
+            let sent = stream.write(&data).await?;
+            echoes.spawn(echoed(stream, data, sent));
+        }
+    }
+    let connection = dialing.establish(|_| true).await?;
     let (streams, size, code) = match arguments.value("--script").unwrap_or("echo") {
         "echo" => (1, 100_000, 0),
         "multi" => (8, 20_000, 0),
         "close" => (0, 0, 77),
         script => return Err(format!("no script {script}").into()),
     };
-    let mut echoes = tokio::task::JoinSet::new();
-    let mut bytes = 0;
     for i in 0..streams {
         let data = pattern(size + i);
         bytes += data.len() as u64;
         let priority = Priority::new(3, i % 2 == 1);
-        echoes.spawn(echoed(connection.open(PROTOCOL, priority)?, data));
+        echoes.spawn(echoed(connection.open(PROTOCOL, priority)?, data, 0));
     }
     let mut good = true;
     while let Some(echo) = echoes.join_next().await {
@@ -187,14 +201,19 @@ async fn listen(arguments: &Arguments) -> Result<Value> {
     let (key, previous) = (arguments.key()?, arguments.secret("--previous")?);
     let socket = TcpListener::bind(("127.0.0.1", arguments.position(0)?.parse::<u16>()?)).await?;
     eprintln!("listening on port {} with key {}", socket.local_addr()?.port(), key.public_key());
-    let keys = ResponderKeys { current: key, previous };
-    let (socket, _) = socket.accept().await?;
-    let connection = match accept_over(socket, keys, arguments.config(), |_| true).await {
+    let keys = move || ResponderKeys { current: key.clone(), previous: previous.clone() };
+    // The key counts as made for this process.
+    let register = (arguments.value("--early") == Some("accept")).then(|| StrikeRegister::for_new_key(16, 0));
+    let register = register.map(|register| Arc::new(Mutex::new(register)));
+    let listener = Listener::with_register(socket, keys, arguments.config(), register, |_| true)?;
+    let connection = match listener.next().await.ok_or("the listener ended")? {
         Ok(connection) => connection,
-        Err(error) => return closed_in_flight_3(error).await,
+        Err(AcceptError { error, .. }) => return closed_in_flight_3(error).await,
     };
     let mut echoes = tokio::task::JoinSet::new();
+    let mut early = false;
     while let Ok(stream) = connection.accept().await {
+        early |= stream.is_early();
         echoes.spawn(echo(stream));
     }
     let mut bytes = 0;
@@ -206,7 +225,9 @@ async fn listen(arguments: &Arguments) -> Result<Value> {
         }
     }
     let closed = matches!(over(&connection).await, ConnectionError::Closed { by: Side::Peer, .. });
-    Ok(report("responder", &connection, good && closed, bytes))
+    let mut report = report("responder", &connection, good && closed, bytes);
+    report["early"] = json!(early.then_some("accepted"));
+    Ok(report)
 }
 
 #[tokio::main(flavor = "current_thread")]
