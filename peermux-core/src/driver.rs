@@ -252,7 +252,7 @@ impl Waiter {
                     return Some(Err(error.clone()));
                 }
                 let claimed = core::mem::take(&mut state.claimed);
-                if let Some(peer) = state.connection.peer().filter(|_| claimed) {
+                if let Some(peer) = state.connection.claimed_peer().filter(|_| claimed) {
                     return Some(Ok(Progress::Claimed(peer.clone())));
                 }
                 if let Some(peer) = state.asked.take() {
