@@ -284,7 +284,10 @@ impl Model {
         let mut again = Frames::new(if self.early_accepted { &[] } else { &early }).flatten();
         for frame in Frames::new(area) {
             let frame = frame.map_err(|error| format!("a frame that does not decode: {error}"))?;
-            if let Some(expected) = again.next() {
+            // What was refused comes again first, unless a CLOSE stands in its place.
+            if !matches!(frame, Frame::Close(_))
+                && let Some(expected) = again.next()
+            {
                 ensure!(frame == expected, "{frame:?} where {expected:?} was to be sent again");
                 held.frames += 1;
                 continue;
