@@ -7,13 +7,15 @@
 //! ```
 //!
 //! `server` prints the KEY that `client` needs; `any` takes whoever is there. `demo` runs both, each in one thread.
-//! Each takes one descriptor for a connection, so `demo` takes two: before `demo 5000` the limit must be raised (`ulimit -n 12000`).
+//! Each takes one descriptor for a connection, so `demo` takes two. The limit is raised as far as the system lets a process raise it.
 //! `--key-log FILE` writes the secrets for `tools/peermux.lua`.
 //!
 //! [`event_loop`] is what to copy from. This file is what an application adds: streams, and what is done about their events.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 mod event_loop;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -32,6 +34,7 @@ use peermux_core::wire::Priority;
 use peermux_core::{
     Config, Connection, Event, Identity, KeyLog, Remote, ResponderKeys, StreamId, TrafficSecrets, time,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use event_loop::{Application, EventLoop};
 
@@ -377,6 +380,30 @@ fn memory() -> String {
     resident.map_or_else(String::new, |resident| format!("; the process holds {}", resident.trim()))
 }
 
+/// Raises the limit of descriptors to `wanted`, or as far as it goes, and gives what it is then.
+fn raise_limit(wanted: u64) -> io::Result<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = wanted.min(maximum.unwrap_or(u64::MAX));
+    match current {
+        Some(current) if current < wanted => {
+            setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })?;
+            Ok(wanted)
+        }
+        current => Ok(current.unwrap_or(u64::MAX)),
+    }
+}
+
+/// Makes sure that there are descriptors for so many sockets, and for what else a process has.
+fn reserve(sockets: usize) -> Result<()> {
+    let needed = sockets as u64 + 50;
+    match raise_limit(needed)? {
+        limit if limit < needed => {
+            Err(format!("{needed} descriptors are needed, and the hard limit (`ulimit -Hn`) is {limit}").into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A file for Wireshark. Whoever has it reads and forges everything.
 struct KeyLogFile(Mutex<File>);
 
@@ -405,18 +432,23 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["server", address] => {
+            // As many as will come. A server that has no more goes on with those that it has.
+            raise_limit(1 << 20)?;
             let listener = TcpListener::bind(resolve(address)?)?;
             println!("listening on {} with key {}", listener.local_addr()?, host_key.public_key());
             serve_on(listener, host_key, config)
         }
         ["client", address, key, ref rest @ ..] => {
             let remote = if key == "any" { Remote::Anyone } else { Remote::Key(key.parse()?) };
-            run_client(resolve(address)?, remote, count(rest.first())?, &config)
+            let connections = count(rest.first())?;
+            reserve(connections)?;
+            run_client(resolve(address)?, remote, connections, &config)
         }
         ["demo", ref rest @ ..] => {
             let listener = TcpListener::bind(resolve("127.0.0.1:0")?)?;
             let (address, host) = (listener.local_addr()?, host_key.public_key());
             let connections = count(rest.first())?;
+            reserve(connections.saturating_mul(2))?;
             let server_config = config.clone();
             std::thread::spawn(move || {
                 serve_on(listener, host_key, server_config).unwrap_or_else(|error| panic!("server: {error}"))
