@@ -142,7 +142,7 @@
 //! - `ring`: AEADs in assembly, several times as fast as the portable ones, and AES-256-GCM where the processor computes it.
 //! - `std`: errors become `std::io::Error`s, and the hardware is looked at for AES.
 //! - `ed25519`: attestations of scheme 1, which bind an Ed25519 key to a static key.
-//! - `driver`: the module `driver`, a connection behind a lock with wakers, for adapters. It includes `std`.
+//! - `driver`: the modules `driver`, a connection behind a lock with wakers, and `endpoint`, the connections of one key by their peers; for adapters. It includes `std`.
 #![no_std]
 extern crate alloc;
 #[cfg(any(feature = "std", test))]
@@ -157,6 +157,8 @@ pub mod crypto;
 #[cfg(feature = "driver")]
 pub mod driver;
 mod early;
+#[cfg(feature = "driver")]
+pub mod endpoint;
 pub mod error;
 #[cfg(feature = "std")]
 mod error_io;

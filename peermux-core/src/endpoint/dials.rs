@@ -1,0 +1,268 @@
+//! Dialling for all who want the same peer.
+
+use alloc::collections::BTreeMap;
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use core::net::SocketAddr;
+use core::task::{Poll, Waker};
+use std::io;
+
+use super::{After, End, Endpoint, Link, Serving, State};
+use crate::crypto::PublicKey;
+use crate::driver::Driver;
+use crate::error::ConnectionError;
+use crate::time::Instant;
+
+/// What came of a dial.
+type Outcome<C> = Result<C, Arc<io::Error>>;
+
+/// A dial, while it is under way or somebody has yet to be told of it.
+pub(super) struct Dial<C> {
+    peer: PublicKey,
+    addresses: Arc<[SocketAddr]>,
+    under_way: bool,
+    /// Its handshake.
+    driver: Option<Arc<Driver>>,
+    /// Who wait, each under its own key.
+    waiting: BTreeMap<u64, Option<Waker>>,
+    outcome: Option<Outcome<C>>,
+    /// The dialer, until nobody waits.
+    dialer: Option<Waker>,
+}
+
+/// Somebody who wants the connection with a peer. When this is dropped, its dial is given up unless somebody else waits for it.
+pub struct Want<C> {
+    endpoint: Arc<Endpoint<C>>,
+    peer: PublicKey,
+    addresses: Arc<[SocketAddr]>,
+    key: u64,
+    joined: Option<u64>,
+}
+
+/// What there is to do for somebody who wants a connection.
+pub enum Next<C> {
+    /// This is it.
+    Found(C),
+    /// Dial, in another task or thread, and ask again at once.
+    Dial(Dialing<C>),
+    /// Wait to be woken, at the latest until then, and ask again.
+    Wait(Option<Instant>),
+    /// There is none.
+    Failed(io::Error),
+}
+
+impl<C: Link> Want<C> {
+    pub(super) fn new(endpoint: &Arc<Endpoint<C>>, peer: PublicKey, addresses: Arc<[SocketAddr]>) -> Self {
+        let key = endpoint.act(|state, _| state.number());
+        Self { endpoint: endpoint.clone(), peer, addresses, key, joined: None }
+    }
+
+    /// What there is to do now; where that is to wait, `waker` is woken when it is over.
+    ///
+    /// It fails with the error of the dial; with [`io::ErrorKind::InvalidInput`] if the peer is the endpoint itself; and with [`io::ErrorKind::NotConnected`] if the
+    /// endpoint drains.
+    pub fn next(&mut self, now: Instant, waker: &Waker) -> Next<C> {
+        let endpoint = self.endpoint.clone();
+        endpoint.act(|state, after| {
+            if let Some(next) = self.outcome(state, now, waker, after) {
+                return next;
+            }
+            if self.peer == state.own {
+                return Next::Failed(io::Error::new(io::ErrorKind::InvalidInput, "this is the endpoint's own key"));
+            }
+            if state.drains {
+                return Next::Failed(io::Error::new(io::ErrorKind::NotConnected, "the endpoint drains"));
+            }
+            if let Some(link) = state.current(now, &self.peer, after) {
+                return Next::Found(link);
+            }
+            if let Some(&id) = state.joinable.get(&self.peer)
+                && let Some(dial) = state.dials.get_mut(&id)
+            {
+                dial.waiting.insert(self.key, Some(waker.clone()));
+                self.joined = Some(id);
+                return Next::Wait(None);
+            }
+            if let Some(until) = state.table.not_before(&self.peer).filter(|until| now < *until) {
+                after.former.extend(state.watchers.insert(self.key, waker.clone()));
+                return Next::Wait(Some(until));
+            }
+            Next::Dial(self.dial(state, waker))
+        })
+    }
+
+    /// What has come of the dial that this has joined; `None` if there is none, or if there is to be another one.
+    fn outcome(&mut self, state: &mut State<C>, now: Instant, waker: &Waker, after: &mut After<C>) -> Option<Next<C>> {
+        let id = self.joined?;
+        let dial = state.dials.get_mut(&id)?;
+        let Some(outcome) = dial.outcome.clone() else {
+            after.former.extend(dial.waiting.insert(self.key, Some(waker.clone())).flatten());
+            return Some(Next::Wait(None));
+        };
+        let own = dial.addresses == self.addresses;
+        self.joined = None;
+        state.leave(id, self.key, after);
+        match outcome {
+            Ok(link) => {
+                // If this side was drained off it, there may be another one later. If it has ended meanwhile, it tells why.
+                let waits = state.table.not_before(&self.peer).is_some_and(|until| now < until);
+                if waits {
+                    after.links.push(link);
+                    return None;
+                }
+                Some(Next::Found(state.current(now, &self.peer, after).unwrap_or(link)))
+            }
+            Err(error) if own => Some(Next::Failed(copy(&error))),
+            // Somebody else dialled, and knew another address.
+            Err(_) => None,
+        }
+    }
+
+    fn dial(&mut self, state: &mut State<C>, waker: &Waker) -> Dialing<C> {
+        let (peer, addresses, id) = (self.peer, self.addresses.clone(), state.number());
+        let dial = Dial {
+            peer,
+            addresses: addresses.clone(),
+            under_way: true,
+            driver: None,
+            waiting: BTreeMap::from([(self.key, Some(waker.clone()))]),
+            outcome: None,
+            dialer: None,
+        };
+        state.dials.insert(id, dial);
+        state.joinable.insert(peer, id);
+        self.joined = Some(id);
+        Dialing { endpoint: self.endpoint.clone(), id, peer, addresses }
+    }
+}
+
+impl<C> Drop for Want<C> {
+    fn drop(&mut self) {
+        self.endpoint.act(|state, after| {
+            after.former.extend(state.watchers.remove(&self.key));
+            if let Some(id) = self.joined {
+                state.leave(id, self.key, after);
+            }
+        });
+    }
+}
+
+/// A dial that is under way. If this is dropped before [`Dialing::finish`], as by a panic, those who wait for it fail.
+pub struct Dialing<C> {
+    endpoint: Arc<Endpoint<C>>,
+    id: u64,
+    peer: PublicKey,
+    addresses: Arc<[SocketAddr]>,
+}
+
+impl<C> Dialing<C> {
+    /// Whom to dial.
+    pub const fn peer(&self) -> PublicKey {
+        self.peer
+    }
+
+    /// Where, one after the other.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Ready once nobody waits for it any more; `waker` is woken then.
+    pub fn poll_unwanted(&self, waker: &Waker) -> Poll<()> {
+        self.endpoint.act(|state, after| match state.dials.get_mut(&self.id) {
+            Some(dial) if !dial.waiting.is_empty() => {
+                after.former.extend(dial.dialer.replace(waker.clone()));
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        })
+    }
+
+    /// The handshake begins. If nobody waits any more before it is done, the connection is closed with CANCELLED.
+    pub fn begin(&self, driver: &Arc<Driver>) {
+        self.endpoint.act(|state, after| match state.dials.get_mut(&self.id) {
+            Some(dial) if !dial.waiting.is_empty() => dial.driver = Some(driver.clone()),
+            _ => after.ends.push((driver.clone(), End::GiveUp)),
+        });
+    }
+
+    /// Ends the dial, if its end is not told yet.
+    fn end(&self, state: &mut State<C>, outcome: Outcome<C>, after: &mut After<C>) {
+        state.tell(self.id, outcome, after);
+        if let Some(dial) = state.dials.get_mut(&self.id) {
+            dial.under_way = false;
+            after.former.extend(dial.dialer.take());
+            // The handshake is over, so the driver is held by others, if there is still something to hold.
+            dial.driver = None;
+            if dial.waiting.is_empty() {
+                state.dials.remove(&self.id);
+            }
+        }
+    }
+}
+
+impl<C: Link> Dialing<C> {
+    /// Tells all who wait what came of it. The connection is taken as by [`Endpoint::adopt`].
+    pub fn finish(self, now: Instant, result: io::Result<C>) -> Option<Serving<C>> {
+        let link = result.as_ref().ok().cloned();
+        let id = self.endpoint.act(|state, after| {
+            let id = link.as_ref().and_then(|link| state.adopt(now, link, after));
+            // Who comes from now on finds the connection, or dials anew.
+            self.end(state, result.map_err(Arc::new), after);
+            id
+        });
+        Some(Serving::new(&self.endpoint, id?, &link?))
+    }
+}
+
+impl<C> Drop for Dialing<C> {
+    fn drop(&mut self) {
+        self.endpoint.act(|state, after| {
+            let error = io::Error::other("the dial has ended by a panic, or with the runtime that it ran in");
+            self.end(state, Err(Arc::new(error)), after);
+        });
+    }
+}
+
+impl<C> State<C> {
+    /// Nobody waits under `key` any more.
+    fn leave(&mut self, id: u64, key: u64, after: &mut After<C>) {
+        let Some(dial) = self.dials.get_mut(&id) else { return };
+        after.former.extend(dial.waiting.remove(&key).flatten());
+        if !dial.waiting.is_empty() {
+            return;
+        }
+        after.wake.extend(dial.dialer.take());
+        after.ends.extend(dial.driver.take().map(|driver| (driver, End::GiveUp)));
+        let (peer, over) = (dial.peer, !dial.under_way);
+        if self.joinable.get(&peer) == Some(&id) {
+            self.joinable.remove(&peer);
+        }
+        if over {
+            let outcome = self.dials.remove(&id).and_then(|dial| dial.outcome);
+            after.links.extend(outcome.and_then(Result::ok));
+        }
+    }
+
+    /// Tells those who wait for the dial, unless they were told before. Nobody joins it any more.
+    pub(super) fn tell(&mut self, id: u64, outcome: Outcome<C>, after: &mut After<C>) {
+        let Some(dial) = self.dials.get_mut(&id) else { return after.links.extend(outcome.ok()) };
+        if self.joinable.get(&dial.peer) == Some(&id) {
+            self.joinable.remove(&dial.peer);
+        }
+        if dial.outcome.is_some() {
+            return after.links.extend(outcome.ok());
+        }
+        dial.outcome = Some(outcome);
+        after.wake.extend(dial.waiting.values_mut().filter_map(Option::take));
+    }
+}
+
+/// The same error for another one who waited.
+fn copy(error: &io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ConnectionError>());
+    match (error.raw_os_error(), inner) {
+        (Some(code), _) => io::Error::from_raw_os_error(code),
+        (_, Some(inner)) => inner.clone().into(),
+        _ => io::Error::new(error.kind(), error.to_string()),
+    }
+}

@@ -1,0 +1,187 @@
+//! Streams of the peers, and who takes them.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use core::fmt;
+use core::task::{Poll, Waker, ready};
+
+use super::{Endpoint, Link};
+use crate::code::Code;
+use crate::driver::{Stream, Waiter};
+use crate::time::Instant;
+use crate::wire::is_name;
+
+/// Streams that a [`Serving`] takes before it lets others go on.
+const AT_ONCE: usize = 64;
+
+/// The streams of one protocol that wait.
+pub(super) struct Queue<C> {
+    streams: VecDeque<(Stream, C)>,
+    /// Who accepts, while there is none.
+    pub(super) waker: Option<Waker>,
+}
+
+/// Why a protocol could not be registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegisterError {
+    /// The name is longer than 64 bytes, or not printable ASCII without space.
+    Name,
+    /// There is an acceptor for it already.
+    Taken,
+}
+
+impl fmt::Display for RegisterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Name => "a protocol's name is at most 64 bytes of printable ASCII without space",
+            Self::Taken => "there is an acceptor for this protocol already",
+        })
+    }
+}
+
+impl core::error::Error for RegisterError {}
+
+/// Takes the streams of one protocol. When it is dropped, those that wait are refused with REFUSED, and the protocol is unknown.
+pub struct Acceptor<C> {
+    endpoint: Arc<Endpoint<C>>,
+    protocol: Box<str>,
+}
+
+impl<C> Endpoint<C> {
+    /// Takes the streams that name `protocol`, on whichever connection; those that name none if it is empty.
+    ///
+    /// # Errors
+    /// See [`RegisterError`].
+    pub fn register(self: &Arc<Self>, protocol: &str) -> Result<Acceptor<C>, RegisterError> {
+        if !(protocol.is_empty() || is_name(protocol)) {
+            return Err(RegisterError::Name);
+        }
+        self.act(|state, _| {
+            if state.protocols.contains_key(protocol) {
+                return Err(RegisterError::Taken);
+            }
+            state.protocols.insert(protocol.into(), Queue { streams: VecDeque::new(), waker: None });
+            Ok(Acceptor { endpoint: self.clone(), protocol: protocol.into() })
+        })
+    }
+}
+
+impl<C> Acceptor<C> {
+    /// The next stream, and the connection that it came on; `None` once the endpoint has drained. `waker` is woken when there is one. Only the last waker is kept: several that wait
+    /// have to share one, or to take turns.
+    pub fn poll_accept(&self, waker: &Waker) -> Poll<Option<(Stream, C)>> {
+        self.endpoint.act(|state, after| {
+            let over = state.over();
+            let Some(queue) = state.protocols.get_mut(&self.protocol) else { return Poll::Ready(None) };
+            match queue.streams.pop_front() {
+                Some(stream) => Poll::Ready(Some(stream)),
+                None if over => Poll::Ready(None),
+                None => {
+                    after.former.extend(queue.waker.replace(waker.clone()));
+                    Poll::Pending
+                }
+            }
+        })
+    }
+
+    /// The protocol's name.
+    pub fn protocol(&self) -> &str {
+        &self.protocol
+    }
+}
+
+impl<C> Drop for Acceptor<C> {
+    fn drop(&mut self) {
+        self.endpoint.act(|state, after| {
+            let Some(queue) = state.protocols.remove(&self.protocol) else { return };
+            after.former.extend(queue.waker);
+            for (stream, link) in queue.streams {
+                after.refused.push((stream, Code::REFUSED));
+                after.links.push(link);
+            }
+        });
+    }
+}
+
+/// What is to be polled for a connection of an endpoint, until it is closed: gives the peer's streams to their acceptors. Dropping it before makes the endpoint forget the connection.
+pub struct Serving<C> {
+    endpoint: Arc<Endpoint<C>>,
+    id: u64,
+    link: C,
+    streams: Waiter,
+    drained: Waiter,
+    closed: Waiter,
+    /// The peer's DRAIN was seen.
+    drains: bool,
+    /// There are no more streams.
+    ended: bool,
+}
+
+impl<C: Link> Serving<C> {
+    pub(super) fn new(endpoint: &Arc<Endpoint<C>>, id: u64, link: &C) -> Self {
+        let driver = link.driver();
+        let (streams, drained, closed) = (driver.waiter(), driver.waiter(), driver.waiter());
+        Self {
+            endpoint: endpoint.clone(),
+            id,
+            link: link.clone(),
+            streams,
+            drained,
+            closed,
+            drains: false,
+            ended: false,
+        }
+    }
+
+    /// Ready once the connection is closed; `waker` is woken when there is something to do.
+    pub fn poll(&mut self, now: Instant, waker: &Waker) -> Poll<()> {
+        for _ in 0..AT_ONCE {
+            if !self.drains && self.drained.poll_drained(waker).is_ready() {
+                self.drains = true;
+                self.update(now);
+            }
+            if self.ended {
+                ready!(self.closed.poll_closed(waker));
+                self.endpoint.act(|state, after| state.forget(self.id, after));
+                return Poll::Ready(());
+            }
+            match ready!(self.streams.poll_accept(waker)) {
+                Ok(stream) => self.dispatch(stream),
+                Err(_) => {
+                    self.ended = true;
+                    self.update(now);
+                }
+            }
+        }
+        waker.wake_by_ref();
+        Poll::Pending
+    }
+
+    fn update(&self, now: Instant) {
+        self.endpoint.act(|state, after| {
+            state.update(now, self.id, after);
+            state.tell_all(after);
+        });
+    }
+
+    fn dispatch(&self, stream: Stream) {
+        let name = stream.protocol();
+        self.endpoint.act(|state, after| match state.protocols.get_mut(name.as_deref().unwrap_or_default()) {
+            None => after.refused.push((stream, Code::UNKNOWN_PROTOCOL)),
+            Some(queue) if queue.streams.len() >= self.endpoint.limits.queued_streams.max(1) => {
+                after.refused.push((stream, Code::REFUSED));
+            }
+            Some(queue) => {
+                queue.streams.push_back((stream, self.link.clone()));
+                after.wake.extend(queue.waker.take());
+            }
+        });
+    }
+}
+
+impl<C> Drop for Serving<C> {
+    fn drop(&mut self) {
+        self.endpoint.act(|state, after| state.forget(self.id, after));
+    }
+}
