@@ -46,12 +46,13 @@ mod pump;
 mod stream;
 
 pub use connection::{Connection, Dialing, connect, connect_over, connect_with};
-pub use endpoint::{Acceptor, Endpoint, EndpointLimits, RegisterError};
+pub use endpoint::{Acceptor, Endpoint};
 pub use listener::{AcceptError, Listener, accept_over};
 pub use stream::{ReadHalf, Stream, WriteHalf};
 
 pub use peermux_core::code::{Code, ProtocolCode};
 pub use peermux_core::crypto::{PublicKey, StaticSecret};
+pub use peermux_core::endpoint::{EndpointLimits, RegisterError};
 pub use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};
 pub use peermux_core::wire::Priority;
 pub use peermux_core::{Config, ConfigError, Identity, Mode, PeerInfo, Remote, ResponderKeys, StrikeRegister};
