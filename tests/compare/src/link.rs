@@ -1,0 +1,189 @@
+//! Links between network namespaces, made with `ip` and `tc`, and removed when they are dropped.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tun_rs::{DeviceBuilder, SyncDevice};
+
+use crate::metric::{Place, Rate};
+
+/// What the names of namespaces begin with; the process follows.
+const PREFIX: &str = "peermux-compare-";
+
+/// The address of the client's end.
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 1);
+
+/// The address of the server's end.
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 2, 1);
+
+/// The name of the interface at each end.
+const INTERFACE: &str = "mux0";
+
+/// One way of a link with a delay.
+const DELAY: Duration = Duration::from_millis(10);
+
+/// A round trip on a link with a delay.
+pub(crate) const ROUND_TRIP: Duration = Duration::from_millis(20);
+
+/// Packets that are on their way at once, on a link with a delay.
+const ON_THE_WAY: usize = 1 << 14;
+
+/// Two namespaces and what is between them.
+pub(crate) struct Link {
+    client: String,
+    server: String,
+    router: String,
+}
+
+/// Runs a command; its error is what it wrote.
+fn run(program: &str, arguments: &[&str]) -> io::Result<String> {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(io::Error::other(format!("{program} {}: {}", arguments.join(" "), said.trim())))
+    }
+}
+
+/// Runs a command with the arguments of one line.
+fn line(command: &str) -> io::Result<String> {
+    let mut words = command.split_whitespace();
+    let program = words.next().unwrap_or_default();
+    run(program, &words.collect::<Vec<_>>())
+}
+
+/// Removes what runs that were killed have left.
+pub(crate) fn sweep() {
+    let Ok(listed) = line("ip netns list") else { return };
+    for name in listed.lines().filter_map(|line| line.split_whitespace().next()) {
+        let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        if process.is_some_and(|process| !std::path::Path::new("/proc").join(process).exists()) {
+            // Another run may be sweeping too.
+            let _ = run("ip", &["netns", "delete", name]);
+        }
+    }
+}
+
+impl Link {
+    /// Makes the link for metrics at `place`; `None` on loopback.
+    pub(crate) fn for_place(place: Place) -> io::Result<Option<Self>> {
+        match place {
+            Place::Loopback => Ok(None),
+            Place::Limited(rate) => Self::limited(rate).map(Some),
+            Place::Delayed => Self::delayed().map(Some),
+        }
+    }
+
+    fn namespaces() -> io::Result<Self> {
+        let name = |end| format!("{PREFIX}{}-{end}", std::process::id());
+        let link = Self { client: name("client"), server: name("server"), router: name("router") };
+        for name in link.names() {
+            line(&format!("ip netns add {name}"))?;
+            line(&format!("ip -n {name} link set lo up"))?;
+        }
+        Ok(link)
+    }
+
+    fn names(&self) -> [&str; 3] {
+        [&self.client, &self.server, &self.router]
+    }
+
+    /// A router between two pairs of virtual Ethernet interfaces, which limits the rate both ways: the queue is not in the host that sends, as it
+    /// mostly is not. Packets leave the hosts one by one, so what their interfaces count is what would be on a wire, headers of Ethernet included.
+    fn limited(rate: Rate) -> io::Result<Self> {
+        let link = Self::namespaces()?;
+        let router = &link.router;
+        // About two milliseconds of queue at 1 Gbit/s, ten at 100 Mbit/s.
+        let limit = match rate {
+            Rate::Gigabit => "256kb",
+            Rate::Tenth => "128kb",
+        };
+        let rate = rate.tc();
+        for (name, address, to) in [(&link.client, CLIENT, "client"), (&link.server, SERVER, "server")] {
+            let [a, b, c, _] = address.octets();
+            let gateway = Ipv4Addr::new(a, b, c, 2);
+            line(&format!("ip -n {name} link add {INTERFACE} type veth peer name {to} netns {router}"))?;
+            line(&format!("ip -n {name} address add {address}/24 dev {INTERFACE}"))?;
+            line(&format!("ip -n {name} link set {INTERFACE} mtu 1500 gso_max_segs 1 up"))?;
+            line(&format!("ip -n {router} address add {gateway}/24 dev {to}"))?;
+            line(&format!("ip -n {router} link set {to} mtu 1500 up"))?;
+            line(&format!("ip -n {name} route add default via {gateway}"))?;
+            line(&format!("tc -n {router} qdisc add dev {to} root tbf rate {rate} burst 16kb limit {limit}"))?;
+        }
+        let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+        run("ip", &["netns", "exec", router, "sh", "-c", forward])?;
+        Ok(link)
+    }
+
+    /// A pair of TUN interfaces, between which this process carries packets, and takes its time.
+    fn delayed() -> io::Result<Self> {
+        let link = Self::namespaces()?;
+        let end = |name, address| {
+            let device = DeviceBuilder::new().mtu(1500).enable(false).build_sync()?;
+            let made = device.name()?;
+            line(&format!("ip link set {made} netns {name} name {INTERFACE}"))?;
+            line(&format!("ip -n {name} address add {address}/24 dev {INTERFACE}"))?;
+            line(&format!("ip -n {name} link set {INTERFACE} mtu 1500 up"))?;
+            line(&format!("ip -n {name} route add default dev {INTERFACE}"))?;
+            Ok::<_, io::Error>(Arc::new(device))
+        };
+        let (client, server) = (end(&link.client, CLIENT)?, end(&link.server, SERVER)?);
+        carry(client.clone(), server.clone());
+        carry(server, client);
+        Ok(link)
+    }
+
+    /// A command that runs `program` at the client's end, or at the server's.
+    pub(crate) fn command(&self, server: bool, program: &std::path::Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", if server { &self.server } else { &self.client }]).arg(program);
+        command
+    }
+
+    /// Bytes that the client's end has sent.
+    pub(crate) fn sent(&self) -> io::Result<u64> {
+        let client = &self.client;
+        let count = line(&format!("ip netns exec {client} cat /sys/class/net/{INTERFACE}/statistics/tx_bytes"))?;
+        count.trim().parse().map_err(io::Error::other)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        for name in self.names() {
+            // It may not have been made.
+            let _ = run("ip", &["netns", "delete", name]);
+        }
+    }
+}
+
+/// Carries packets from one device to the other, each [`DELAY`] later, until a device is gone.
+fn carry(from: Arc<SyncDevice>, to: Arc<SyncDevice>) {
+    let (arrived, waiting) = mpsc::sync_channel::<(Instant, Vec<u8>)>(ON_THE_WAY);
+    thread::spawn(move || {
+        let mut packet = vec![0; 1 << 16];
+        while let Ok(len) = from.recv(&mut packet) {
+            if arrived.send((Instant::now() + DELAY, packet[..len].to_vec())).is_err() {
+                return;
+            }
+        }
+    });
+    thread::spawn(move || {
+        while let Ok((due, packet)) = waiting.recv() {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            // A packet may be lost, as on any link.
+            let _ = to.send(&packet);
+        }
+    });
+}
+
+/// The address that a server binds to.
+pub(crate) fn server_address(link: Option<&Link>) -> IpAddr {
+    if link.is_some() { SERVER.into() } else { Ipv4Addr::LOCALHOST.into() }
+}
