@@ -37,10 +37,19 @@
 //! # }
 //! ```
 //!
+//! # Features
+//!
+//! | feature | by default | what |
+//! | --- | --- | --- |
+//! | `ring` | yes | AEADs in assembly, several times the speed of the portable ones |
+//! | `futures-io` | no | [`Stream`], [`ReadHalf`] and [`WriteHalf`] have the traits `AsyncRead` and `AsyncWrite` of the crate `futures-io` as well as Tokio's |
+//!
 //! The protocol is in `docs/spec.md`, and all of its logic in [`peermux_core`]; here are two loops for each connection and trait impls.
 
 mod connection;
 mod endpoint;
+#[cfg(feature = "futures-io")]
+mod futures;
 mod listener;
 mod pump;
 mod stream;
