@@ -1,5 +1,6 @@
 //! What the tests of peermux share: two connections in virtual time, without any I/O.
 
+pub mod bench;
 pub mod hostile;
 mod line;
 mod pair;

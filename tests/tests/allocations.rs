@@ -1,0 +1,106 @@
+//! Allocations in steady state, counted. Records, frames, the schedule, events and credit need none. Payload that is copied into an empty queue needs one for its memory; large
+//! payload is not copied.
+
+use std::time::Duration;
+
+use allocation_counter::measure;
+use peermux_core::Role;
+use peermux_core::wire::{FrameKind, Priority};
+use peermux_tests::bench::{Bulk, Cipher, Direct, Frames, Requests, config};
+
+/// Allocations in `rounds` of `act`, after as many that are not counted.
+fn steady(rounds: u64, mut act: impl FnMut()) -> u64 {
+    let mut run = || (0..rounds).for_each(|_| act());
+    run();
+    measure(run).count_total
+}
+
+#[test]
+fn records_of_shared_chunks_need_no_allocation() {
+    for cipher in Cipher::REAL {
+        let chunk = 8 << 20;
+        let mut bulk = Bulk::with_chunks(config(cipher, 16), chunk);
+        bulk.batch();
+        let before = bulk.payload();
+        let (mut sealing, mut opening) = (0, 0);
+        for _ in 0..100 {
+            sealing += measure(|| bulk.seal()).count_total;
+            bulk.transport();
+            opening += measure(|| bulk.open()).count_total;
+        }
+        let chunks = (bulk.payload() - before) / chunk as u64;
+        assert_eq!(opening, 0, "{cipher:?}");
+        // The end of a chunk, if it is small, is copied.
+        assert!(sealing <= chunks + 1, "{cipher:?}: {sealing} for {chunks} chunks");
+    }
+}
+
+#[test]
+fn short_records_need_one_allocation_for_their_payload() {
+    for quanta in [1, 4, 8] {
+        let mut bulk = Bulk::with_chunks(config(Cipher::RingAes, quanta), 8 << 20);
+        let records = bulk.records() as u64;
+        let allocations = steady(20, || {
+            bulk.batch();
+        });
+        assert!(allocations <= 20 * records + 5, "{quanta} quanta: {allocations} for {} records", 20 * records);
+    }
+}
+
+#[test]
+fn control_frames_need_no_allocation() {
+    let mut direct = Direct::new(config(Cipher::RingAes, 16));
+    let streams = direct.open(100, Priority::default());
+    let mut urgency = 0;
+    let allocations = steady(100, || {
+        urgency = (urgency + 1) % 8;
+        for (client, server) in &streams {
+            direct.initiator.recv(*client).request_priority(Priority::new(urgency, true));
+            direct.responder.recv(*server).request_priority(Priority::new(urgency, false));
+            direct.initiator.send(*client).set_priority(Priority::new(urgency, false));
+        }
+        direct.settle();
+        // The peer has a budget for such frames, which time fills again.
+        direct.now = direct.now + Duration::from_secs(1);
+    });
+    assert_eq!(allocations, 0);
+    let sent = direct.initiator.stats().frames_sent.of(FrameKind::Priority);
+    assert_eq!(sent, 2 * 100 * streams.len() as u64);
+}
+
+#[test]
+fn requests_need_an_allocation_for_each_copy_and_opening_a_stream_needs_none() {
+    let mut requests = Requests::new(config(Cipher::RingAes, 16));
+    let reused = steady(1000, || requests.reused());
+    let fresh = steady(1000, || requests.fresh());
+    // Two messages, each of which waits in a queue at either end.
+    assert!(reused <= 4 * 1000, "{reused} in 1000 requests");
+    assert!(fresh <= reused, "{fresh} with a fresh stream, and {reused} without");
+}
+
+#[test]
+fn small_frames_need_an_allocation_for_each_copy() {
+    let mut frames = Frames::new(config(Cipher::RingAes, 16));
+    let allocations = steady(100, || frames.record());
+    let most = 100 * 2 * Frames::COUNT as u64;
+    assert!(allocations <= most, "{allocations}, and there are {most} copies");
+}
+
+#[test]
+fn slices_need_an_allocation_for_each_16_kib_that_are_copied_and_each_doubling() {
+    // As many bytes as a full tail has, and much fewer.
+    for (len, most) in [(16 << 10, 4), (1000, 11)] {
+        let mut direct = Direct::new(config(Cipher::RingAes, 16));
+        let (from, to) = direct.open(1, Priority::default())[0];
+        let (source, mut sink) = (vec![7; len], vec![0; len]);
+        let before = direct.initiator.stats().records_sent;
+        let allocations = steady(1000, || {
+            while direct.initiator.send(from).write(&source).is_ok() {}
+            direct.carry(Role::Initiator);
+            while direct.responder.recv(to).read(&mut sink).is_ok() {}
+            direct.carry(Role::Responder);
+        });
+        let records = (direct.initiator.stats().records_sent - before) / 2;
+        assert!(allocations <= most * records, "{len}: {allocations} in {records} records");
+    }
+}
