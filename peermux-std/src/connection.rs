@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use peermux_core::driver::{Driver, Progress};
 
+use crate::listener::invalid;
 use crate::pump::{self, Clock};
 use crate::signal::Signal;
 use crate::stream::Stream;
@@ -79,12 +80,20 @@ pub fn connect_over(
     config: Config,
     accept: impl FnMut(&PeerInfo) -> bool,
 ) -> io::Result<Connection> {
+    Ok(establish(begin(socket, identity.into(), remote, Arc::new(config))?, accept)?)
+}
+
+/// Begins a handshake as the one who dialled.
+pub(crate) fn begin(
+    socket: TcpStream,
+    identity: Identity,
+    remote: Remote,
+    config: Arc<Config>,
+) -> io::Result<Arc<Driver>> {
     let clock = Clock::start();
-    let config = Arc::new(config);
-    let connection =
-        peermux_core::Connection::initiator(config, identity.into(), remote, clock.now(), &mut getrandom::SysRng)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    Ok(establish(pump::start(socket, connection, clock)?, accept)?)
+    let connection = peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut getrandom::SysRng)
+        .map_err(invalid)?;
+    pump::start(socket, connection, clock)
 }
 
 /// Waits for the handshake and the decision about the peer.

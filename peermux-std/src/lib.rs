@@ -40,17 +40,20 @@
 //! The protocol is in `docs/spec.md`, and all of its logic in [`peermux_core`]; here are two threads for each connection and trait impls.
 
 mod connection;
+mod endpoint;
 mod listener;
 mod pump;
 mod signal;
 mod stream;
 
 pub use connection::{Connection, connect, connect_over, connect_with};
+pub use endpoint::{Acceptor, Endpoint};
 pub use listener::{AcceptError, Listener, accept_over};
 pub use stream::Stream;
 
 pub use peermux_core::code::{Code, ProtocolCode};
 pub use peermux_core::crypto::{PublicKey, StaticSecret};
+pub use peermux_core::endpoint::{EndpointLimits, RegisterError};
 pub use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};
 pub use peermux_core::wire::Priority;
 pub use peermux_core::{Config, ConfigError, Identity, Mode, PeerInfo, Remote, ResponderKeys};

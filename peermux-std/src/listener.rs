@@ -23,7 +23,7 @@ const HANDSHAKES: usize = 256;
 const READY: usize = 64;
 
 /// How long to wait when the system has no socket to give, as when all file descriptors are in use, or when all places are taken.
-const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+pub(crate) const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 type Outcome = Result<Connection, AcceptError>;
 
@@ -95,12 +95,10 @@ impl Listener {
     ) -> io::Result<Self> {
         config.check().map_err(invalid)?;
         let address = socket.local_addr()?;
-        socket.set_nonblocking(true)?;
+        let (door, stopper) = Door::new(socket)?;
         let (outcome, outcomes) = sync_channel(READY);
-        let (stop, stopper) = io::pipe()?;
         let places = Arc::new(AtomicUsize::new(HANDSHAKES));
-        let acceptor =
-            Acceptor { socket, stop, keys, config: Arc::new(config), accept: Arc::new(accept), outcome, places };
+        let acceptor = Acceptor { door, keys, config: Arc::new(config), accept: Arc::new(accept), outcome, places };
         let thread = thread::Builder::new().name("peermux-accept".into()).spawn(move || acceptor.run())?;
         Ok(Self { address, outcomes: Some(Mutex::new(outcomes)), accepting: Some((thread, stopper)) })
     }
@@ -130,10 +128,43 @@ impl Listener {
     }
 }
 
-struct Acceptor<K, A> {
+/// A listening socket, and what ends the wait for somebody who dials.
+pub(crate) struct Door {
     socket: TcpListener,
-    /// Readable once the listener is dropped.
+    /// Readable once the writer that came with this is dropped.
     stop: io::PipeReader,
+}
+
+impl Door {
+    pub(crate) fn new(socket: TcpListener) -> io::Result<(Self, io::PipeWriter)> {
+        socket.set_nonblocking(true)?;
+        let (stop, stopper) = io::pipe()?;
+        Ok((Self { socket, stop }, stopper))
+    }
+
+    /// Waits for the next who dials; `None` once the writer is dropped.
+    pub(crate) fn next(&self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+        while !self.stops(None) {
+            match self.socket.accept() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Some(result),
+            }
+        }
+        None
+    }
+
+    /// Waits for somebody who dials, or only for `pause`; true once the writer is dropped.
+    pub(crate) fn stops(&self, pause: Option<&Timespec>) -> bool {
+        let mut both = [PollFd::new(&self.stop, PollFlags::IN), PollFd::new(&self.socket, PollFlags::IN)];
+        let fds = if pause.is_some() { 1 } else { 2 };
+        // An error, EINTR as a rule, leaves it to `accept` to find nobody.
+        let _ = poll(&mut both[..fds], pause);
+        !both[0].revents().is_empty()
+    }
+}
+
+struct Acceptor<K, A> {
+    door: Door,
     keys: K,
     config: Arc<Config>,
     accept: Arc<A>,
@@ -149,38 +180,26 @@ where
 {
     fn run(&self) {
         while let Some(place) = self.place() {
-            if self.stops(None) {
-                return;
-            }
-            let result = match self.socket.accept() {
+            let Some(dialer) = self.door.next() else { return };
+            let result = match dialer {
                 Ok((socket, peer)) => {
                     self.start(socket, peer, place).map_err(|error| AcceptError { peer: Some(peer), error })
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => Err(AcceptError { peer: None, error }),
             };
             if let Err(error) = result {
                 // What is wrong with one dialer's socket, or with the system, may be better for the next.
-                if self.outcome.send(Err(error)).is_err() || self.stops(Some(&PAUSE)) {
+                if self.outcome.send(Err(error)).is_err() || self.door.stops(Some(&PAUSE)) {
                     return;
                 }
             }
         }
     }
 
-    /// Waits for somebody who dials, or only for `pause`; true once the listener is dropped.
-    fn stops(&self, pause: Option<&Timespec>) -> bool {
-        let mut both = [PollFd::new(&self.stop, PollFlags::IN), PollFd::new(&self.socket, PollFlags::IN)];
-        let fds = if pause.is_some() { 1 } else { 2 };
-        // An error, EINTR as a rule, leaves it to `accept` to find nobody.
-        let _ = poll(&mut both[..fds], pause);
-        !both[0].revents().is_empty()
-    }
-
     /// Waits for a place for a handshake; `None` once the listener is dropped.
     fn place(&self) -> Option<Place> {
         while self.places.fetch_update(Relaxed, Relaxed, |free| free.checked_sub(1)).is_err() {
-            if self.stops(Some(&PAUSE)) {
+            if self.door.stops(Some(&PAUSE)) {
                 return None;
             }
         }
@@ -232,13 +251,14 @@ pub fn accept_over(
     Ok(establish(begin(socket, keys.into(), Arc::new(config))?, accept)?)
 }
 
-fn begin(socket: TcpStream, keys: ResponderKeys, config: Arc<Config>) -> io::Result<Arc<Driver>> {
+/// Begins a handshake as the one who was dialled.
+pub(crate) fn begin(socket: TcpStream, keys: ResponderKeys, config: Arc<Config>) -> io::Result<Arc<Driver>> {
     let clock = Clock::start();
     let connection =
         peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
     pump::start(socket, connection, clock)
 }
 
-fn invalid(error: crate::ConfigError) -> io::Error {
+pub(crate) fn invalid(error: crate::ConfigError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, error)
 }

@@ -15,7 +15,7 @@ use super::{Face, Listening, connection_error};
 
 /// Carries the bytes of one connection, until it is told otherwise.
 pub struct Relay {
-    address: SocketAddr,
+    pub address: SocketAddr,
     sockets: Arc<Mutex<Vec<TcpStream>>>,
     paused: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
