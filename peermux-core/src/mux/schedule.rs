@@ -81,6 +81,8 @@ pub(super) struct Schedule {
 }
 
 fn holds(entries: &[Entry], place: Place) -> bool {
+    #[cfg(test)]
+    tests::LOOKS.set(tests::LOOKS.get() + 1);
     entries.get(place.slot as usize).is_some_and(|entry| entry.ticket == place.ticket && entry.need != Need::Nothing)
 }
 
@@ -245,7 +247,15 @@ impl Level {
 
 #[cfg(test)]
 mod tests {
+    use core::cell::Cell;
+    use std::thread_local;
+
     use super::*;
+
+    thread_local! {
+        /// Places that this thread has looked at.
+        pub(super) static LOOKS: Cell<u64> = const { Cell::new(0) };
+    }
 
     fn with(streams: &[(u8, bool)]) -> Schedule {
         let mut schedule = Schedule::default();
@@ -316,6 +326,33 @@ mod tests {
             schedule.levels.iter().map(|level| level.turns.len() + level.line.len() + level.opening.len()).sum();
         assert!(places < 300, "{places}");
         assert!(schedule.next(true, true).is_some());
+    }
+
+    /// Places that are looked at while `streams` of which each third is not incremental take `rounds` turns. After each turn the stream has nothing more, and an
+    /// earlier one has something again.
+    fn looks(streams: u32, rounds: u64) -> u64 {
+        let kinds: Vec<_> = (0..streams).map(|slot| (3, slot % 3 != 0)).collect();
+        let mut schedule = with(&kinds);
+        let mut idle = VecDeque::new();
+        let before = LOOKS.get();
+        for _ in 0..rounds {
+            let pick = schedule.next(true, true).expect("most have payload");
+            schedule.set_need(pick.slot, Need::Nothing);
+            idle.push_back(pick.slot);
+            if idle.len() > 2 {
+                schedule.set_need(idle.pop_front().expect("it has three"), Need::Data);
+            }
+        }
+        LOOKS.get() - before
+    }
+
+    #[test]
+    fn choosing_looks_at_no_more_places_with_many_streams_than_with_few() {
+        let rounds = 10_000;
+        let few = looks(10, rounds);
+        let many = looks(100_000, rounds);
+        assert!(few >= rounds, "{few} looks");
+        assert!(many <= few, "{few} looks with 10 streams, {many} with 100,000");
     }
 
     #[test]
