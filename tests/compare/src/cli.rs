@@ -41,6 +41,9 @@ pub(crate) struct Options {
     /// Where to write all figures as JSON; beside the program as `compare.json` if nothing is said.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// A file whose text between the lines `<!-- results -->` and `<!-- end of results -->` is replaced by the tables.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) into: Option<PathBuf>,
 }
 
 fn metrics() -> String {

@@ -65,7 +65,8 @@ impl Task {
             Metric::Unread => self.unread().await,
             Metric::Setup => self.setup().await,
             Metric::RoundTrips => self.round_trips().await,
-            Metric::Memory => self.memory().await,
+            Metric::StreamMemory => self.stream_memory().await,
+            Metric::ConnectionMemory => self.connection_memory().await,
             Metric::LinkBulk(_) => self.bulk(1).await,
             Metric::LinkLoad(_, load) => self.load(load).await,
         }
@@ -262,28 +263,30 @@ impl Task {
         Ok(values)
     }
 
-    /// The memory of idle streams and of idle connections, just after tables have grown, at their worst.
-    async fn memory(&mut self) -> io::Result<Values> {
+    /// The memory of idle streams, just after tables have grown, at its worst.
+    async fn stream_memory(&mut self) -> io::Result<Values> {
         let connection = self.client.connect().await?;
         let mut held = Vec::with_capacity(1 << 13);
         hold(&*connection, &mut held, 16).await?;
-        let settled = self.settled().await?;
+        let before = self.settled().await?;
         let base = held.len();
-        let mut stream = (0.0, 0.0);
+        let (mut client, mut server) = (0.0_f64, 0.0_f64);
         for total in [1025, 2049, 4097] {
             hold(&*connection, &mut held, total).await?;
-            let usage = self.settled().await?;
-            let each = |before: usize, after: usize| after.saturating_sub(before) as f64 / (held.len() - base) as f64;
-            let client = each(settled.client_memory, usage.client_memory);
-            let server = each(settled.server_memory, usage.server_memory);
-            stream = (client.max(stream.0), server.max(stream.1));
+            let after = self.settled().await?;
+            let each = |grown: usize| grown as f64 / (total - base) as f64;
+            client = client.max(each(after.client_memory.saturating_sub(before.client_memory)));
+            server = server.max(each(after.server_memory.saturating_sub(before.server_memory)));
         }
         drop(held);
         connection.close().await?;
+        Ok(values([("client", client), ("server", server)]))
+    }
 
-        // Each has one idle stream, since for some a stream is the connection.
-        let mut connections: Vec<(Box<dyn Connection>, Stream)> = Vec::with_capacity(512);
+    /// The memory of idle connections. Each has one idle stream, since for some a stream is the connection.
+    async fn connection_memory(&mut self) -> io::Result<Values> {
         self.visit().await?;
+        let mut connections: Vec<(Box<dyn Connection>, Stream)> = Vec::with_capacity(512);
         let before = self.settled().await?;
         for _ in 0..257 {
             let connection = self.client.connect().await?;
@@ -292,13 +295,10 @@ impl Task {
             connections.push((connection, stream));
         }
         let after = self.settled().await?;
-        let each = |before: usize, after: usize| after.saturating_sub(before) as f64 / connections.len() as f64;
-        Ok(values([
-            ("stream_client", stream.0),
-            ("stream_server", stream.1),
-            ("connection_client", each(before.client_memory, after.client_memory)),
-            ("connection_server", each(before.server_memory, after.server_memory)),
-        ]))
+        let each = |grown: usize| grown as f64 / connections.len() as f64;
+        let client = each(after.client_memory.saturating_sub(before.client_memory));
+        let server = each(after.server_memory.saturating_sub(before.server_memory));
+        Ok(values([("client", client), ("server", server)]))
     }
 
     /// Requests on a stream while bulk data saturates the link.

@@ -41,8 +41,10 @@ pub(crate) enum Metric {
     Setup,
     /// The time to the first answer on a link with a delay.
     RoundTrips,
-    /// Memory of idle streams and connections.
-    Memory,
+    /// Memory of idle streams.
+    StreamMemory,
+    /// Memory of idle connections.
+    ConnectionMemory,
     /// Upload on one stream over a limited link.
     LinkBulk(Rate),
     /// Upload and download at once over a limited link.
@@ -63,7 +65,7 @@ pub(crate) enum Place {
 }
 
 /// All metrics, in the order in which they are measured.
-pub(crate) const ALL: [(&str, Metric); 18] = [
+pub(crate) const ALL: [(&str, Metric); 19] = [
     ("bulk-1", Metric::Bulk(1)),
     ("bulk-10", Metric::Bulk(10)),
     ("bulk-100", Metric::Bulk(100)),
@@ -73,7 +75,8 @@ pub(crate) const ALL: [(&str, Metric); 18] = [
     ("churn", Metric::Churn),
     ("setup", Metric::Setup),
     ("unread", Metric::Unread),
-    ("memory", Metric::Memory),
+    ("stream-memory", Metric::StreamMemory),
+    ("connection-memory", Metric::ConnectionMemory),
     ("round-trips", Metric::RoundTrips),
     ("link-1g", Metric::LinkBulk(Rate::Gigabit)),
     ("link-100m", Metric::LinkBulk(Rate::Tenth)),
@@ -106,13 +109,13 @@ impl Metric {
 
     /// Whether allocations are counted.
     pub(crate) const fn counts_memory(self) -> bool {
-        matches!(self, Self::Memory | Self::Unread)
+        matches!(self, Self::StreamMemory | Self::ConnectionMemory | Self::Unread)
     }
 
     /// How often it is measured at most: what hardly varies once, what takes long seldom.
     pub(crate) const fn most_rounds(self) -> usize {
         match self {
-            Self::Memory | Self::RoundTrips | Self::Unread => 1,
+            Self::StreamMemory | Self::ConnectionMemory | Self::RoundTrips | Self::Unread => 1,
             Self::LinkBulk(_) | Self::LinkBoth(_) | Self::LinkLoad(..) => 3,
             _ => usize::MAX,
         }
@@ -126,7 +129,7 @@ impl Metric {
             Self::Bulk(_) | Self::Both => 1000,
             Self::Latency | Self::OneCpu => 800,
             Self::Churn | Self::Unread => 600,
-            Self::Setup | Self::Memory | Self::RoundTrips => 300,
+            Self::Setup | Self::StreamMemory | Self::ConnectionMemory | Self::RoundTrips => 300,
         };
         Duration::from_millis(if quick { millis / 3 } else { millis })
     }

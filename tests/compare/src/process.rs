@@ -102,7 +102,7 @@ fn find(name: &str) -> io::Result<Box<dyn Contestant>> {
 }
 
 fn setting(metric: Metric, identity: Vec<u8>) -> Setting {
-    Setting { early: metric == Metric::RoundTrips, many_streams: metric == Metric::Memory, identity }
+    Setting { early: metric == Metric::RoundTrips, many_streams: metric == Metric::StreamMemory, identity }
 }
 
 /// Serves until the standard input ends.

@@ -89,8 +89,18 @@ pub(crate) fn all(options: &Options) -> io::Result<()> {
         None => std::env::current_exe()?.with_file_name("compare.json"),
     };
     fs::write(json, serde_json::to_vec_pretty(&written)?)?;
-    print!("{}", report::markdown(&written, &names, &samples, &notes, options.quick));
-    Ok(())
+    let tables = report::markdown(&written, &names, &samples, &notes, options.quick);
+    print!("{tables}");
+    options.into.as_deref().map_or(Ok(()), |file| replace(file, &tables))
+}
+
+/// Puts the tables where a document wants them.
+fn replace(file: &Path, tables: &str) -> io::Result<()> {
+    let (begin, end) = ("<!-- results -->\n", "<!-- end of results -->\n");
+    let text = fs::read_to_string(file)?;
+    let parts = text.split_once(begin).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
+    let (before, after) = parts.ok_or_else(|| io::Error::other(format!("{}: no place for results", file.display())))?;
+    fs::write(file, format!("{before}{begin}\n{tables}\n{end}{after}"))
 }
 
 fn wanted(name: &str, only: &[String]) -> bool {

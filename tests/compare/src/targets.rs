@@ -74,13 +74,13 @@ fn all() -> Vec<Target> {
         all.push(target(what, (name, "setup", "cpu_us"), vec![("tls-aws", "setup", "cpu_us")], AtMost(1.2)));
     }
     let name = "peermux-aes";
-    for (value, what, most) in [
-        ("stream_client", "bytes per idle stream, opener", 400.0),
-        ("stream_server", "bytes per idle stream, acceptor", 400.0),
-        ("connection_client", "bytes per idle connection, dialer", 16_384.0),
-        ("connection_server", "bytes per idle connection, listener", 16_384.0),
+    for (metric, value, what, most) in [
+        ("stream-memory", "client", "bytes per idle stream, opener", 400.0),
+        ("stream-memory", "server", "bytes per idle stream, acceptor", 400.0),
+        ("connection-memory", "client", "bytes per idle connection, dialer", 16_384.0),
+        ("connection-memory", "server", "bytes per idle connection, listener", 16_384.0),
     ] {
-        all.push(target(format!("{name}: {what}"), (name, "memory", value), Vec::new(), AtMost(most)));
+        all.push(target(format!("{name}: {what}"), (name, metric, value), Vec::new(), AtMost(most)));
     }
     // Half a round trip more would be one too many.
     for (value, what, most) in [("early_answer_ms", "with early data", 50.0), ("first_answer_ms", "without", 70.0)] {

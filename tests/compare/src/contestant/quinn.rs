@@ -5,9 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{Endpoint, EndpointConfig, RecvStream, SendStream, TokioRuntime, TransportConfig};
+use quinn::{Connecting, Endpoint, EndpointConfig, Incoming, RecvStream, SendStream, TokioRuntime, TransportConfig};
 use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -79,6 +80,11 @@ impl Contestant for Quinn {
         Box::pin(async move {
             let (mut config, certificate) = tls::server_config(tls::ring_aes(), addr)?;
             config.alpn_protocols = vec![ALPN.to_vec()];
+            if setting.early {
+                config.send_tls13_tickets = 1;
+                // The one value that QUIC knows besides 0.
+                config.max_early_data_size = u32::MAX;
+            }
             let crypto = QuicServerConfig::with_initial(Arc::new(config), initial()?).map_err(io::Error::other)?;
             let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
             server.transport_config(transport(&setting));
@@ -88,7 +94,7 @@ impl Contestant for Quinn {
                 while let Some(incoming) = endpoint.accept().await {
                     let handler = handler.clone();
                     tokio::spawn(async move {
-                        let Ok(connection) = incoming.await else { return };
+                        let Ok(connection) = accept(incoming, setting.early).await else { return };
                         while let Ok((send, recv)) = connection.accept_bi().await {
                             handler(Box::new(Pair(send, recv)));
                         }
@@ -102,11 +108,27 @@ impl Contestant for Quinn {
     fn client(&self, addr: SocketAddr, setting: &Setting) -> io::Result<Box<dyn Client>> {
         let mut config = tls::client_config(tls::ring_aes(), &setting.identity)?;
         config.alpn_protocols = vec![ALPN.to_vec()];
+        if setting.early {
+            config.resumption = rustls::client::Resumption::default();
+            config.enable_early_data = true;
+        }
         let crypto = QuicClientConfig::with_initial(Arc::new(config), initial()?).map_err(io::Error::other)?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(transport(setting));
         let endpoint = endpoint((Ipv4Addr::UNSPECIFIED, 0).into(), None)?;
-        Ok(Box::new(Dialer { addr, endpoint, config }))
+        Ok(Box::new(Dialer { addr, endpoint, config, early: setting.early }))
+    }
+}
+
+/// Waits for the handshake, or, if `early`, only for what is needed to answer early data.
+async fn accept(incoming: Incoming, early: bool) -> Result<quinn::Connection, quinn::ConnectionError> {
+    let connecting = incoming.accept()?;
+    if !early {
+        return connecting.await;
+    }
+    match connecting.into_0rtt() {
+        Ok((connection, _)) => Ok(connection),
+        Err(connecting) => connecting.await,
     }
 }
 
@@ -114,15 +136,35 @@ struct Dialer {
     addr: SocketAddr,
     endpoint: Endpoint,
     config: quinn::ClientConfig,
+    early: bool,
+}
+
+impl Dialer {
+    fn dial(&self) -> io::Result<Connecting> {
+        let name = self.addr.ip().to_string();
+        self.endpoint.connect_with(self.config.clone(), self.addr, &name).map_err(io::Error::other)
+    }
 }
 
 impl Client for Dialer {
     fn connect(&self) -> Boxed<'_, Box<dyn Connection>> {
-        Box::pin(async move {
-            let name = self.addr.ip().to_string();
-            let connecting =
-                self.endpoint.connect_with(self.config.clone(), self.addr, &name).map_err(io::Error::other)?;
-            Ok(Box::new(connecting.await?) as Box<dyn Connection>)
+        Box::pin(async move { Ok(Box::new(self.dial()?.await?) as Box<dyn Connection>) })
+    }
+
+    /// Resumes a connection that was there before, without which QUIC has no early data.
+    fn early<'a>(&'a self, request: &'a [u8]) -> Option<Boxed<'a, Duration>> {
+        self.early.then(|| -> Boxed<'a, Duration> {
+            Box::pin(async move {
+                let begin = Instant::now();
+                let early = self.dial()?.into_0rtt();
+                let (connection, accepted) = early.map_err(|_| io::Error::other("there is nothing to resume"))?;
+                let (mut send, mut recv) = connection.open_bi().await?;
+                send.write_all(request).await?;
+                let mut answer = vec![0; request.len()];
+                recv.read_exact(&mut answer).await.map_err(io::Error::other)?;
+                let elapsed = begin.elapsed();
+                if accepted.await { Ok(elapsed) } else { Err(io::Error::other("early data was refused")) }
+            })
         })
     }
 }
