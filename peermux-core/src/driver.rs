@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::task::{Poll, Waker};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::code::{Code, ProtocolCode};
 use crate::connection::{Connection, EarlyOffer, Event, PeerInfo, Transmit};
@@ -19,6 +19,10 @@ use crate::error::{BufferTooSmall, ConnectionError, OpenError, ReadError, WriteE
 use crate::id::StreamId;
 use crate::time::Instant;
 use crate::wire::Priority;
+
+mod buffers;
+
+pub use buffers::{ReadBuffer, WriteBuffer};
 
 /// A connection that several tasks or threads share.
 pub struct Driver {
@@ -56,6 +60,15 @@ pub enum Pump {
     HalfClose(Option<Instant>),
     /// Close the transport: nothing more is to be sent or received.
     Close,
+}
+
+/// What a writer that has something to send needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// How long a buffer is worth giving to [`Driver::poll_transmit`], in bytes.
+    pub buffer: usize,
+    /// TCP_NOTSENT_LOWAT, in bytes: see [`Connection::unsent_limit`].
+    pub unsent: usize,
 }
 
 /// How far the peer is proved.
@@ -119,8 +132,11 @@ impl Driver {
     }
 
     /// The transport gave bytes: takes what is whole from the front of `input`.
-    pub fn handle_input(&self, now: Instant, input: &mut BytesMut) {
-        self.with(|connection| connection.handle_input(now, input));
+    pub fn handle_input(&self, now: Instant, input: &mut ReadBuffer) {
+        self.with(|connection| {
+            connection.handle_input(now, &mut input.bytes);
+            input.next = connection.next_input_len();
+        });
     }
 
     /// The transport says that the peer sends nothing more.
@@ -138,15 +154,26 @@ impl Driver {
         self.with(|connection| connection.handle_timeout(now));
     }
 
-    /// For the writer, when the transport can take more: the next thing to do. `waker` is woken when that changes.
+    /// For the writer, when the transport can take more: the next thing to do. `waker` is woken when that changes. A buffer longer than one
+    /// record of the largest size is filled with several.
     ///
     /// # Errors
-    /// [`BufferTooSmall`] if `out` is shorter than [`Connection::next_transmit_len`]: 16 quanta always do.
+    /// [`BufferTooSmall`] if `out` is shorter than [`Connection::next_transmit_len`]: 16 quanta always do, and so does what [`Driver::wants_transmit`]
+    /// said if nothing happened since.
     pub fn poll_transmit(&self, now: Instant, out: &mut [u8], waker: &Waker) -> Result<Pump, BufferTooSmall> {
         self.act(false, |state| {
-            let transmit = state.connection.poll_transmit(now, out)?;
-            if let Transmit::Bytes(len) = transmit {
-                return Ok(Pump::Send(len));
+            let connection = &mut state.connection;
+            let mut transmit = connection.poll_transmit(now, out)?;
+            let mut sent = 0;
+            while let Transmit::Bytes(len) = transmit {
+                sent += len;
+                if out.len() - sent < connection.next_transmit_len() || out.len() <= crate::MAX_INPUT_BUFFER {
+                    break;
+                }
+                transmit = connection.poll_transmit(now, &mut out[sent..])?;
+            }
+            if sent > 0 {
+                return Ok(Pump::Send(sent));
             }
             if state.connection.is_closed() {
                 return Ok(Pump::Close);
@@ -160,10 +187,12 @@ impl Driver {
         })
     }
 
-    /// Whether there is anything to send or to close, so that a writer knows without a buffer.
-    pub fn wants_transmit(&self) -> bool {
+    /// What [`Driver::poll_transmit`] wants, if there is anything to send or to close: so a writer holds no buffer while it waits.
+    pub fn wants_transmit(&self) -> Option<Demand> {
         let mut state = self.lock();
-        state.connection.wants_transmit() || state.connection.is_closed()
+        let connection = &mut state.connection;
+        let wants = connection.wants_transmit() || connection.is_closed();
+        wants.then(|| Demand { buffer: connection.burst_len(), unsent: connection.unsent_limit() })
     }
 
     /// For the reader: whether it need not read on, since nothing that arrives is looked at any more and the transport is to be closed.

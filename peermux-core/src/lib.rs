@@ -185,5 +185,6 @@ pub use key_log::{KeyLog, TrafficSecrets};
 pub use peers::{PeerTable, Verdict};
 pub use stats::{FrameCounts, Stats, StreamStats, WaitTimes};
 
-/// The largest input buffer, in bytes, with which the memory bound of a connection holds.
-pub const MAX_INPUT_BUFFER: usize = 32 * 1024;
+/// The largest input buffer, in bytes, with which the memory bound of a connection holds: that of one record of the largest size. A reader that
+/// reads [`Connection::next_input_len`] bytes of a long record moves no part of the next one.
+pub const MAX_INPUT_BUFFER: usize = wire::MAX_RECORD as usize * wire::QUANTUM;

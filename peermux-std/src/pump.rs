@@ -6,23 +6,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use peermux_core::driver::{Driver, Pump};
+use peermux_core::Connection;
+use peermux_core::driver::{Driver, Pump, ReadBuffer, WriteBuffer};
 use peermux_core::time::Instant as Moment;
-use peermux_core::{Connection, MAX_INPUT_BUFFER};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv};
 
 use crate::signal::Signal;
-
-/// The largest record, in bytes.
-const LARGEST: usize = 16 * 1408;
-
-/// Bytes that may wait in the kernel before the socket is not writable any more: about one record, so that what is urgent does not
-/// wait behind more than that.
-#[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
-const NOT_SENT_LOW_WATER: u32 = 16 * 1024;
 
 /// How long a writer waits for a socket that takes nothing before it looks whether the connection has ended or has a new timer meanwhile.
 const STALL: Duration = Duration::from_secs(1);
@@ -50,9 +41,17 @@ impl Clock {
 fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     // The threads wait in `poll`, where the writer has its timers and the reader needs no buffer.
-    socket.set_nonblocking(true)?;
-    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
-    socket2::SockRef::from(socket).set_tcp_notsent_lowat(NOT_SENT_LOW_WATER)?;
+    socket.set_nonblocking(true)
+}
+
+/// Sets how many bytes may wait in the kernel before the socket is not writable any more, so that what is urgent does not wait behind them.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
+fn limit_unsent(socket: &TcpStream, bytes: usize) -> io::Result<()> {
+    socket2::SockRef::from(socket).set_tcp_notsent_lowat(u32::try_from(bytes).unwrap_or(u32::MAX))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios")))]
+fn limit_unsent(_: &TcpStream, _: usize) -> io::Result<()> {
     Ok(())
 }
 
@@ -115,15 +114,16 @@ impl Loops {
     }
 
     fn read(&self) {
-        let mut rest = BytesMut::new();
+        let mut buffer = ReadBuffer::default();
         loop {
-            let arrived = match self.wait_for(PollFlags::IN, None).and_then(|_| self.receive(&mut rest)) {
+            buffer.release();
+            let arrived = match self.wait_for(PollFlags::IN, None).and_then(|_| self.receive(&mut buffer)) {
                 Ok(arrived) => arrived,
                 Err(error) if retry(&error) => continue,
                 Err(error) => return self.fail(&error),
             };
             match arrived {
-                true => self.driver.handle_input(self.clock.now(), &mut rest),
+                true => self.driver.handle_input(self.clock.now(), &mut buffer),
                 false => self.driver.handle_eof(self.clock.now()),
             }
             if self.driver.is_closed() {
@@ -135,26 +135,20 @@ impl Loops {
         }
     }
 
-    /// Reads what has arrived behind `rest`; whether it was anything.
-    ///
-    /// Each time into a new buffer, since the streams keep parts of the old one; so an idle connection holds none.
-    fn receive(&self, rest: &mut BytesMut) -> io::Result<bool> {
-        let mut buffer = Vec::with_capacity(MAX_INPUT_BUFFER);
-        buffer.extend_from_slice(rest);
-        let before = buffer.len();
-        recv(&self.socket, spare_capacity(&mut buffer), RecvFlags::empty())?;
-        let arrived = buffer.len() > before;
-        if arrived {
-            *rest = BytesMut::from(Bytes::from(buffer));
-        }
-        Ok(arrived)
+    /// Reads what has arrived; whether it was anything.
+    fn receive(&self, buffer: &mut ReadBuffer) -> io::Result<bool> {
+        buffer.room_in_vec(|room| {
+            let before = room.len();
+            recv(&self.socket, spare_capacity(room), RecvFlags::empty())?;
+            Ok(room.len() > before)
+        })
     }
 
     fn write(&self) {
-        let mut half_closed = false;
+        let (mut half_closed, mut unsent) = (false, 0);
         loop {
             let seen = self.signal.seen();
-            let timer = match self.send() {
+            let timer = match self.send(&mut unsent) {
                 Ok(Pump::Send(_)) => continue,
                 Ok(Pump::Wait(timer)) => timer,
                 Ok(Pump::HalfClose(timer)) => {
@@ -173,19 +167,24 @@ impl Loops {
     }
 
     /// Sends records until there are no more. What goes into each is decided when the socket can take it.
-    fn send(&self) -> io::Result<Pump> {
+    fn send(&self, unsent: &mut usize) -> io::Result<Pump> {
         let waker = self.signal.waker();
-        let mut buffer = Vec::new();
+        let mut buffer = WriteBuffer::default();
         loop {
-            if self.driver.wants_transmit() {
+            let mut room = 0;
+            if let Some(demand) = self.driver.wants_transmit() {
+                if std::mem::replace(unsent, demand.unsent) != demand.unsent {
+                    limit_unsent(&self.socket, demand.unsent)?;
+                }
                 if !self.wait_writable()? {
                     return Ok(Pump::Close);
                 }
-                buffer.resize(LARGEST, 0);
+                room = demand.buffer;
             }
-            match self.driver.poll_transmit(self.clock.now(), &mut buffer, &waker) {
+            let room = buffer.room(room);
+            match self.driver.poll_transmit(self.clock.now(), room, &waker) {
                 Ok(Pump::Send(len)) => {
-                    if !self.write_all(&buffer[..len])? {
+                    if !self.write_all(&room[..len])? {
                         return Ok(Pump::Close);
                     }
                 }

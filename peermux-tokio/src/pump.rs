@@ -7,21 +7,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use peermux_core::MAX_INPUT_BUFFER;
-use peermux_core::driver::{Driver, Pump};
+use peermux_core::driver::{Driver, Pump, ReadBuffer, WriteBuffer};
 use peermux_core::time::Instant;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-
-/// The largest record, in bytes.
-const LARGEST: usize = 16 * 1408;
-
-/// Bytes that may wait in the kernel before the socket is not writable any more: about one record, so that what is urgent does not
-/// wait behind more than that.
-#[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
-const NOT_SENT_LOW_WATER: u32 = 16 * 1024;
 
 /// How long a writer waits for a socket that takes nothing before it looks whether the connection has ended or has a new timer meanwhile.
 const STALL: Duration = Duration::from_secs(1);
@@ -53,9 +43,17 @@ pub(crate) fn unix_millis() -> u64 {
 
 /// Sets what a connection needs of its socket.
 fn prepare(socket: &TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)?;
-    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
-    socket2::SockRef::from(socket).set_tcp_notsent_lowat(NOT_SENT_LOW_WATER)?;
+    socket.set_nodelay(true)
+}
+
+/// Sets how many bytes may wait in the kernel before the socket is not writable any more, so that what is urgent does not wait behind them.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
+fn limit_unsent(socket: &TcpStream, bytes: usize) -> io::Result<()> {
+    socket2::SockRef::from(socket).set_tcp_notsent_lowat(u32::try_from(bytes).unwrap_or(u32::MAX))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios")))]
+fn limit_unsent(_: &TcpStream, _: usize) -> io::Result<()> {
     Ok(())
 }
 
@@ -94,47 +92,65 @@ impl Drop for Shared {
     }
 }
 
-async fn read(socket: OwnedReadHalf, mut shared: Shared) {
-    read_all(&socket, &shared.driver, shared.clock).await.unwrap_or_else(|error| shared.fail(&error));
+async fn read(mut socket: OwnedReadHalf, mut shared: Shared) {
+    read_all(&mut socket, &shared.driver, shared.clock).await.unwrap_or_else(|error| shared.fail(&error));
     shared.over = true;
 }
 
-async fn read_all(socket: &OwnedReadHalf, driver: &Arc<Driver>, clock: Clock) -> io::Result<()> {
-    let mut buffer = BytesMut::new();
+async fn read_all(socket: &mut OwnedReadHalf, driver: &Arc<Driver>, clock: Clock) -> io::Result<()> {
+    let mut buffer = ReadBuffer::default();
     let mut waiter = driver.waiter();
     let mut closed = pin!(poll_fn(|cx| waiter.poll_closed(cx.waker())));
+    let mut turn = Turn::default();
     loop {
-        // No buffer is held while there is nothing to read.
-        if buffer.is_empty() {
-            buffer = BytesMut::new();
-        }
-        // A peer that always has more to send leaves other tasks their turn.
-        tokio::task::coop::consume_budget().await;
+        buffer.release();
         tokio::select! {
             biased;
             readable = socket.readable() => readable?,
             () = &mut closed => return Ok(()),
         }
-        make_room(&mut buffer);
-        match socket.try_read_buf(&mut buffer) {
-            Ok(0) => {
+        match read_some(socket, &mut buffer).await {
+            Some(Ok(0)) => {
                 driver.handle_eof(clock.now());
                 return Ok(());
             }
-            Ok(_) => driver.handle_input(clock.now(), &mut buffer),
-            Err(error) if retry(&error) => {}
-            Err(error) => return Err(error),
+            Some(Ok(len)) => {
+                driver.handle_input(clock.now(), &mut buffer);
+                turn.used(len).await;
+            }
+            Some(Err(error)) if retry(&error) => {}
+            Some(Err(error)) => return Err(error),
+            None => {}
         }
     }
 }
 
-/// Makes room behind what is in `buffer`, up to [`MAX_INPUT_BUFFER`] in all and never more, as `reserve` might.
-fn make_room(buffer: &mut BytesMut) {
-    if !buffer.try_reclaim(MAX_INPUT_BUFFER - buffer.len()) {
-        let mut larger = BytesMut::with_capacity(MAX_INPUT_BUFFER);
-        larger.extend_from_slice(buffer);
-        *buffer = larger;
+/// How much a loop has done since it let others run.
+#[derive(Default)]
+struct Turn(usize);
+
+impl Turn {
+    /// Bytes after which the others have their turn: so what was read is taken, and what was sent is filled up again, while it is still in the processor's cache.
+    const LEN: usize = 128 * 1024;
+
+    async fn used(&mut self, bytes: usize) {
+        self.0 += bytes;
+        if self.0 >= Self::LEN {
+            self.0 = 0;
+            tokio::task::yield_now().await;
+        }
     }
+}
+
+/// Reads what is there, without waiting. Unlike `try_read`, it remembers when that was all.
+async fn read_some(socket: &mut OwnedReadHalf, buffer: &mut ReadBuffer) -> Option<io::Result<usize>> {
+    let mut room = buffer.room();
+    let mut read = pin!(socket.read_buf(&mut room));
+    poll_fn(|cx| match read.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 async fn write(mut socket: OwnedWriteHalf, mut shared: Shared) {
@@ -143,9 +159,9 @@ async fn write(mut socket: OwnedWriteHalf, mut shared: Shared) {
 }
 
 async fn write_all(socket: &mut OwnedWriteHalf, driver: &Driver, clock: Clock) -> io::Result<()> {
-    let mut half_closed = false;
+    let (mut half_closed, mut unsent) = (false, 0);
     loop {
-        let timer = match send(socket, driver, clock).await? {
+        let timer = match send(socket, driver, clock, &mut unsent).await? {
             Pump::Send(_) => continue,
             Pump::Wait(timer) => timer,
             Pump::HalfClose(timer) => {
@@ -171,23 +187,29 @@ async fn write_all(socket: &mut OwnedWriteHalf, driver: &Driver, clock: Clock) -
 }
 
 /// Sends records until there are no more. What goes into each is decided when the socket can take it.
-async fn send(socket: &OwnedWriteHalf, driver: &Driver, clock: Clock) -> io::Result<Pump> {
-    let mut buffer = Vec::new();
+async fn send(socket: &OwnedWriteHalf, driver: &Driver, clock: Clock, unsent: &mut usize) -> io::Result<Pump> {
+    let mut buffer = WriteBuffer::default();
+    let mut turn = Turn::default();
     loop {
-        tokio::task::coop::consume_budget().await;
-        if driver.wants_transmit() {
+        let mut room = 0;
+        if let Some(demand) = driver.wants_transmit() {
+            if std::mem::replace(unsent, demand.unsent) != demand.unsent {
+                limit_unsent(socket.as_ref(), demand.unsent)?;
+            }
             // An error of the socket shows when it is written to.
             if !writable(socket, driver, clock).await? {
                 return Ok(Pump::Close);
             }
-            buffer.resize(LARGEST, 0);
+            room = demand.buffer;
         }
-        let pump = poll_fn(|cx| Poll::Ready(driver.poll_transmit(clock.now(), &mut buffer, cx.waker()))).await;
+        let room = buffer.room(room);
+        let pump = poll_fn(|cx| Poll::Ready(driver.poll_transmit(clock.now(), room, cx.waker()))).await;
         match pump {
             Ok(Pump::Send(len)) => {
-                if !write_record(socket, &buffer[..len], driver, clock).await? {
+                if !write_records(socket, &room[..len], driver, clock).await? {
                     return Ok(Pump::Close);
                 }
+                turn.used(len).await;
             }
             Ok(pump) => return Ok(pump),
             // Something came up since it was asked whether there was anything.
@@ -197,7 +219,7 @@ async fn send(socket: &OwnedWriteHalf, driver: &Driver, clock: Clock) -> io::Res
 }
 
 /// Writes all of `bytes`; false if the connection has ended before the socket took them.
-async fn write_record(socket: &OwnedWriteHalf, mut bytes: &[u8], driver: &Driver, clock: Clock) -> io::Result<bool> {
+async fn write_records(socket: &OwnedWriteHalf, mut bytes: &[u8], driver: &Driver, clock: Clock) -> io::Result<bool> {
     while !bytes.is_empty() {
         match socket.try_write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

@@ -22,6 +22,11 @@ impl DrainRate {
     const FEWEST: u64 = 4;
     /// Before the first measurement.
     const UNKNOWN: u8 = 8;
+    /// How long what is given to the transport at once takes at most, and what of it waits there in any case.
+    const BURST: Duration = Duration::from_micros(250);
+    const WAITS: u64 = 16 * 1024;
+    /// The largest burst, in records of the largest size.
+    const MOST: u64 = 4;
 
     /// `bytes` were taken at `now`; `more` says whether payload waits behind them.
     pub(super) fn sent(&mut self, now: Instant, bytes: usize, more: bool) {
@@ -56,18 +61,43 @@ impl DrainRate {
         let quanta = u64::try_from(bytes).unwrap_or(u64::MAX) / QUANTUM as u64;
         quanta.clamp(Self::FEWEST, u64::from(MAX_RECORD)) as u8
     }
+
+    /// How many bytes may be given to the transport at once: a record of the largest size, or some of them where a system call for each would
+    /// be what limits the rate. That is so from about 2 Gbit/s on.
+    pub(super) fn burst(&self) -> usize {
+        const LARGEST: u64 = MAX_RECORD as u64 * QUANTUM as u64;
+        let bytes = u128::from(self.rate.unwrap_or(0)) * Self::BURST.as_micros() / 1_000_000;
+        let records = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_sub(Self::WAITS) / LARGEST;
+        // A power of two, so that it seldom changes.
+        (LARGEST << records.clamp(1, Self::MOST).ilog2()) as usize
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn at(rate: u64) -> u8 {
+    fn drained_at(rate: u64) -> DrainRate {
         let mut drain_rate = DrainRate::default();
         for milli in 0..1000 {
             drain_rate.sent(Instant::from_millis(milli), (rate / 1000) as usize, true);
         }
-        drain_rate.largest_record()
+        drain_rate
+    }
+
+    fn at(rate: u64) -> u8 {
+        drained_at(rate).largest_record()
+    }
+
+    #[test]
+    fn only_a_fast_transport_is_given_several_records_at_once() {
+        let records = |rate| drained_at(rate).burst() / (16 * QUANTUM);
+        assert_eq!(DrainRate::default().burst(), 16 * QUANTUM);
+        assert_eq!(records(100_000_000 / 8), 1);
+        assert_eq!(records(1_000_000_000 / 8), 1);
+        assert_eq!(records(2_000_000_000 / 8), 2);
+        assert_eq!(records(4_000_000_000 / 8), 4);
+        assert_eq!(records(100_000_000_000 / 8), 4);
     }
 
     #[test]

@@ -50,6 +50,7 @@ impl Connection {
         match self.next_action() {
             Action::Nothing => {
                 self.drain_rate.idle();
+                self.mux.shed();
                 return Ok(Transmit::Idle);
             }
             Action::Finish => return Ok(Transmit::Finished),

@@ -306,6 +306,7 @@ impl Connection {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
         self.shaper.on_time(self.now);
+        self.mux.shed_all();
         match self.phase {
             Phase::Over => {}
             Phase::Silent(until) => {
@@ -529,6 +530,20 @@ impl Connection {
             _ => {}
         }
         self.sealer.as_ref().map_or(0, Sealer::next_len)
+    }
+
+    /// How many bytes are worth giving to the transport at once: what [`Connection::next_transmit_len`] says; or, while the transport
+    /// takes what it is given so fast that the calls are what costs, as many as it takes in about 0.25 ms, in records that are made one after the other.
+    pub fn burst_len(&self) -> usize {
+        let (next, (payload, _)) = (self.next_transmit_len(), self.mux.backlog());
+        if payload > next { next.max(self.drain_rate.burst()) } else { next }
+    }
+
+    /// How many bytes may wait in the transport, unsent, before it takes no more: what is urgent waits behind them. For
+    /// a TCP socket that is TCP_NOTSENT_LOWAT. 16 KiB, or the longest burst where that is more than one record.
+    pub fn unsent_limit(&self) -> usize {
+        let burst = self.drain_rate.burst();
+        if burst > crate::MAX_INPUT_BUFFER { burst } else { 16 * 1024 }
     }
 
     /// The bytes that complete what is read next: a flight of the handshake, or a record. While input is discarded this is one quantum.

@@ -126,7 +126,7 @@ impl Mux {
     pub(crate) fn write(&mut self, id: StreamId, bytes: &[u8]) -> Result<usize, WriteError> {
         let (slot, room) = self.writable(id)?;
         let len = bytes.len().min(room);
-        self.streams[slot as usize].send.queue.push_slice(&bytes[..len]);
+        self.streams[slot as usize].send.queue.push_slice(&bytes[..len], &mut self.spares);
         self.refresh(slot);
         Ok(len)
     }
@@ -139,7 +139,7 @@ impl Mux {
         let queue = &mut self.streams[slot as usize].send.queue;
         // A small one costs more to keep than to copy, and it may keep a large buffer alive.
         if len < SHARE_WRITES_FROM {
-            queue.push_slice(&front)
+            queue.push_slice(&front, &mut self.spares)
         } else {
             queue.push_chunk(front)
         }
@@ -243,7 +243,7 @@ impl Mux {
     pub(crate) fn read(&mut self, id: StreamId, out: &mut [u8]) -> Result<usize, ReadError> {
         let slot = self.readable(id)?;
         let Some(slot) = slot else { return Ok(0) };
-        let read = self.streams[slot as usize].recv.queue.read(out);
+        let read = self.streams[slot as usize].recv.queue.read(out, &mut self.spares);
         self.consume(slot, read);
         Ok(read)
     }

@@ -2,6 +2,7 @@
 
 use alloc::collections::VecDeque;
 
+use arrayvec::ArrayVec;
 use bytes::{Buf, Bytes, BytesMut};
 
 /// Bytes in order, less than 4 GiB. Taking whole chunks copies nothing; small pieces are gathered, so that they pin no larger buffer.
@@ -15,34 +16,81 @@ pub(super) struct Chunks {
     kept: u32,
 }
 
+/// Tails that have been read, for those to come: so bytes that flow steadily need no allocation.
+#[derive(Debug, Default)]
+pub(super) struct Spares {
+    small: ArrayVec<BytesMut, 4>,
+    full: ArrayVec<BytesMut, 16>,
+    /// So many full ones were not needed since the last [`Spares::shed`].
+    unneeded: usize,
+}
+
+impl Spares {
+    /// A tail that was read to its end.
+    fn give(&mut self, mut tail: BytesMut) {
+        tail.clear();
+        // Its whole capacity again, with what was read.
+        let _ = tail.try_reclaim(tail.capacity() + 1);
+        match tail.capacity() {
+            Chunks::SMALL if !self.small.is_full() => self.small.push(tail),
+            Chunks::FULL if !self.full.is_full() => self.full.push(tail),
+            _ => {}
+        }
+    }
+
+    /// An empty tail with room for `len` bytes.
+    fn take(&mut self, len: usize) -> BytesMut {
+        let (spare, capacity) = match len {
+            ..=Chunks::SMALL => (self.small.pop(), Chunks::SMALL),
+            Chunks::FULL => (self.full.pop(), Chunks::FULL),
+            _ => (None, len),
+        };
+        self.unneeded = self.unneeded.min(self.full.len());
+        spare.unwrap_or_else(|| BytesMut::with_capacity(capacity))
+    }
+
+    /// Drops the full ones that were not needed since this was last called.
+    pub(super) fn shed(&mut self) {
+        self.full.drain(..self.unneeded);
+        self.unneeded = self.full.len();
+    }
+
+    /// Drops them all.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
 impl Chunks {
     /// A tail that has grown to this is not appended to any more.
-    const TAIL: usize = 16 * 1024;
+    const FULL: usize = 16 * 1024;
+    /// The smallest tail.
+    const SMALL: usize = 512;
 
     pub(super) const fn len(&self) -> usize {
         self.len as usize
     }
 
-    pub(super) fn push_slice(&mut self, mut bytes: &[u8]) {
+    pub(super) fn push_slice(&mut self, mut bytes: &[u8], spares: &mut Spares) {
         self.len += bytes.len() as u32;
         while !bytes.is_empty() {
-            if self.tail.len() >= Self::TAIL {
+            if self.tail.len() >= Self::FULL {
                 self.seal_tail();
             }
-            let (fits, rest) = bytes.split_at(bytes.len().min(Self::TAIL - self.tail.len()));
-            self.reserve(fits.len());
+            let (fits, rest) = bytes.split_at(bytes.len().min(Self::FULL - self.tail.len()));
+            self.reserve(fits.len(), spares);
             self.tail.extend_from_slice(fits);
             bytes = rest;
         }
     }
 
     /// Room for `more` bytes in the tail: doubled, but never beyond a full one, and without what was read from it.
-    fn reserve(&mut self, more: usize) {
-        let needed = self.tail.len() + more;
-        if needed > self.tail.capacity() {
-            let mut grown = BytesMut::with_capacity(needed.max(2 * self.tail.len()).min(Self::TAIL));
+    fn reserve(&mut self, more: usize, spares: &mut Spares) {
+        let (len, capacity) = (self.tail.len(), self.tail.capacity());
+        if len + more > capacity {
+            let mut grown = spares.take((len + more).max(2 * len).min(Self::FULL));
             grown.extend_from_slice(&self.tail);
-            self.tail = grown;
+            spares.give(core::mem::replace(&mut self.tail, grown));
         }
     }
 
@@ -64,7 +112,7 @@ impl Chunks {
     }
 
     /// Moves as many bytes as `out` and the queue have, and returns their number.
-    pub(super) fn read(&mut self, out: &mut [u8]) -> usize {
+    pub(super) fn read(&mut self, out: &mut [u8], spares: &mut Spares) -> usize {
         let mut read = 0;
         while read < out.len() {
             let rest = &mut out[read..];
@@ -73,7 +121,9 @@ impl Chunks {
                 rest[..n].copy_from_slice(&front[..n]);
                 front.advance(n);
                 if front.is_empty() {
-                    self.queue.pop_front();
+                    if let Some(Ok(tail)) = self.queue.pop_front().map(Bytes::try_into_mut) {
+                        spares.give(tail);
+                    }
                     self.kept = 0;
                 }
                 read += n;
@@ -82,7 +132,7 @@ impl Chunks {
                 rest[..n].copy_from_slice(&self.tail[..n]);
                 self.tail.advance(n);
                 if self.tail.is_empty() {
-                    self.tail = BytesMut::new();
+                    spares.give(core::mem::take(&mut self.tail));
                     self.kept = 0;
                 }
                 read += n;
@@ -123,8 +173,8 @@ impl Chunks {
         if self.kept == 0 {
             let kept = match self.queue.front() {
                 Some(_) if front + (before - len) >= shared_from => whole,
-                Some(_) => (front + (before - len)).min(Self::TAIL),
-                None => Self::TAIL.min(self.tail.capacity() + (before - len)),
+                Some(_) => (front + (before - len)).min(Self::FULL),
+                None => Self::FULL.min(self.tail.capacity() + (before - len)),
             };
             self.kept = u32::try_from(kept).unwrap_or(u32::MAX);
         }
@@ -149,20 +199,20 @@ mod tests {
 
     #[test]
     fn order_is_kept_through_chunks_and_tail() {
-        let mut chunks = Chunks::default();
-        chunks.push_slice(b"ab");
+        let (mut chunks, spares) = (Chunks::default(), &mut Spares::default());
+        chunks.push_slice(b"ab", spares);
         chunks.push_chunk(Bytes::from_static(b"cdef"));
-        chunks.push_slice(b"gh");
-        chunks.push_slice(b"ij");
+        chunks.push_slice(b"gh", spares);
+        chunks.push_slice(b"ij", spares);
         assert_eq!(chunks.len(), 10);
         let mut out = [0; 3];
-        assert_eq!(chunks.read(&mut out), 3);
+        assert_eq!(chunks.read(&mut out, spares), 3);
         assert_eq!(&out, b"abc");
         assert_eq!(chunks.pop(2).as_deref(), Some(&b"de"[..]));
         assert_eq!(chunks.pop(9).as_deref(), Some(&b"f"[..]));
         assert_eq!(chunks.pop(9).as_deref(), Some(&b"ghij"[..]));
         assert_eq!(chunks.pop(9), None);
-        chunks.push_slice(b"k");
+        chunks.push_slice(b"k", spares);
         assert_eq!(chunks.clear(), 1);
         assert_eq!(chunks.len(), 0);
     }
@@ -170,8 +220,34 @@ mod tests {
     #[test]
     fn a_large_slice_is_cut_into_tails() {
         let mut chunks = Chunks::default();
-        chunks.push_slice(&[7; 40_000]);
+        chunks.push_slice(&[7; 40_000], &mut Spares::default());
         assert_eq!(chunks.len(), 40_000);
-        assert_eq!(chunks.pop(usize::MAX).map(|chunk| chunk.len()), Some(Chunks::TAIL));
+        assert_eq!(chunks.pop(usize::MAX).map(|chunk| chunk.len()), Some(Chunks::FULL));
+    }
+
+    #[test]
+    fn tails_are_taken_again() {
+        let (mut chunks, spares) = (Chunks::default(), &mut Spares::default());
+        let mut out = [0; 1000];
+        chunks.push_slice(&[1; 40_000], spares);
+        for _ in 0..40 {
+            chunks.read(&mut out, spares);
+        }
+        assert_eq!((spares.small.len(), spares.full.len()), (0, 2), "the last tail was not full");
+        let full = spares.full[1].as_ptr();
+        chunks.push_slice(&[2; Chunks::FULL], spares);
+        assert_eq!((chunks.tail.as_ptr(), spares.full.len()), (full, 1));
+        assert_eq!(chunks.read(&mut out, spares), 1000);
+        assert_eq!(out, [2; 1000]);
+        chunks.clear();
+        chunks.push_slice(b"a", spares);
+        chunks.read(&mut out, spares);
+        assert_eq!(spares.small.len(), 1);
+        // What the application keeps is its own.
+        chunks.push_chunk(Bytes::from(alloc::vec![3; Chunks::FULL]));
+        let kept = chunks.queue[0].clone();
+        while chunks.read(&mut out, spares) > 0 {}
+        assert_eq!(spares.full.len(), 1);
+        assert_eq!(kept, [3; Chunks::FULL][..]);
     }
 }

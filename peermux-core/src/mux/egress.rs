@@ -194,7 +194,7 @@ impl Mux {
         }
         let fin = take == queued && stream.send.state == SendState::Finishing;
         StreamData::encode_header(wire, fin, len, out);
-        stream.send.queue.read(out.claim(take));
+        stream.send.queue.read(out.claim(take), &mut self.spares);
         stream.send.credit.spend(take);
         self.credit_out.spend(take);
         self.budget.payload(take);

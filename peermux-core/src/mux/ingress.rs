@@ -108,7 +108,7 @@ impl Mux {
                 Source::Shared(buffer) if len >= SHARE_FROM => {
                     stream.recv.queue.push_chunk(buffer.slice_ref(frame.payload))
                 }
-                _ => stream.recv.queue.push_slice(frame.payload),
+                _ => stream.recv.queue.push_slice(frame.payload, &mut self.spares),
             }
         }
         if frame.fin {

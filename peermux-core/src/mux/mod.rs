@@ -33,6 +33,7 @@ use crate::stats::{Stats, StreamStats, Waited};
 use crate::time::Instant;
 use crate::wakers::Notices;
 use crate::wire::{Priority, Settings};
+use chunks::Spares;
 use credit::{Growth, RecvCredit, SendCredit};
 use halves::{RecvHalf, RecvState, SendHalf, SendState};
 use names::Names;
@@ -182,6 +183,7 @@ pub(crate) struct Mux {
     /// Before the peer is accepted only early streams may send.
     accepted: bool,
 
+    spares: Spares,
     /// Bytes queued for sending, in all; and of these the bytes of streams whose next frame is payload.
     queued: usize,
     ready: usize,
@@ -226,6 +228,7 @@ impl Mux {
             room: VecDeque::new(),
             drains: Drains::default(),
             accepted: false,
+            spares: Spares::default(),
             queued: 0,
             ready: 0,
             waited: Waited::default(),
@@ -293,6 +296,16 @@ impl Mux {
 
     fn slots(&self) -> alloc::vec::Vec<u32> {
         self.streams.iter().map(|(slot, _)| slot as u32).collect()
+    }
+
+    /// There is nothing to send: gives memory back that was kept for what might come, and did not.
+    pub(crate) fn shed(&mut self) {
+        self.spares.shed();
+    }
+
+    /// Gives all memory back that is kept for what may come.
+    pub(crate) fn shed_all(&mut self) {
+        self.spares.clear();
     }
 
     /// Streams that exist here.

@@ -1,0 +1,177 @@
+//! Memory that records are read into and written from.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::buf::Limit;
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::MAX_INPUT_BUFFER;
+use crate::wire::QUANTUM;
+
+/// What a reader reads into: what has arrived of the next record.
+///
+/// Records are decrypted where they were read, and streams keep parts of it until the application has taken them. The memory comes from a
+/// small pool that all connections of the process share: an idle connection holds none, and a busy one allocates none.
+#[derive(Debug, Default)]
+pub struct ReadBuffer {
+    pub(super) bytes: BytesMut,
+    /// The memory is to go to the pool.
+    pooled: bool,
+    /// The length of the next record; 0 before it is known.
+    pub(super) next: usize,
+}
+
+impl ReadBuffer {
+    /// From this length on records are read one at a time, so that no part of the next one has to be moved.
+    const LONG: usize = 8 * QUANTUM;
+
+    /// Where to read to: as much as is worth reading at once.
+    pub fn room(&mut self) -> Limit<&mut BytesMut> {
+        let whole = if self.next >= Self::LONG { self.next } else { MAX_INPUT_BUFFER };
+        let wanted = whole.saturating_sub(self.bytes.len());
+        if !self.bytes.try_reclaim(wanted) {
+            let mut other = take();
+            other.extend_from_slice(&self.bytes);
+            self.bytes.clear();
+            self.release();
+            self.bytes = other;
+            self.pooled = true;
+        }
+        (&mut self.bytes).limit(wanted)
+    }
+
+    /// As [`ReadBuffer::room`], for a reader that appends to a `Vec`, within its capacity.
+    pub fn room_in_vec<T>(&mut self, read: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        let mut vec = Vec::from(core::mem::take(&mut self.bytes));
+        if vec.capacity() < MAX_INPUT_BUFFER {
+            let mut other = Vec::from(take());
+            other.extend_from_slice(&vec);
+            vec = other;
+        }
+        self.pooled = true;
+        let result = read(&mut vec);
+        self.bytes = BytesMut::from(Bytes::from(vec));
+        result
+    }
+
+    /// Gives the memory back if nothing is in it. To be called before the reader waits.
+    pub fn release(&mut self) {
+        if self.bytes.is_empty() && core::mem::take(&mut self.pooled) {
+            RECEIVING.give(core::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+impl Drop for ReadBuffer {
+    fn drop(&mut self) {
+        self.bytes.clear();
+        self.release();
+    }
+}
+
+/// What a writer has its records made in. Its memory comes from a small pool, as that of a [`ReadBuffer`]; to be dropped before the writer waits.
+#[derive(Debug, Default)]
+pub struct WriteBuffer(Vec<u8>);
+
+impl WriteBuffer {
+    /// The first `len` bytes, whatever stands there.
+    pub fn room(&mut self, len: usize) -> &mut [u8] {
+        if self.0.capacity() == 0 && len > 0 {
+            self.0 = SENDING.take(|_| true).unwrap_or_default();
+        }
+        if self.0.len() < len {
+            self.0.resize(len, 0);
+        }
+        &mut self.0[..len]
+    }
+}
+
+impl Drop for WriteBuffer {
+    fn drop(&mut self) {
+        if self.0.capacity() > 0 {
+            SENDING.give(core::mem::take(&mut self.0));
+        }
+    }
+}
+
+/// Buffers whose memory is free once no stream keeps a part of it: 704 KiB at most.
+static RECEIVING: Pool<BytesMut, 32> = Pool::new();
+
+/// Buffers that records are made in: at most 352 KiB.
+static SENDING: Pool<Vec<u8>, 4> = Pool::new();
+
+fn take() -> BytesMut {
+    let free = RECEIVING.take(|buffer| buffer.try_reclaim(MAX_INPUT_BUFFER));
+    free.unwrap_or_else(|| BytesMut::with_capacity(MAX_INPUT_BUFFER))
+}
+
+/// At most `N` buffers that nobody uses.
+struct Pool<B, const N: usize>(Mutex<VecDeque<B>>);
+
+impl<B, const N: usize> Pool<B, N> {
+    /// How many are looked at for one that will do.
+    const LOOKS: usize = 4;
+
+    const fn new() -> Self {
+        Self(Mutex::new(VecDeque::new()))
+    }
+
+    fn take(&self, will_do: impl Fn(&mut B) -> bool) -> Option<B> {
+        let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..Self::LOOKS.min(pool.len()) {
+            let mut buffer = pool.pop_front()?;
+            if will_do(&mut buffer) {
+                return Some(buffer);
+            }
+            pool.push_back(buffer);
+        }
+        None
+    }
+
+    /// The oldest makes room: a stream may keep a part of it for long.
+    fn give(&self, buffer: B) {
+        let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = if pool.len() >= N { pool.pop_front() } else { None };
+        pool.push_back(buffer);
+        drop(pool);
+        drop(oldest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_record_is_read_alone_and_short_ones_together() {
+        let mut buffer = ReadBuffer::default();
+        assert_eq!(buffer.room().remaining_mut(), MAX_INPUT_BUFFER);
+        buffer.next = 8 * QUANTUM;
+        assert_eq!(buffer.room().remaining_mut(), 8 * QUANTUM);
+        buffer.room().put_slice(&[1; 1000]);
+        assert_eq!(buffer.room().remaining_mut(), 8 * QUANTUM - 1000);
+        buffer.next = MAX_INPUT_BUFFER;
+        assert_eq!(buffer.room().remaining_mut(), MAX_INPUT_BUFFER - 1000);
+    }
+
+    #[test]
+    fn what_streams_keep_is_not_written_over() {
+        let mut buffer = ReadBuffer::default();
+        let mut kept = Vec::new();
+        for round in 0..100 {
+            buffer.room().put_slice(&[round; 20_000]);
+            kept.push(buffer.bytes.split().freeze());
+            buffer.room_in_vec(|vec| vec.extend_from_slice(&[round; 10_000]));
+            kept.push(buffer.bytes.split().freeze());
+            buffer.release();
+            for chunk in &kept {
+                assert!(chunk.iter().all(|byte| *byte == chunk[0]), "round {round}");
+            }
+            if round % 3 == 0 {
+                kept.clear();
+            }
+        }
+    }
+}
