@@ -1,0 +1,395 @@
+//! What adapters' endpoints are built on, without sockets, tasks or threads: who is woken, and what is given up.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::task::{Poll, Wake, Waker};
+use std::time::Duration;
+
+use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::crypto::{PublicKey, StaticSecret};
+use peermux_core::driver::Driver;
+use peermux_core::endpoint::{Acceptor, Dialing, Endpoint, EndpointLimits, Link, Next, Want};
+use peermux_core::time::Instant;
+use peermux_core::wire::Priority;
+use peermux_core::{Config, Connection, Identity, PeerInfo, Remote, Transmit};
+use peermux_tests::{Pair, PairBuilder, initiator_key, responder_key, rng};
+
+/// The time, where it does not matter.
+const NOW: Instant = Instant::from_millis(1000);
+
+/// A handle of a connection, as an adapter has one.
+#[derive(Clone)]
+struct Handle(Arc<(Arc<Driver>, PeerInfo)>);
+
+impl Link for Handle {
+    fn driver(&self) -> &Arc<Driver> {
+        &self.0.0
+    }
+
+    fn peer(&self) -> &PeerInfo {
+        &self.0.1
+    }
+}
+
+type Node = Arc<Endpoint<Handle>>;
+
+fn node(limits: EndpointLimits) -> Node {
+    Endpoint::new(responder_key().public_key(), limits)
+}
+
+fn default() -> Node {
+    node(EndpointLimits::default())
+}
+
+fn handle(connection: Connection) -> Handle {
+    let peer = connection.peer().expect("it is confirmed").clone();
+    Handle(Arc::new((Driver::new(connection), peer)))
+}
+
+/// One end of a connection that the holder of [`initiator_key`] has dialled, and the other.
+fn accepted() -> (Handle, Connection) {
+    let Pair { initiator, responder, .. } = Pair::established();
+    (handle(responder.conn), initiator.conn)
+}
+
+/// One end of a connection to the holder of [`initiator_key`], dialled here, and the other.
+fn dialled_with_peer() -> (Handle, Connection) {
+    let pair = PairBuilder {
+        identity: Identity::Known(responder_key()),
+        remote: Remote::Key(initiator_key().public_key()),
+        responder_keys: initiator_key().into(),
+        ..PairBuilder::default()
+    };
+    let Pair { initiator, responder, .. } = pair.establish();
+    (handle(initiator.conn), responder.conn)
+}
+
+fn dialled() -> Handle {
+    dialled_with_peer().0
+}
+
+fn peer() -> PublicKey {
+    initiator_key().public_key()
+}
+
+fn addresses(port: u16) -> Arc<[SocketAddr]> {
+    Arc::new([SocketAddr::from(([127, 0, 0, 1], port))])
+}
+
+/// Counts how often it was woken, and uses the endpoint each time: it hangs if that is under the lock.
+#[derive(Default)]
+struct Count {
+    woken: AtomicUsize,
+    node: OnceLock<Node>,
+}
+
+impl Count {
+    fn of(node: &Node) -> (Arc<Self>, Waker) {
+        let count = Arc::<Self>::default();
+        assert!(count.node.set(node.clone()).is_ok());
+        (count.clone(), count.into())
+    }
+
+    fn taken(&self) -> usize {
+        self.woken.swap(0, SeqCst)
+    }
+}
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.woken.fetch_add(1, SeqCst);
+        self.node.get().expect("it is set").peers();
+    }
+}
+
+fn begin(want: &mut Want<Handle>, waker: &Waker) -> Dialing<Handle> {
+    match want.next(NOW, waker) {
+        Next::Dial(dialing) => dialing,
+        _ => panic!("it does not dial"),
+    }
+}
+
+fn waits(want: &mut Want<Handle>, waker: &Waker) -> Option<Instant> {
+    match want.next(NOW, waker) {
+        Next::Wait(until) => until,
+        _ => panic!("it does not wait"),
+    }
+}
+
+fn failure(want: &mut Want<Handle>) -> io::Error {
+    match want.next(NOW, Waker::noop()) {
+        Next::Failed(error) => error,
+        _ => panic!("it does not fail"),
+    }
+}
+
+fn found(want: &mut Want<Handle>) -> Handle {
+    match want.next(NOW, Waker::noop()) {
+        Next::Found(handle) => handle,
+        _ => panic!("it is not found"),
+    }
+}
+
+/// A handshake that is under way.
+fn handshake() -> Arc<Driver> {
+    let (config, remote) = (Arc::new(Config::default()), Remote::Key(peer()));
+    let connection = Connection::initiator(config, Identity::Known(responder_key()), remote, NOW, &mut rng(1));
+    Driver::new(connection.expect("it is valid"))
+}
+
+fn code_of(driver: &Driver) -> Option<Code> {
+    driver.with(|connection| connection.error().and_then(|error| error.code()))
+}
+
+#[test]
+fn all_who_wait_for_a_dial_are_woken_once_and_told_the_same() {
+    let node = default();
+    let wakers = [Count::of(&node), Count::of(&node), Count::of(&node)];
+    let mut wants = [(); 3].map(|()| node.want(peer(), addresses(1)));
+    let dialing = begin(&mut wants[0], &wakers[0].1);
+    assert_eq!((dialing.peer(), dialing.addresses()), (peer(), &*addresses(1)));
+    for (want, (_, waker)) in wants.iter_mut().zip(&wakers) {
+        assert_eq!(waits(want, waker), None);
+    }
+    assert!(dialing.finish(NOW, Err(io::ErrorKind::ConnectionRefused.into())).is_none());
+    for (want, (count, _)) in wants.iter_mut().zip(&wakers) {
+        assert_eq!(count.taken(), 1);
+        assert_eq!(failure(want).kind(), io::ErrorKind::ConnectionRefused);
+    }
+    // Who asks again dials again.
+    drop(begin(&mut wants[1], Waker::noop()));
+}
+
+#[test]
+fn an_error_of_the_system_or_of_the_connection_stays_one_for_all() {
+    let node = default();
+    let mut want = node.want(peer(), addresses(1));
+    begin(&mut want, Waker::noop()).finish(NOW, Err(io::Error::from_raw_os_error(113)));
+    assert_eq!(failure(&mut want).raw_os_error(), Some(113));
+    let error = peermux_core::error::ConnectionError::IdleTimeout;
+    begin(&mut want, Waker::noop()).finish(NOW, Err(error.clone().into()));
+    let told = failure(&mut want);
+    assert_eq!(told.get_ref().and_then(|inner| inner.downcast_ref()), Some(&error));
+}
+
+#[test]
+fn another_address_is_dialled_where_the_first_has_failed() {
+    let node = default();
+    let [mut first, mut second] = [1, 2].map(|port| node.want(peer(), addresses(port)));
+    let dialing = begin(&mut first, Waker::noop());
+    assert_eq!(waits(&mut second, Waker::noop()), None);
+    dialing.finish(NOW, Err(io::ErrorKind::ConnectionRefused.into()));
+    assert_eq!(begin(&mut second, Waker::noop()).addresses(), &*addresses(2));
+    failure(&mut first);
+}
+
+#[test]
+fn a_dial_that_is_lost_fails_those_who_wait() {
+    let node = default();
+    let (count, waker) = Count::of(&node);
+    let mut want = node.want(peer(), addresses(1));
+    let dialing = begin(&mut want, &waker);
+    drop(dialing);
+    assert_eq!((count.taken(), failure(&mut want).kind()), (1, io::ErrorKind::Other));
+}
+
+#[test]
+fn a_dial_is_given_up_when_the_last_one_leaves_and_nobody_joins_it_then() {
+    let node = default();
+    let (count, waker) = Count::of(&node);
+    let [mut first, mut second, mut third] = [(); 3].map(|()| node.want(peer(), addresses(1)));
+    let dialing = begin(&mut first, Waker::noop());
+    assert_eq!(waits(&mut second, Waker::noop()), None);
+    let driver = handshake();
+    dialing.begin(&driver);
+    drop(first);
+    assert!(dialing.poll_unwanted(&waker).is_pending());
+    assert_eq!((count.taken(), code_of(&driver)), (0, None));
+    drop(second);
+    assert_eq!((count.taken(), code_of(&driver)), (1, Some(Code::CANCELLED)));
+    assert!(dialing.poll_unwanted(&waker).is_ready());
+    // One that comes too late to be told of its handshake gives it up as well.
+    let late = handshake();
+    dialing.begin(&late);
+    assert_eq!(code_of(&late), Some(Code::CANCELLED));
+    let again = begin(&mut third, Waker::noop());
+    drop(dialing);
+    assert_eq!(waits(&mut third, Waker::noop()), None);
+    let serving = again.finish(NOW, Ok(dialled())).expect("it does not drain");
+    assert_eq!(found(&mut third).peer().key, peer());
+    drop(serving);
+}
+
+#[test]
+fn a_peer_that_dials_ends_the_wait_for_a_dial_and_what_is_established_is_not_given_up() {
+    let node = default();
+    let (count, waker) = Count::of(&node);
+    let mut want = node.want(peer(), addresses(1));
+    let dialing = begin(&mut want, &waker);
+    let ours = dialled();
+    dialing.begin(ours.driver());
+    let (theirs, _there) = accepted();
+    let _serving = node.adopt(NOW, &theirs).expect("it does not drain");
+    assert_eq!(count.taken(), 1);
+    assert!(Arc::ptr_eq(found(&mut want).driver(), theirs.driver()));
+    assert!(dialing.poll_unwanted(Waker::noop()).is_ready());
+    // From flight 3 on the peer may use it, so it is a connection like any other one, and a duplicate.
+    assert_eq!(code_of(ours.driver()), None);
+    assert!(dialing.finish(NOW, Ok(ours)).is_some());
+    let draining = |handle: &Handle| handle.driver().with(|connection| connection.is_draining());
+    let decides = responder_key().public_key() < peer();
+    assert_eq!(draining(&theirs), decides);
+}
+
+#[test]
+fn one_that_was_drained_off_is_told_when_to_dial_and_woken_when_the_peer_comes() {
+    let node = default();
+    let (ours, mut there) = dialled_with_peer();
+    let mut want = node.want(peer(), addresses(1));
+    let mut serving = begin(&mut want, Waker::noop()).finish(NOW, Ok(ours.clone())).expect("it does not drain");
+    assert!(Arc::ptr_eq(found(&mut want).driver(), ours.driver()));
+    let (serves, waker) = Count::of(&node);
+    assert!(serving.poll(NOW, &waker).is_pending());
+    there.drain(ProtocolCode::DUPLICATE);
+    let mut buffer = vec![0; 16 * 1408];
+    let Ok(Transmit::Bytes(len)) = there.poll_transmit(NOW, &mut buffer) else { panic!("it says so") };
+    ours.driver().with(|connection| connection.handle_slice(NOW, &mut buffer[..len]));
+    assert!(serves.taken() > 0);
+    let _ = serving.poll(NOW, &waker);
+    let (count, waker) = Count::of(&node);
+    assert_eq!(waits(&mut want, &waker), Some(NOW + Duration::from_secs(15)));
+    assert_eq!(count.taken(), 0);
+    let (theirs, _there) = accepted();
+    let _serving = node.adopt(NOW, &theirs).expect("it does not drain");
+    assert_eq!(count.taken(), 1);
+    assert!(Arc::ptr_eq(found(&mut want).driver(), theirs.driver()));
+}
+
+#[test]
+fn places_are_counted_by_network_and_given_back() {
+    let limits = EndpointLimits { unconfirmed: 4, unconfirmed_per_address: 2, ..EndpointLimits::default() };
+    let node = node(limits);
+    let place = |address: &str| node.place(address.parse::<IpAddr>().expect("it is an address"));
+    let [first, second] = ["192.0.2.1", "::ffff:192.0.2.1"].map(|address| place(address).expect("there is one"));
+    assert!(place("192.0.2.1").is_none());
+    let third = place("2001:db8::1").expect("there is one");
+    let (count, waker) = Count::of(&node);
+    assert_eq!(node.poll_room(&waker), Poll::Ready(true));
+    let fourth = place("2001:db8::ffff:1").expect("there is one");
+    assert!(node.poll_room(&waker).is_pending());
+    drop(first);
+    assert_eq!((count.taken(), node.poll_room(&waker)), (1, Poll::Ready(true)));
+    assert!(place("2001:db8::2").is_none(), "it is the same network");
+    assert!(node.poll_room(&waker).is_ready());
+    let fifth = place("2001:db8:0:1::1").expect("it is another network");
+    assert!(place("192.0.2.1").is_none(), "all are taken");
+    // When the endpoint drains nobody gets in any more, and handshakes are given up, those too that begin just then.
+    assert!(node.poll_room(&waker).is_pending());
+    let (early, late) = (handshake(), handshake());
+    second.begin(&early);
+    drop(node.drain());
+    third.begin(&late);
+    assert_eq!([code_of(&early), code_of(&late)], [Some(Code::CANCELLED); 2]);
+    assert_eq!((count.taken(), node.poll_room(&waker)), (1, Poll::Ready(false)));
+    drop((second, third, fourth, fifth));
+    assert!(place("192.0.2.1").is_none());
+}
+
+#[test]
+fn an_endpoint_that_drains_takes_no_connection_and_waits_for_those_that_it_has() {
+    let node = default();
+    let (theirs, _there) = accepted();
+    let mut serving = node.adopt(NOW, &theirs).expect("it does not drain yet");
+    let (count, waker) = Count::of(&node);
+    let drained = node.drain();
+    assert!(theirs.driver().with(|connection| connection.is_draining()));
+    assert!(drained.poll(&waker).is_pending() && node.peers().is_empty());
+    let late = dialled();
+    assert!(node.adopt(NOW, &late).is_none());
+    assert!(late.driver().with(|connection| connection.is_draining()));
+    assert_eq!(failure(&mut node.want(peer(), addresses(1))).kind(), io::ErrorKind::NotConnected);
+    let acceptor = node.register("test").expect("it is free");
+    let (accepts, accepting) = Count::of(&node);
+    assert!(acceptor.poll_accept(&accepting).is_pending());
+    // The connection ends.
+    theirs.driver().handle_transport_error(NOW, "it is gone");
+    assert!(serving.poll(NOW, Waker::noop()).is_ready());
+    assert_eq!((count.taken() > 0, drained.poll(&waker)), (true, Poll::Ready(())));
+    assert_eq!(accepts.taken(), 1);
+    assert!(matches!(acceptor.poll_accept(&accepting), Poll::Ready(None)));
+    // As does the wait for a connection that nobody serves any more.
+    let node = default();
+    let serving = node.adopt(NOW, &accepted().0).expect("it does not drain yet");
+    let drained = node.drain();
+    assert!(drained.poll(Waker::noop()).is_pending());
+    drop(serving);
+    assert!(drained.poll(Waker::noop()).is_ready());
+}
+
+#[test]
+fn a_connection_that_has_ended_is_not_given_out_even_before_its_task_has_seen_it() {
+    let node = default();
+    let (theirs, _there) = accepted();
+    let _serving = node.adopt(NOW, &theirs).expect("it does not drain");
+    assert!(node.connection(NOW, &peer()).is_some());
+    theirs.driver().handle_transport_error(NOW, "it is gone");
+    assert!(node.connection(NOW, &peer()).is_none() && node.peers().is_empty());
+    let mut want = node.want(peer(), addresses(1));
+    drop(begin(&mut want, Waker::noop()));
+}
+
+/// `count` streams of the peer that name "test" have arrived.
+fn with_streams(count: usize) -> Handle {
+    let mut pair =
+        PairBuilder { responder_config: Config { max_streams: 1000, ..Config::default() }, ..PairBuilder::default() }
+            .establish();
+    for _ in 0..count {
+        let id = pair.initiator.conn.open(Some("test"), Priority::default()).expect("it is open");
+        pair.initiator.conn.send(id).write(b"x").expect("there is room");
+    }
+    pair.settle();
+    assert!(pair.responder.conn.has_incoming());
+    handle(pair.responder.conn)
+}
+
+fn queued(acceptor: &Acceptor<Handle>) -> usize {
+    std::iter::from_fn(|| match acceptor.poll_accept(Waker::noop()) {
+        Poll::Ready(stream) => stream,
+        Poll::Pending => None,
+    })
+    .count()
+}
+
+#[test]
+fn many_streams_are_taken_by_and_by_and_the_acceptor_is_woken() {
+    let node = node(EndpointLimits { queued_streams: 1000, ..EndpointLimits::default() });
+    let acceptor = node.register("test").expect("it is free");
+    let ((accepts, accepting), (serves, waker)) = (Count::of(&node), Count::of(&node));
+    assert!(acceptor.poll_accept(&accepting).is_pending());
+    let mut serving = node.adopt(NOW, &with_streams(100)).expect("it does not drain");
+    assert!(serving.poll(NOW, &waker).is_pending());
+    // It lets others go on, and is woken for the rest.
+    assert_eq!((accepts.taken(), serves.taken()), (1, 1));
+    let first = queued(&acceptor);
+    assert!((1..100).contains(&first), "{first} at once");
+    assert!(serving.poll(NOW, &waker).is_pending());
+    assert_eq!((first + queued(&acceptor), serves.taken()), (100, 0));
+}
+
+#[test]
+fn an_acceptor_that_is_dropped_leaves_its_name_to_another() {
+    let node = default();
+    let acceptor = node.register("test").expect("it is free");
+    assert!(node.register("test").is_err());
+    let theirs = with_streams(3);
+    let mut serving = node.adopt(NOW, &theirs).expect("it does not drain");
+    assert!(serving.poll(NOW, Waker::noop()).is_pending());
+    drop(acceptor);
+    let acceptor = node.register("test").expect("it is free again");
+    assert_eq!(queued(&acceptor), 0, "what waited was refused");
+    assert!(node.register(&"x".repeat(65)).is_err() && node.register("x y").is_err());
+    let strangers = StaticSecret::from_bytes(&[7; 32]).public_key();
+    assert!(node.connection(NOW, &strangers).is_none());
+}
