@@ -1,5 +1,5 @@
-//! Allocations in steady state, counted. Records, frames, the schedule, events and credit need none. Payload that is copied into an empty queue needs one for its memory; large
-//! payload is not copied.
+//! Allocations in steady state, counted. Records, frames, the schedule, events, credit, and opening and closing streams need none, and small messages take their memory from
+//! spares. What needs some is payload that the application takes as a part of a buffer, that many streams hold at once, or that grows piece by piece.
 
 use std::time::Duration;
 
@@ -18,25 +18,16 @@ fn steady(rounds: u64, mut act: impl FnMut()) -> u64 {
 #[test]
 fn records_of_shared_chunks_need_no_allocation() {
     for cipher in Cipher::REAL {
-        let chunk = 8 << 20;
-        let mut bulk = Bulk::with_chunks(config(cipher, 16), chunk);
-        bulk.batch();
-        let before = bulk.payload();
-        let (mut sealing, mut opening) = (0, 0);
-        for _ in 0..100 {
-            sealing += measure(|| bulk.seal()).count_total;
-            bulk.transport();
-            opening += measure(|| bulk.open()).count_total;
-        }
-        let chunks = (bulk.payload() - before) / chunk as u64;
-        assert_eq!(opening, 0, "{cipher:?}");
-        // The end of a chunk, if it is small, is copied.
-        assert!(sealing <= chunks + 1, "{cipher:?}: {sealing} for {chunks} chunks");
+        let mut bulk = Bulk::with_chunks(config(cipher, 16), 8 << 20);
+        let allocations = steady(100, || {
+            bulk.batch();
+        });
+        assert_eq!(allocations, 0, "{cipher:?}");
     }
 }
 
 #[test]
-fn short_records_need_one_allocation_for_their_payload() {
+fn short_records_need_one_allocation_for_the_payload_that_the_application_keeps() {
     for quanta in [1, 4, 8] {
         let mut bulk = Bulk::with_chunks(config(Cipher::RingAes, quanta), 8 << 20);
         let records = bulk.records() as u64;
@@ -69,17 +60,16 @@ fn control_frames_need_no_allocation() {
 }
 
 #[test]
-fn requests_need_an_allocation_for_each_copy_and_opening_a_stream_needs_none() {
-    let mut requests = Requests::new(config(Cipher::RingAes, 16));
-    let reused = steady(1000, || requests.reused());
-    let fresh = steady(1000, || requests.fresh());
-    // Two messages, each of which waits in a queue at either end.
-    assert!(reused <= 4 * 1000, "{reused} in 1000 requests");
-    assert!(fresh <= reused, "{fresh} with a fresh stream, and {reused} without");
+fn requests_need_no_allocation_whether_their_streams_are_used_again_or_not() {
+    for cipher in Cipher::REAL {
+        let mut requests = Requests::new(config(cipher, 16));
+        assert_eq!(steady(1000, || requests.reused()), 0, "{cipher:?}: on a stream that is there");
+        assert_eq!(steady(1000, || requests.fresh()), 0, "{cipher:?}: on a stream that is opened and closed");
+    }
 }
 
 #[test]
-fn small_frames_need_an_allocation_for_each_copy() {
+fn small_frames_of_many_streams_at_once_need_an_allocation_for_each_copy_at_most() {
     let mut frames = Frames::new(config(Cipher::RingAes, 16));
     let allocations = steady(100, || frames.record());
     let most = 100 * 2 * Frames::COUNT as u64;
@@ -87,9 +77,9 @@ fn small_frames_need_an_allocation_for_each_copy() {
 }
 
 #[test]
-fn slices_need_an_allocation_for_each_16_kib_that_are_copied_and_each_doubling() {
+fn slices_need_an_allocation_for_each_buffer_that_grows() {
     // As many bytes as a full tail has, and much fewer.
-    for (len, most) in [(16 << 10, 4), (1000, 11)] {
+    for (len, most) in [(16 << 10, 3), (1000, 9)] {
         let mut direct = Direct::new(config(Cipher::RingAes, 16));
         let (from, to) = direct.open(1, Priority::default())[0];
         let (source, mut sink) = (vec![7; len], vec![0; len]);
