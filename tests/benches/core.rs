@@ -10,12 +10,13 @@ use peermux_core::wire::QUANTUM;
 use peermux_core::{Config, Role};
 use peermux_tests::bench::{Bare, Bulk, Cipher, Frames, Handshake, Many, Requests, config};
 
-/// Runs `batch`, which measures itself and makes `each` iterations at once, until there were `iterations`.
+/// Runs `batch`, which measures itself and makes `each` iterations at once, until there were `iterations`. What it takes is told by the median, so that a batch during which
+/// the machine did something else does not count.
 fn batches(iterations: u64, each: usize, mut batch: impl FnMut() -> Duration) -> Duration {
     let each = each as u64;
-    let runs = iterations.div_ceil(each);
-    let total: Duration = (0..runs).map(|_| batch()).sum();
-    total.mul_f64(iterations as f64 / (runs * each) as f64)
+    let mut times: Vec<_> = (0..iterations.div_ceil(each)).map(|_| batch()).collect();
+    times.sort_unstable();
+    times[times.len() / 2].mul_f64(iterations as f64 / each as f64)
 }
 
 /// A record from the application to the application, and beside it the AEAD alone on as many bytes.

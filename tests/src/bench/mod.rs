@@ -1,6 +1,6 @@
 //! What the benchmarks measure: paths through two connections that hand each other their records at once. No socket, no lock, no task.
 //!
-//! [`Direct`] joins the connections; [`paths`] are what an application does with them; [`providers`] are the ciphers.
+//! [`Direct`] joins the connections; `paths` has what an application does with them, `providers` the ciphers.
 
 mod handshake;
 mod paths;
