@@ -56,6 +56,28 @@ pub trait Link: Clone {
 
     /// Whom it is with.
     fn peer(&self) -> &PeerInfo;
+
+    /// The endpoint has decided something about the connection, and does it next: for adapters that log. Does nothing by default.
+    fn decided(&self, decision: &Decision) {
+        let _ = decision;
+    }
+}
+
+/// What an endpoint decides about one of its connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Decision {
+    /// It drains: with DUPLICATE since there is another one with the same peer, with GOING_AWAY since the endpoint does.
+    Drain(ProtocolCode),
+    /// It is closed with DUPLICATE, since the peer has another one with this side.
+    CloseDuplicate,
+    /// A stream of the peer is refused.
+    RefuseStream {
+        /// The protocol that the stream names, if it does.
+        protocol: Option<Arc<str>>,
+        /// What the peer is told.
+        code: Code,
+    },
 }
 
 /// What the handles of an endpoint share with its tasks or threads. It holds its connections until they are closed.
@@ -81,10 +103,15 @@ struct State<C> {
     drains: bool,
 }
 
+/// [`Link::decided`].
+type Tell<C> = fn(&C, &Decision);
+
 /// What is done when the lock is gone.
 struct After<C> {
     ends: Vec<(Arc<Driver>, End)>,
     refused: Vec<(Stream, Code)>,
+    /// Who is told of which decision, and by what.
+    decided: Vec<(C, Decision, Tell<C>)>,
     wake: Vec<Waker>,
     /// The last to hold a task, or a connection, may be among these.
     former: Vec<Waker>,
@@ -102,6 +129,9 @@ enum End {
 
 impl<C> After<C> {
     fn run(self) {
+        for (link, decision, tell) in self.decided {
+            tell(&link, &decision);
+        }
         for (driver, end) in self.ends {
             driver.with(|connection| match end {
                 End::Drain(code) => connection.drain(code),
@@ -114,6 +144,22 @@ impl<C> After<C> {
             stream.refuse(code);
         }
         self.wake.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl<C: Link> After<C> {
+    fn decide(&mut self, link: &C, decision: Decision) {
+        match decision {
+            Decision::Drain(code) => self.ends.push((link.driver().clone(), End::Drain(code))),
+            Decision::CloseDuplicate => self.ends.push((link.driver().clone(), End::Duplicate)),
+            Decision::RefuseStream { .. } => {}
+        }
+        self.decided.push((link.clone(), decision, C::decided));
+    }
+
+    fn refuse(&mut self, link: &C, stream: Stream, code: Code) {
+        self.decide(link, Decision::RefuseStream { protocol: stream.protocol(), code });
+        self.refused.push((stream, code));
     }
 }
 
@@ -137,8 +183,14 @@ impl<C> Endpoint<C> {
 
     /// Calls `act` on the state, and does what follows from it when the lock is gone.
     fn act<R>(&self, act: impl FnOnce(&mut State<C>, &mut After<C>) -> R) -> R {
-        let mut after =
-            After { ends: Vec::new(), refused: Vec::new(), wake: Vec::new(), former: Vec::new(), links: Vec::new() };
+        let mut after = After {
+            ends: Vec::new(),
+            refused: Vec::new(),
+            decided: Vec::new(),
+            wake: Vec::new(),
+            former: Vec::new(),
+            links: Vec::new(),
+        };
         let result = act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner), &mut after);
         after.run();
         result
@@ -176,8 +228,7 @@ impl<C: Link> Endpoint<C> {
     pub fn drain(self: &Arc<Self>) -> Drained<C> {
         let key = self.act(|state, after| {
             state.drains = true;
-            let going = || End::Drain(ProtocolCode::GOING_AWAY);
-            after.ends.extend(state.links.values().map(|link| (link.driver().clone(), going())));
+            state.links.values().for_each(|link| after.decide(link, Decision::Drain(ProtocolCode::GOING_AWAY)));
             state.places.give_up(after);
             state.tell_all(after);
             state.number()
@@ -282,7 +333,7 @@ impl<C: Link> State<C> {
     fn adopt(&mut self, now: Instant, link: &C, after: &mut After<C>) -> Option<u64> {
         let (driver, peer) = (link.driver(), link.peer());
         if self.drains {
-            after.ends.push((driver.clone(), End::Drain(ProtocolCode::GOING_AWAY)));
+            after.decide(link, Decision::Drain(ProtocolCode::GOING_AWAY));
             return None;
         }
         // One that has ended, or drains, is no duplicate.
@@ -295,8 +346,9 @@ impl<C: Link> State<C> {
             Verdict::Keep => {}
             Verdict::UntilTold { close } => self.close(close, after),
             Verdict::Drain { drain, close } => {
-                let end = End::Drain(ProtocolCode::DUPLICATE);
-                after.ends.extend(self.links.get(&drain).map(|link| (link.driver().clone(), end)));
+                if let Some(link) = self.links.get(&drain) {
+                    after.decide(link, Decision::Drain(ProtocolCode::DUPLICATE));
+                }
                 self.close(close, after);
             }
         }
@@ -309,7 +361,8 @@ impl<C: Link> State<C> {
     }
 
     fn close(&self, id: Option<u64>, after: &mut After<C>) {
-        let link = id.and_then(|id| self.links.get(&id));
-        after.ends.extend(link.map(|link| (link.driver().clone(), End::Duplicate)));
+        if let Some(link) = id.and_then(|id| self.links.get(&id)) {
+            after.decide(link, Decision::CloseDuplicate);
+        }
     }
 }

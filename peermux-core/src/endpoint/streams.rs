@@ -168,9 +168,9 @@ impl<C: Link> Serving<C> {
     fn dispatch(&self, stream: Stream) {
         let name = stream.protocol();
         self.endpoint.act(|state, after| match state.protocols.get_mut(name.as_deref().unwrap_or_default()) {
-            None => after.refused.push((stream, Code::UNKNOWN_PROTOCOL)),
+            None => after.refuse(&self.link, stream, Code::UNKNOWN_PROTOCOL),
             Some(queue) if queue.streams.len() >= self.endpoint.limits.queued_streams.max(1) => {
-                after.refused.push((stream, Code::REFUSED));
+                after.refuse(&self.link, stream, Code::REFUSED);
             }
             Some(queue) => {
                 queue.streams.push_back((stream, self.link.clone()));
