@@ -9,6 +9,7 @@ use tokio::net::{TcpStream, ToSocketAddrs};
 
 use crate::pump::{self, Clock};
 use crate::stream::Stream;
+use crate::trace::Trace;
 use crate::{Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote};
 
 /// A connection to a peer. Clones are handles to the same one; when the last handle and the last stream are dropped, it closes.
@@ -20,10 +21,12 @@ pub struct Connection {
 struct Handle {
     driver: Arc<Driver>,
     peer: PeerInfo,
+    trace: Trace,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        self.trace.drains(&self.driver);
         // What streams have finished is still sent; streams that are still held end with the connection.
         self.driver.with(|connection| {
             connection.drain(ProtocolCode::GOING_AWAY);
@@ -95,6 +98,7 @@ pub struct Dialing {
     driver: Arc<Driver>,
     socket: TcpStream,
     clock: Clock,
+    trace: Trace,
 }
 
 impl Dialing {
@@ -126,7 +130,8 @@ impl Dialing {
         let mut connection = peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut rng)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         connection.set_wall_clock(clock.now(), pump::unix_millis());
-        Ok(Self { driver: Driver::new(connection), socket, clock })
+        let trace = Trace::dialing(&socket);
+        Ok(Self { driver: Driver::new(connection), socket, clock, trace })
     }
 
     /// Opens a stream that may travel as early data: its first bytes, up to 1136 with all that is early, if they are written before
@@ -136,7 +141,9 @@ impl Dialing {
     /// See [`OpenError`].
     pub fn open_early(&self, protocol: &str, priority: Priority) -> Result<Stream, OpenError> {
         let protocol = (!protocol.is_empty()).then_some(protocol);
-        Ok(Stream::new(self.driver.open_early(protocol, priority)?))
+        let stream = self.driver.open_early(protocol, priority)?;
+        self.trace.opened(&stream);
+        Ok(Stream::new(stream))
     }
 
     /// Begins, and waits for the handshake; `accept` is asked about the peer where the configuration or `remote` says so. An answer to early data can come before.
@@ -147,9 +154,10 @@ impl Dialing {
     /// # Cancel safety
     /// Dropping the future gives the connection up.
     pub async fn establish(self, accept: impl FnMut(&PeerInfo) -> bool) -> io::Result<Connection> {
-        pump::start(self.socket, &self.driver, self.clock)?;
-        let peer = establish(&self.driver, accept, false).await?;
-        Ok(Connection::new(self.driver, peer))
+        let Self { driver, socket, clock, trace } = self;
+        trace.start(&driver, || pump::start(socket, &driver, clock))?;
+        let peer = establish(&driver, accept, false, &trace).await?;
+        Ok(Connection::new(driver, peer, trace))
     }
 }
 
@@ -169,12 +177,16 @@ pub(crate) async fn establish(
     driver: &Arc<Driver>,
     mut accept: impl FnMut(&PeerInfo) -> bool,
     early: bool,
+    trace: &Trace,
 ) -> Result<PeerInfo, ConnectionError> {
     let mut abandon = Abandon(Some(driver.clone()));
     let mut waiter = driver.waiter();
     let result = loop {
         match poll_fn(|cx| waiter.poll_progress(cx.waker())).await {
-            Ok(Progress::Claimed(peer)) if early => break Ok(peer),
+            Ok(Progress::Claimed(peer)) if early => {
+                trace.early_accepted(&peer);
+                break Ok(peer);
+            }
             Ok(Progress::Claimed(_)) => {}
             Ok(Progress::Ask(peer)) => {
                 let accepted = accept(&peer);
@@ -188,12 +200,17 @@ pub(crate) async fn establish(
         }
     };
     abandon.0 = None;
+    trace.look();
     result
 }
 
 impl Connection {
-    pub(crate) fn new(driver: Arc<Driver>, peer: PeerInfo) -> Self {
-        Self { handle: Arc::new(Handle { driver, peer }) }
+    pub(crate) fn new(driver: Arc<Driver>, peer: PeerInfo, trace: Trace) -> Self {
+        Self { handle: Arc::new(Handle { driver, peer, trace }) }
+    }
+
+    pub(crate) fn trace(&self) -> &Trace {
+        &self.handle.trace
     }
 
     /// Opens a stream that speaks `protocol`, a name of 1 to 64 bytes of printable ASCII without space; an empty one names none.
@@ -204,7 +221,9 @@ impl Connection {
     /// See [`OpenError`].
     pub fn open(&self, protocol: &str, priority: Priority) -> Result<Stream, OpenError> {
         let protocol = (!protocol.is_empty()).then_some(protocol);
-        Ok(Stream::new(self.handle.driver.open(protocol, priority)?))
+        let stream = self.handle.driver.open(protocol, priority)?;
+        self.handle.trace.opened(&stream);
+        Ok(Stream::new(stream))
     }
 
     /// The next stream that the peer opened. Several tasks may wait at once; each stream goes to one of them.
@@ -217,6 +236,7 @@ impl Connection {
     pub async fn accept(&self) -> Result<Stream, ConnectionError> {
         let mut waiter = self.handle.driver.waiter();
         let stream = poll_fn(|cx| waiter.poll_accept(cx.waker())).await?;
+        self.handle.trace.stream_accepted(&stream);
         Ok(Stream::new(stream))
     }
 
@@ -259,6 +279,7 @@ impl Connection {
     /// # Cancel safety
     /// The connection drains even if the future is dropped after its first poll.
     pub async fn drain(&self) {
+        self.handle.trace.drains(&self.handle.driver);
         self.handle.driver.with(|connection| connection.drain(ProtocolCode::GOING_AWAY));
         self.closed().await;
     }

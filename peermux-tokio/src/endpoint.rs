@@ -10,7 +10,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use peermux_core::driver::Driver;
-use peermux_core::endpoint::{self, EndpointLimits, Link, Next, RegisterError, Serving, Want};
+use peermux_core::endpoint::{self, Decision, EndpointLimits, Link, Next, RegisterError, Serving, Want};
 use tokio::net::{TcpListener, ToSocketAddrs, lookup_host};
 use tokio::task::JoinHandle;
 
@@ -66,6 +66,10 @@ impl Link for Connection {
 
     fn peer(&self) -> &PeerInfo {
         self.peer()
+    }
+
+    fn decided(&self, decision: &Decision) {
+        self.trace().decided(decision);
     }
 }
 
@@ -130,6 +134,7 @@ impl Endpoint {
     pub async fn connect(&self, address: impl ToSocketAddrs, peer: PublicKey) -> io::Result<Connection> {
         let shared = &self.handle.shared;
         if let Some(connection) = self.connection(&peer) {
+            connection.trace().shared();
             return Ok(connection);
         }
         let mut want = shared.links.want(peer, lookup_host(address).await?.collect());
@@ -202,6 +207,7 @@ impl Acceptor {
     pub async fn accept(&self) -> Option<(Stream, Connection)> {
         let _turn = self.turn.lock().await;
         let (stream, connection) = poll_fn(|cx| self.streams.poll_accept(cx.waker())).await?;
+        connection.trace().stream_accepted(&stream);
         Some((Stream::new(stream), connection))
     }
 

@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::connection::{Connection, establish};
 use crate::pump::{self, Clock};
+use crate::trace::Trace;
 use crate::{Config, PeerInfo, ResponderKeys, StaticSecret};
 
 /// Handshakes that may be under way at once; more dialers wait in the kernel's queue.
@@ -191,21 +192,21 @@ async fn handshake(
     outcome: mpsc::Sender<Result<Connection, AcceptError>>,
 ) {
     let failed = |error| AcceptError { peer: Some(peer), error };
-    let driver = match start(socket, keys, shared.config.clone(), shared.register.clone()) {
-        Ok(driver) => driver,
+    let (driver, trace) = match start(socket, keys, shared.config.clone(), shared.register.clone()) {
+        Ok(started) => started,
         Err(error) => {
             let _ = outcome.send(Err(failed(error))).await;
             return;
         }
     };
-    match establish(&driver, &shared.decide, true).await {
+    match establish(&driver, &shared.decide, true, &trace).await {
         Ok(peer) => {
             if !driver.with(|connection| connection.is_established()) {
                 // Early data was accepted; the decision about the peer comes later.
-                let driver = driver.clone();
-                tokio::spawn(async move { establish(&driver, &shared.decide, false).await });
+                let (driver, trace) = (driver.clone(), trace.clone());
+                tokio::spawn(async move { establish(&driver, &shared.decide, false, &trace).await });
             }
-            let _ = outcome.send(Ok(Connection::new(driver, peer))).await;
+            let _ = outcome.send(Ok(Connection::new(driver, peer, trace))).await;
         }
         Err(error) => {
             let _ = outcome.send(Err(failed(error.into()))).await;
@@ -220,14 +221,15 @@ fn start(
     keys: ResponderKeys,
     config: Arc<Config>,
     register: Option<Arc<Mutex<StrikeRegister>>>,
-) -> io::Result<Arc<Driver>> {
+) -> io::Result<(Arc<Driver>, Trace)> {
+    let trace = Trace::accepted(&socket);
     let clock = Clock::start();
     let mut connection =
         peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
     connection.set_wall_clock(clock.now(), pump::unix_millis());
     let driver = Driver::with_register(connection, register);
-    pump::start(socket, &driver, clock)?;
-    Ok(driver)
+    trace.start(&driver, || pump::start(socket, &driver, clock))?;
+    Ok((driver, trace))
 }
 
 /// Accepts one peer over a socket that was just accepted, as the holder of `keys`. `accept` is asked about the peer if [`Config::ask`] is set. Early data is
@@ -244,9 +246,9 @@ pub async fn accept_over(
     config: Config,
     accept: impl FnMut(&PeerInfo) -> bool,
 ) -> io::Result<Connection> {
-    let driver = start(socket, keys.into(), Arc::new(config), None)?;
-    let peer = establish(&driver, accept, false).await?;
-    Ok(Connection::new(driver, peer))
+    let (driver, trace) = start(socket, keys.into(), Arc::new(config), None)?;
+    let peer = establish(&driver, accept, false, &trace).await?;
+    Ok(Connection::new(driver, peer, trace))
 }
 
 fn invalid(error: crate::ConfigError) -> io::Error {

@@ -13,6 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use crate::trace::instrument;
+
 /// How long a writer waits for a socket that takes nothing before it looks whether the connection has ended or has a new timer meanwhile.
 const STALL: Duration = Duration::from_secs(1);
 
@@ -61,8 +63,8 @@ fn limit_unsent(_: &TcpStream, _: usize) -> io::Result<()> {
 pub(crate) fn start(socket: TcpStream, driver: &Arc<Driver>, clock: Clock) -> io::Result<()> {
     prepare(&socket)?;
     let (reader, writer) = socket.into_split();
-    tokio::spawn(read(reader, Shared::new(driver.clone(), clock)));
-    tokio::spawn(write(writer, Shared::new(driver.clone(), clock)));
+    tokio::spawn(instrument(read(reader, Shared::new(driver.clone(), clock))));
+    tokio::spawn(instrument(write(writer, Shared::new(driver.clone(), clock))));
     Ok(())
 }
 

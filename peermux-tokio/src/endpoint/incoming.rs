@@ -13,6 +13,7 @@ use super::{Shared, serve};
 use crate::Connection;
 use crate::connection::establish;
 use crate::pump::{self, Clock};
+use crate::trace::Trace;
 
 /// How long to wait when the system has no socket to give, as when all file descriptors are in use.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -33,20 +34,20 @@ pub(super) async fn accept_all(socket: TcpListener, shared: Arc<Shared>) {
 
 /// Runs a handshake, and gives its place back when the peer is confirmed, or when the socket is closed, which takes a while (`docs/spec.md` section 13.1).
 async fn handshake(socket: TcpStream, place: Place<Connection>, shared: Arc<Shared>) -> io::Result<()> {
-    let clock = Clock::start();
+    let (clock, trace) = (Clock::start(), Trace::accepted(&socket));
     let (config, keys) = (shared.config.clone(), shared.key.clone().into());
     let connection = peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let driver = Driver::new(connection);
     place.begin(&driver);
-    pump::start(socket, &driver, clock)?;
+    trace.start(&driver, || pump::start(socket, &driver, clock))?;
     // An error is between that dialer and its socket.
-    let Ok(peer) = establish(&driver, &shared.decide, false).await else {
+    let Ok(peer) = establish(&driver, &shared.decide, false, &trace).await else {
         let mut waiter = driver.waiter();
         poll_fn(|cx| waiter.poll_closed(cx.waker())).await;
         return Ok(());
     };
-    let serving = shared.links.adopt(shared.clock.now(), &Connection::new(driver, peer));
+    let serving = shared.links.adopt(shared.clock.now(), &Connection::new(driver, peer, trace));
     drop(place);
     if let Some(serving) = serving {
         serve(serving, shared.clock).await;
