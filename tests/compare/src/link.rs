@@ -95,7 +95,7 @@ impl Link {
     }
 
     /// A router between two pairs of virtual Ethernet interfaces, which limits the rate both ways: the queue is not in the host that sends, as it
-    /// mostly is not. Packets leave the hosts one by one, so what their interfaces count is what would be on a wire, headers of Ethernet included.
+    /// mostly is not. Packets leave the router one by one, so what its interfaces count is what would be on a wire, headers of Ethernet included.
     fn limited(rate: Rate) -> io::Result<Self> {
         let link = Self::namespaces()?;
         let router = &link.router;
@@ -110,13 +110,15 @@ impl Link {
             let gateway = Ipv4Addr::new(a, b, c, 2);
             line(&format!("ip -n {name} link add {INTERFACE} type veth peer name {to} netns {router}"))?;
             line(&format!("ip -n {name} address add {address}/24 dev {INTERFACE}"))?;
-            line(&format!("ip -n {name} link set {INTERFACE} mtu 1500 gso_max_segs 1 up"))?;
+            line(&format!("ip -n {name} link set {INTERFACE} mtu 1500 up"))?;
             line(&format!("ip -n {router} address add {gateway}/24 dev {to}"))?;
-            line(&format!("ip -n {router} link set {to} mtu 1500 up"))?;
+            line(&format!("ip -n {router} link set {to} mtu 1500 gso_max_segs 1 up"))?;
             line(&format!("ip -n {name} route add default via {gateway}"))?;
             line(&format!("tc -n {router} qdisc add dev {to} root tbf rate {rate} burst 16kb limit {limit}"))?;
         }
-        let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+        // The first CPU is the router's, as if it were a machine of its own. Without that what waits for a CPU would not wait in the router's queue.
+        let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward
+            for end in client server; do echo 1 > /sys/class/net/$end/queues/rx-0/rps_cpus; done";
         run("ip", &["netns", "exec", router, "sh", "-c", forward])?;
         Ok(link)
     }
@@ -146,10 +148,10 @@ impl Link {
         command
     }
 
-    /// Bytes that the client's end has sent.
+    /// Bytes that have left the router for the server.
     pub(crate) fn sent(&self) -> io::Result<u64> {
-        let client = &self.client;
-        let count = line(&format!("ip netns exec {client} cat /sys/class/net/{INTERFACE}/statistics/tx_bytes"))?;
+        let router = &self.router;
+        let count = line(&format!("ip netns exec {router} cat /sys/class/net/server/statistics/tx_bytes"))?;
         count.trim().parse().map_err(io::Error::other)
     }
 }

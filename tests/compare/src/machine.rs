@@ -37,7 +37,7 @@ pub(crate) fn describe() -> Value {
         "cpus": std::thread::available_parallelism().map_or(0, usize::from),
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
         "load_before": read("/proc/loadavg").split(' ').next().unwrap_or_default(),
-        "congestion_control": socket::CONGESTION_CONTROL,
+        "congestion_control": socket::congestion_control().unwrap_or_default(),
         "versions": versions(),
     })
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -14,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::app;
 use crate::contestant::{self, Contestant, Setting};
 use crate::measure::{Task, Values};
-use crate::metric::Metric;
+use crate::metric::{Metric, Place};
 
 /// How long a client may take in all.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -85,16 +86,30 @@ async fn answer(listener: TcpListener, memory: CountMemory) -> io::Result<()> {
     }
 }
 
-/// A runtime of as many threads as there are CPUs; for both ends on one CPU, of one thread, which stays there.
+/// A runtime of as many threads as there are CPUs. For both ends on one CPU, one of one thread, which stays there. On limited links, one that leaves
+/// the first CPU to the network.
 fn runtime(metric: Metric) -> io::Result<Runtime> {
-    if metric == Metric::OneCpu {
-        let mut cpus = CpuSet::new();
-        cpus.set(0);
-        sched_setaffinity(None, &cpus)?;
-        Builder::new_current_thread().enable_all().build()
-    } else {
-        Builder::new_multi_thread().enable_all().build()
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    match (metric, metric.place()) {
+        (Metric::OneCpu, _) => {
+            stay_on(0..1)?;
+            Builder::new_current_thread().enable_all().build()
+        }
+        (_, Place::Limited(_)) if cpus > 1 => {
+            stay_on(1..cpus)?;
+            Builder::new_multi_thread().worker_threads(cpus - 1).enable_all().build()
+        }
+        _ => Builder::new_multi_thread().enable_all().build(),
     }
+}
+
+/// Keeps this thread, and those that it starts, to these CPUs.
+fn stay_on(which: Range<usize>) -> io::Result<()> {
+    let mut cpus = CpuSet::new();
+    for cpu in which {
+        cpus.set(cpu);
+    }
+    Ok(sched_setaffinity(None, &cpus)?)
 }
 
 fn find(name: &str) -> io::Result<Box<dyn Contestant>> {

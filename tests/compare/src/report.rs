@@ -156,7 +156,11 @@ pub(crate) fn markdown(run: &Value, names: &[&str], samples: &[Sample], notes: &
     if quick {
         let _ = writeln!(text, "A quick run: the figures mean nothing.\n");
     }
-    let _ = writeln!(text, "Medians of {} rounds, and their ranges.\n", run["rounds"]);
+    let _ = writeln!(
+        text,
+        "Medians of {} rounds, and their ranges; on limited links of 3 at most, of memory, the unread stream and round trips 1.\n",
+        run["rounds"]
+    );
     let _ = writeln!(text, "| | {} |\n| --- |{}", names.join(" | "), " --- |".repeat(names.len()));
     for row in &ROWS {
         let cells: Vec<String> = names

@@ -48,9 +48,7 @@ pub(crate) fn all(options: &Options) -> io::Result<()> {
         let link = match Link::for_place(place) {
             Ok(link) => link,
             Err(error) => {
-                notes.push(format!(
-                    "Not measured, since it needs root, `ip`, `tc` and their kernel modules: {place:?}: {error}"
-                ));
+                notes.push(format!("{}: not measured. It needs root, `ip` and `tc`: {error}", listed(&metrics, place)));
                 continue;
             }
         };
@@ -105,6 +103,12 @@ fn replace(file: &Path, tables: &str) -> io::Result<()> {
 
 fn wanted(name: &str, only: &[String]) -> bool {
     only.is_empty() || only.iter().any(|wanted| wanted == name)
+}
+
+/// The metrics that are measured at one place.
+fn listed(metrics: &[Metric], place: Place) -> String {
+    let there = metrics.iter().filter(|metric| metric.place() == place);
+    there.map(Metric::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn places(metrics: &[Metric]) -> Vec<Place> {

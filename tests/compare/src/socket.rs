@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// The congestion control of every TCP socket; quinn's is of the same name.
-pub(crate) const CONGESTION_CONTROL: &str = "cubic";
+const CONGESTION_CONTROL: &[u8] = b"cubic";
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -19,15 +19,27 @@ const DATAGRAM_BUFFER: usize = 2 << 20;
 /// How long a connection may take to be made.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn prepare(socket: &TcpSocket) -> io::Result<()> {
-    socket.set_nodelay(true)?;
-    SockRef::from(socket).set_tcp_congestion(CONGESTION_CONTROL.as_bytes())
+fn prepare(socket: SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    match socket.set_tcp_congestion(CONGESTION_CONTROL) {
+        // Some systems let only root choose; all contestants have the system's then.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        set => set,
+    }
+}
+
+/// The congestion control that sockets have in the end.
+pub(crate) fn congestion_control() -> io::Result<String> {
+    let socket = TcpSocket::new_v4()?;
+    prepare(SockRef::from(&socket))?;
+    let name = SockRef::from(&socket).tcp_congestion()?;
+    Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
 }
 
 /// Listens on `addr`. Accepted sockets have what the listening one was given.
 pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;
-    prepare(&socket)?;
+    prepare(SockRef::from(&socket))?;
     socket.bind(addr)?;
     socket.listen(BACKLOG)
 }
@@ -35,15 +47,14 @@ pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 /// Accepts, and makes sure of what the socket should have.
 pub(crate) async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     let (socket, _) = listener.accept().await?;
-    socket.set_nodelay(true)?;
-    SockRef::from(&socket).set_tcp_congestion(CONGESTION_CONTROL.as_bytes())?;
+    prepare(SockRef::from(&socket))?;
     Ok(socket)
 }
 
 /// Connects to `addr`.
 pub(crate) async fn dial(addr: SocketAddr) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
-    prepare(&socket)?;
+    prepare(SockRef::from(&socket))?;
     tokio::time::timeout(PATIENCE, socket.connect(addr)).await.map_err(io::Error::from)?
 }
 

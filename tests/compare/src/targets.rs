@@ -141,7 +141,11 @@ pub(crate) fn markdown(samples: &[Sample]) -> String {
             Bound::AtLeast(bound) => ("≥", bound, spread.median >= bound),
             Bound::AtMost(bound) => ("≤", bound, spread.median <= bound),
         };
-        let decimals = if bound > 20.0 { 0 } else { 3 };
+        let decimals = match bound {
+            20.0.. => 0,
+            0.98..1.02 => 4,
+            _ => 2,
+        };
         let met = if met { "yes" } else { "no" };
         // Writing to a string does not fail.
         let _ = writeln!(text, "| {} | {sign} {bound} | {} | {met} |", target.what, spread.show(decimals));
