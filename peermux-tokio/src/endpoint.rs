@@ -26,7 +26,7 @@ mod outgoing;
 /// Where two sides dial each other at once, or one dials again because the other does not know yet that a connection is dead, one of the connections drains:
 /// what is open on it may finish, and new streams go on the other one. A handle of that connection then says [`OpenError::Draining`](crate::OpenError::Draining),
 /// and [`Endpoint::connect`] gives the other one. Streams that crossed the decision were not processed and can be opened again: they end with
-/// [`Code::REFUSED`], or with an orderly end of the connection before anything was answered.
+/// [`Code::REFUSED`](crate::Code::REFUSED), or with an orderly end of the connection before anything was answered.
 ///
 /// The endpoint holds its connections, so one stays when its handles are dropped; it ends when a side drains or closes it, or is not heard of any more. Clones are handles to the same endpoint; when
 /// the last one is dropped it drains, as by [`Endpoint::drain`]. Early data is refused, and comes again by itself.
@@ -126,7 +126,7 @@ impl Endpoint {
     /// Until then this waits.
     ///
     /// # Errors
-    /// The error of the socket, or one that holds a [`ConnectionError`] (see [`io::Error::get_ref`]). [`io::ErrorKind::InvalidInput`] if `peer` is this
+    /// The error of the socket, or one that holds a [`ConnectionError`](crate::ConnectionError) (see [`io::Error::get_ref`]). [`io::ErrorKind::InvalidInput`] if `peer` is this
     /// endpoint's own key; [`io::ErrorKind::NotConnected`] if it drains.
     ///
     /// # Cancel safety
@@ -160,10 +160,10 @@ impl Endpoint {
     }
 
     /// Takes the streams that name `protocol`, on whichever connection; those that name none if it is empty. Streams that name a protocol
-    /// without an acceptor are refused with [`Code::UNKNOWN_PROTOCOL`].
+    /// without an acceptor are refused with [`Code::UNKNOWN_PROTOCOL`](crate::Code::UNKNOWN_PROTOCOL).
     ///
     /// An acceptor that is slow delays no other one: at most [`EndpointLimits::queued_streams`] wait for it, and more are refused with
-    /// [`Code::REFUSED`], so that they can be opened again.
+    /// [`Code::REFUSED`](crate::Code::REFUSED), so that they can be opened again.
     ///
     /// # Errors
     /// See [`RegisterError`].

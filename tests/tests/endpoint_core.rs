@@ -393,3 +393,25 @@ fn an_acceptor_that_is_dropped_leaves_its_name_to_another() {
     let strangers = StaticSecret::from_bytes(&[7; 32]).public_key();
     assert!(node.connection(NOW, &strangers).is_none());
 }
+
+#[test]
+fn a_connection_that_has_ended_is_no_duplicate_even_before_its_task_has_seen_it() {
+    // Smaller than any other key, so this side decides, and keeps its own of dials that crossed.
+    let node = Endpoint::new(PublicKey::from_bytes([0; 32]), EndpointLimits::default());
+    let mut want = node.want(peer(), addresses(1));
+    let ours = dialled();
+    let _ours = begin(&mut want, Waker::noop()).finish(NOW, Ok(ours.clone())).expect("it does not drain");
+    ours.driver().handle_transport_error(NOW, "it is gone");
+    let (theirs, _there) = accepted();
+    let _theirs = node.adopt(NOW, &theirs).expect("it does not drain");
+    assert!(!theirs.driver().with(|connection| connection.is_draining()));
+    let current = node.connection(NOW, &peer()).expect("there is one");
+    assert!(Arc::ptr_eq(current.driver(), theirs.driver()));
+    // One that has not ended is kept, and the other side's drains.
+    let node = Endpoint::new(PublicKey::from_bytes([0; 32]), EndpointLimits::default());
+    let mut want = node.want(peer(), addresses(1));
+    let _ours = begin(&mut want, Waker::noop()).finish(NOW, Ok(dialled())).expect("it does not drain");
+    let (theirs, _there) = accepted();
+    let _theirs = node.adopt(NOW, &theirs).expect("it does not drain");
+    assert!(theirs.driver().with(|connection| connection.is_draining()));
+}
