@@ -10,6 +10,7 @@ use crate::listener::invalid;
 use crate::pump::{self, Clock};
 use crate::signal::Signal;
 use crate::stream::Stream;
+use crate::trace::Trace;
 use crate::{Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote};
 
 /// A connection to a peer. Clones are handles to the same one; when the last handle and the last stream are dropped, it closes.
@@ -23,10 +24,12 @@ struct Handle {
     peer: PeerInfo,
     /// Where threads wait that use this handle.
     signal: Arc<Signal>,
+    trace: Trace,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        self.trace.drains(&self.driver);
         // What streams have finished is still sent; streams that are still held end with the connection.
         self.driver.with(|connection| {
             connection.drain(ProtocolCode::GOING_AWAY);
@@ -89,16 +92,16 @@ pub(crate) fn begin(
     identity: Identity,
     remote: Remote,
     config: Arc<Config>,
-) -> io::Result<Arc<Driver>> {
-    let clock = Clock::start();
+) -> io::Result<(Arc<Driver>, Trace)> {
+    let (clock, trace) = (Clock::start(), Trace::dialing(&socket));
     let connection = peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut getrandom::SysRng)
         .map_err(invalid)?;
-    pump::start(socket, connection, clock)
+    Ok((trace.start(|| pump::start(socket, connection, clock))?, trace))
 }
 
 /// Waits for the handshake and the decision about the peer.
 pub(crate) fn establish(
-    driver: Arc<Driver>,
+    (driver, trace): (Arc<Driver>, Trace),
     mut accept: impl FnMut(&PeerInfo) -> bool,
 ) -> Result<Connection, ConnectionError> {
     let signal = Arc::<Signal>::default();
@@ -117,7 +120,10 @@ pub(crate) fn establish(
                     false => connection.refuse_peer(Code::REFUSED, ""),
                 });
             }
-            Progress::Established(peer) => return Ok(Connection { handle: Arc::new(Handle { driver, peer, signal }) }),
+            Progress::Established(peer) => {
+                trace.look();
+                return Ok(Connection { handle: Arc::new(Handle { driver, peer, signal, trace }) });
+            }
         }
     }
 }
@@ -142,7 +148,9 @@ impl Connection {
     /// See [`OpenError`].
     pub fn open(&self, protocol: &str, priority: Priority) -> Result<Stream, OpenError> {
         let protocol = (!protocol.is_empty()).then_some(protocol);
-        Ok(Stream::new(self.handle.driver.open(protocol, priority)?))
+        let stream = self.handle.driver.open(protocol, priority)?;
+        self.handle.trace.opened(&stream);
+        Ok(Stream::new(stream))
     }
 
     /// The next stream that the peer opened. Several threads may wait at once; each stream goes to one of them.
@@ -152,7 +160,12 @@ impl Connection {
     pub fn accept(&self) -> Result<Stream, ConnectionError> {
         let mut waiter = self.handle.driver.waiter();
         let stream = self.handle.signal.block_on_forever(|waker| waiter.poll_accept(waker))?;
+        self.handle.trace.stream_accepted(&stream);
         Ok(Stream::new(stream))
+    }
+
+    pub(crate) fn trace(&self) -> &Trace {
+        &self.handle.trace
     }
 
     /// What the handshake proved of the peer.
@@ -175,6 +188,7 @@ impl Connection {
     /// Opens no more streams, asks the peer to open none, and closes once all that are open are done and dropped. The streams that the
     /// peer has opened are among these, so accept them to the last.
     pub fn drain(&self) {
+        self.handle.trace.drains(&self.handle.driver);
         self.handle.driver.with(|connection| connection.drain(ProtocolCode::GOING_AWAY));
         self.closed();
     }

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use peermux_core::driver::Driver;
-use peermux_core::endpoint::{self, Drained, EndpointLimits, Link, Next, RegisterError, Serving};
+use peermux_core::endpoint::{self, Decision, Drained, EndpointLimits, Link, Next, RegisterError, Serving};
 
 use crate::listener::{Door, invalid};
 use crate::pump::Clock;
@@ -121,6 +121,10 @@ impl Link for Connection {
     fn peer(&self) -> &PeerInfo {
         self.peer()
     }
+
+    fn decided(&self, decision: &Decision) {
+        self.trace().decided(decision);
+    }
 }
 
 impl Endpoint {
@@ -202,6 +206,7 @@ impl Endpoint {
     ) -> io::Result<Connection> {
         let shared = &self.handle.shared;
         if let Some(connection) = self.connection(&peer) {
+            connection.trace().shared();
             return Ok(connection);
         }
         let mut want = shared.links.want(peer, address.to_socket_addrs()?.collect());
@@ -279,6 +284,7 @@ impl Acceptor {
     /// drained. Several threads may wait at once; each stream goes to one of them.
     pub fn accept(&self) -> Option<(Stream, Connection)> {
         let (stream, connection) = self.signal.block_on_forever(|waker| self.streams.poll_accept(waker))?;
+        connection.trace().stream_accepted(&stream);
         Some((Stream::new(stream), connection))
     }
 

@@ -37,6 +37,28 @@
 //! # }
 //! ```
 //!
+//! # Features
+//!
+//! | feature | by default | what |
+//! | --- | --- | --- |
+//! | `ring` | yes | AEADs in assembly, several times the speed of the portable ones |
+//! | `tracing` | no | a span for each connection, and events of its life: see below |
+//!
+//! # Tracing
+//!
+//! With the feature `tracing` each connection has a span `connection`, with the fields `id` (a number of this process's), `role`, `address` and, once it is proved,
+//! `peer` (its public key). All spans and events have the target `peermux`. No event has a secret in it, or data of a stream.
+//!
+//! | event | level | fields |
+//! | --- | --- | --- |
+//! | `dialing`, `accepted` | debug | |
+//! | `established` | info | `version`, `suite`, `mode` and `anonymous`, as in [`PeerInfo`] |
+//! | `stream opened`, `stream accepted` | trace | `stream`, `protocol`, `urgency`, `incremental` |
+//! | `draining` | debug | `by`: `local` or `peer`; `code`, which is DUPLICATE where an [`Endpoint`] drops one of two connections with a peer |
+//! | `closed` | info; warn where neither side wanted it; debug if a dialer has failed to get in, since everybody can | `reason`: the [`ConnectionError`] |
+//! | `used again`, `closed as a duplicate` | debug | of an [`Endpoint`]: [`Endpoint::connect`] gave a connection that there was; a connection has taken this one's place |
+//! | `stream refused` | debug | of an [`Endpoint`]: `protocol`, `code` |
+//!
 //! The protocol is in `docs/spec.md`, and all of its logic in [`peermux_core`]; here are two threads for each connection and trait impls.
 
 mod connection;
@@ -45,6 +67,7 @@ mod listener;
 mod pump;
 mod signal;
 mod stream;
+mod trace;
 
 pub use connection::{Connection, connect, connect_over, connect_with};
 pub use endpoint::{Acceptor, Endpoint};

@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::connection::{Connection, establish};
 use crate::pump::{self, Clock};
 use crate::signal::Signal;
+use crate::trace::Trace;
 use crate::{Config, PeerInfo, ResponderKeys, StaticSecret};
 
 /// Handshakes that may be under way at once; more dialers wait in the kernel's queue.
@@ -212,8 +213,8 @@ where
         let outcome = self.outcome.clone();
         let handshake = move || {
             let started = begin(socket, keys, config);
-            let driver = started.as_ref().ok().cloned();
-            let result = started.and_then(|driver| Ok(establish(driver, |peer| accept(peer))?));
+            let driver = started.as_ref().ok().map(|(driver, _)| driver.clone());
+            let result = started.and_then(|started| Ok(establish(started, |peer| accept(peer))?));
             let failed = result.is_err();
             let _ = outcome.send(result.map_err(|error| AcceptError { peer: Some(peer), error }));
             // The place is free when the outcome is taken; and where that is a failure, when its socket is closed, which takes a while
@@ -252,11 +253,11 @@ pub fn accept_over(
 }
 
 /// Begins a handshake as the one who was dialled.
-pub(crate) fn begin(socket: TcpStream, keys: ResponderKeys, config: Arc<Config>) -> io::Result<Arc<Driver>> {
-    let clock = Clock::start();
+pub(crate) fn begin(socket: TcpStream, keys: ResponderKeys, config: Arc<Config>) -> io::Result<(Arc<Driver>, Trace)> {
+    let (clock, trace) = (Clock::start(), Trace::accepted(&socket));
     let connection =
         peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
-    pump::start(socket, connection, clock)
+    Ok((trace.start(|| pump::start(socket, connection, clock))?, trace))
 }
 
 pub(crate) fn invalid(error: crate::ConfigError) -> io::Error {

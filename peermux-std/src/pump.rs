@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv};
 
 use crate::signal::Signal;
+use crate::trace::in_span;
 
 /// How long a writer waits for a socket that takes nothing before it looks whether the connection has ended or has a new timer meanwhile.
 const STALL: Duration = Duration::from_secs(1);
@@ -61,9 +62,11 @@ pub(crate) fn start(socket: TcpStream, connection: Connection, clock: Clock) -> 
     let driver = Driver::new(connection);
     let pump = Arc::new(Loops { socket, driver: driver.clone(), clock, signal: Arc::default() });
     let reader = pump.clone();
-    thread::Builder::new().name("peermux-read".into()).spawn(move || reader.guard().read())?;
+    thread::Builder::new().name("peermux-read".into()).spawn(in_span(move || reader.guard().read()))?;
     let writer = pump.clone();
-    if let Err(error) = thread::Builder::new().name("peermux-write".into()).spawn(move || writer.guard().write()) {
+    if let Err(error) =
+        thread::Builder::new().name("peermux-write".into()).spawn(in_span(move || writer.guard().write()))
+    {
         pump.fail(&error);
         return Err(error);
     }

@@ -34,9 +34,9 @@ impl Shared {
 
     /// Runs a handshake, and gives its place back when the peer is confirmed, or when the socket is closed, which takes a while (`docs/spec.md` section 13.1). Then serves the connection.
     fn handshake(&self, socket: TcpStream, place: Place<Connection>) -> io::Result<()> {
-        let driver = begin(socket, self.key.clone().into(), self.config.clone())?;
+        let (driver, trace) = begin(socket, self.key.clone().into(), self.config.clone())?;
         place.begin(&driver);
-        let Ok(connection) = establish(driver.clone(), &self.decide) else {
+        let Ok(connection) = establish((driver.clone(), trace), &self.decide) else {
             let mut waiter = driver.waiter();
             Arc::<Signal>::default().block_on_forever(|waker| waiter.poll_closed(waker));
             return Ok(());

@@ -28,9 +28,9 @@ impl Shared {
 
     fn greet(&self, socket: TcpStream, dialing: &Dialing<Connection>) -> io::Result<Connection> {
         let (identity, remote) = (Identity::Known(self.key.clone()), Remote::Key(dialing.peer()));
-        let driver = begin(socket, identity, remote, self.config.clone())?;
+        let (driver, trace) = begin(socket, identity, remote, self.config.clone())?;
         dialing.begin(&driver);
-        Ok(establish(driver, &self.decide)?)
+        Ok(establish((driver, trace), &self.decide)?)
     }
 }
 
