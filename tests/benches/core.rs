@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use peermux_core::wire::QUANTUM;
 use peermux_core::{Config, Role};
 use peermux_tests::bench::{Bare, Bulk, Cipher, Frames, Handshake, Many, Requests, config};
@@ -23,6 +23,7 @@ fn batches(iterations: u64, each: usize, mut batch: impl FnMut() -> Duration) ->
 fn records(criterion: &mut Criterion) {
     for cipher in Cipher::REAL.into_iter().chain([Cipher::Plain]) {
         let mut group = criterion.benchmark_group(format!("record/{}", cipher.name()));
+        group.sampling_mode(SamplingMode::Flat);
         for quanta in [1, 2, 4, 8, 16] {
             group.throughput(Throughput::Bytes(u64::from(quanta) * QUANTUM as u64));
             let mut bulk = Bulk::new(config(cipher, quanta));

@@ -102,12 +102,6 @@ pub fn config(cipher: Cipher, quanta: u8) -> Config {
     Config { grease: false, max_record: quanta, provider: cipher.provider(), ..Config::default() }
 }
 
-/// What is none of the core's work runs in here, so that an instrument that knows functions by their names can leave it out.
-#[inline(never)]
-pub fn unmeasured(act: &mut dyn FnMut()) {
-    act();
-}
-
 fn drain_events(connection: &mut Connection) {
     while connection.poll_event().is_some() {}
 }

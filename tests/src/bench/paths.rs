@@ -7,7 +7,7 @@ use peermux_core::crypto::AeadKey;
 use peermux_core::wire::{Priority, QUANTUM};
 use peermux_core::{Config, MAX_INPUT_BUFFER, Role, StreamId, Transmit};
 
-use super::{Cipher, Direct, drain_events, unmeasured};
+use super::{Cipher, Direct, drain_events};
 
 /// One stream that always has something to send. Records go in batches, so that looking at the clock costs next to nothing.
 pub struct Bulk {
@@ -99,14 +99,12 @@ impl Bulk {
 
     /// What stands for the transport: the bytes move into the receiver's buffers.
     pub fn transport(&mut self) {
-        unmeasured(&mut || {
-            for (sealed, arrived) in self.sealed.iter().zip(&mut self.arrived) {
-                if !arrived.try_reclaim(MAX_INPUT_BUFFER) {
-                    *arrived = BytesMut::with_capacity(MAX_INPUT_BUFFER);
-                }
-                arrived.extend_from_slice(sealed);
+        for (sealed, arrived) in self.sealed.iter().zip(&mut self.arrived) {
+            if !arrived.try_reclaim(MAX_INPUT_BUFFER) {
+                *arrived = BytesMut::with_capacity(MAX_INPUT_BUFFER);
             }
-        });
+            arrived.extend_from_slice(sealed);
+        }
     }
 
     /// The receiver's part: opens the records, and reads; and the sender's, who learns of the credit.
