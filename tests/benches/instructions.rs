@@ -23,10 +23,11 @@ fn unmeasured_transport(bulk: &mut Bulk) {
     bulk.transport();
 }
 
-fn bulk(cipher: Cipher, quanta: u8) -> Bulk {
+// States are boxed, or what is counted is their way in and out too.
+fn bulk(cipher: Cipher, quanta: u8) -> Box<Bulk> {
     let mut bulk = Bulk::new(config(cipher, quanta));
     bulk.batch();
-    bulk
+    Box::new(bulk)
 }
 
 // 128 quanta from the application to the application, in records of 1 to 16, without the copy that stands for the transport.
@@ -42,7 +43,7 @@ fn bulk(cipher: Cipher, quanta: u8) -> Bulk {
 #[bench::ring_chacha_16(Cipher::RingChaCha, 16)]
 #[bench::ring_aes_1(Cipher::RingAes, 1)]
 #[bench::ring_aes_16(Cipher::RingAes, 16)]
-fn quanta_128(mut bulk: Bulk) -> Bulk {
+fn quanta_128(mut bulk: Box<Bulk>) -> Box<Bulk> {
     bulk.seal();
     unmeasured_transport(&mut bulk);
     bulk.open();
@@ -62,8 +63,8 @@ fn bare_128(mut bare: Bare) -> Bare {
     bare
 }
 
-fn requests(cipher: Cipher) -> Requests {
-    Requests::new(config(cipher, 16))
+fn requests(cipher: Cipher) -> Box<Requests> {
+    Box::new(Requests::new(config(cipher, 16)))
 }
 
 // 100 bytes there and back, on a stream that is there.
@@ -72,7 +73,7 @@ fn requests(cipher: Cipher) -> Requests {
 #[bench::rust_chacha(Cipher::RustChaCha)]
 #[bench::ring_chacha(Cipher::RingChaCha)]
 #[bench::ring_aes(Cipher::RingAes)]
-fn request_reused(mut requests: Requests) -> Requests {
+fn request_reused(mut requests: Box<Requests>) -> Box<Requests> {
     requests.reused();
     requests
 }
@@ -83,25 +84,25 @@ fn request_reused(mut requests: Requests) -> Requests {
 #[bench::rust_chacha(Cipher::RustChaCha)]
 #[bench::ring_chacha(Cipher::RingChaCha)]
 #[bench::ring_aes(Cipher::RingAes)]
-fn request_fresh(mut requests: Requests) -> Requests {
+fn request_fresh(mut requests: Box<Requests>) -> Box<Requests> {
     requests.fresh();
     requests
 }
 
-fn frames(cipher: Cipher) -> Frames {
-    Frames::new(config(cipher, 16))
+fn frames(cipher: Cipher) -> Box<Frames> {
+    Box::new(Frames::new(config(cipher, 16)))
 }
 
 // 64 frames of 16 bytes, of as many streams, in one record.
 #[library_benchmark(setup = frames)]
 #[bench::plain(Cipher::Plain)]
-fn frames_64(mut frames: Frames) -> Frames {
+fn frames_64(mut frames: Box<Frames>) -> Box<Frames> {
     frames.record();
     frames
 }
 
-fn many(count: usize, busy: bool) -> Many {
-    Many::new(config(Cipher::Plain, 1), count, busy)
+fn many(count: usize, busy: bool) -> Box<Many> {
+    Box::new(Many::new(config(Cipher::Plain, 1), count, busy))
 }
 
 // 60 records, each of one stream, where three are used.
@@ -110,7 +111,7 @@ fn many(count: usize, busy: bool) -> Many {
 #[bench::of_10(10, false)]
 #[bench::of_1_000(1000, false)]
 #[bench::of_100_000(100_000, false)]
-fn stream_used(mut many: Many) -> Many {
+fn stream_used(mut many: Box<Many>) -> Box<Many> {
     (0..60).for_each(|_| many.record());
     many
 }
@@ -121,7 +122,7 @@ fn stream_used(mut many: Many) -> Many {
 #[bench::of_10(10, true)]
 #[bench::of_1_000(1000, true)]
 #[bench::of_100_000(100_000, true)]
-fn stream_busy(mut many: Many) -> Many {
+fn stream_busy(mut many: Box<Many>) -> Box<Many> {
     (0..60).for_each(|_| many.record());
     many
 }
