@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::code::{Code, ProtocolCode};
 use crate::connection::{Connection, EarlyOffer, Event, PeerInfo, Transmit};
 use crate::early::StrikeRegister;
-use crate::error::{BufferTooSmall, ConnectionError, OpenError, ReadError, WriteError};
+use crate::error::{ConnectionError, OpenError, ReadError, WriteError};
 use crate::id::StreamId;
 use crate::time::Instant;
 use crate::wire::Priority;
@@ -52,23 +52,17 @@ struct State {
 /// What the writer is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pump {
-    /// Send so many bytes from the beginning of the buffer.
-    Send(usize),
+    /// Send what is in the buffer. If there is `more`, wait until the transport takes more before you ask again.
+    Send {
+        /// Something else waits already.
+        more: bool,
+    },
     /// Wait to be woken, at the latest until the timer, and then call [`Driver::handle_timeout`].
     Wait(Option<Instant>),
     /// Half-close the transport, once; then wait to be woken, at the latest until the timer.
     HalfClose(Option<Instant>),
     /// Close the transport: nothing more is to be sent or received.
     Close,
-}
-
-/// What a writer that has something to send needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Demand {
-    /// How long a buffer is worth giving to [`Driver::poll_transmit`], in bytes.
-    pub buffer: usize,
-    /// TCP_NOTSENT_LOWAT, in bytes: see [`Connection::unsent_limit`].
-    pub unsent: usize,
 }
 
 /// How far the peer is proved.
@@ -154,45 +148,27 @@ impl Driver {
         self.with(|connection| connection.handle_timeout(now));
     }
 
-    /// For the writer, when the transport can take more: the next thing to do. `waker` is woken when that changes. A buffer longer than one
-    /// record of the largest size is filled with several.
-    ///
-    /// # Errors
-    /// [`BufferTooSmall`] if `out` is shorter than [`Connection::next_transmit_len`]: 16 quanta always do, and so does what [`Driver::wants_transmit`]
-    /// said if nothing happened since.
-    pub fn poll_transmit(&self, now: Instant, out: &mut [u8], waker: &Waker) -> Result<Pump, BufferTooSmall> {
+    /// For the writer, when the transport can take more: the next thing to do. `waker` is woken when that changes. What is to be sent is put
+    /// into `buffer`: a flight, a record, or several of a [burst](Connection::burst_len).
+    pub fn poll_transmit(&self, now: Instant, buffer: &mut WriteBuffer, waker: &Waker) -> Pump {
         self.act(false, |state| {
-            let connection = &mut state.connection;
-            let mut transmit = connection.poll_transmit(now, out)?;
-            let mut sent = 0;
-            while let Transmit::Bytes(len) = transmit {
-                sent += len;
-                if out.len() - sent < connection.next_transmit_len() || out.len() <= crate::MAX_INPUT_BUFFER {
-                    break;
-                }
-                transmit = connection.poll_transmit(now, &mut out[sent..])?;
-            }
-            if sent > 0 {
-                return Ok(Pump::Send(sent));
+            let transmit = buffer.fill(&mut state.connection, now);
+            if let Transmit::Bytes(_) = transmit {
+                return Pump::Send { more: state.connection.wants_transmit() };
             }
             if state.connection.is_closed() {
-                return Ok(Pump::Close);
+                return Pump::Close;
             }
             state.armed = state.connection.poll_timeout();
-            state.writer = Some(waker.clone());
-            Ok(match transmit {
+            match &mut state.writer {
+                Some(writer) => writer.clone_from(waker),
+                None => state.writer = Some(waker.clone()),
+            }
+            match transmit {
                 Transmit::Finished => Pump::HalfClose(state.armed),
                 _ => Pump::Wait(state.armed),
-            })
+            }
         })
-    }
-
-    /// What [`Driver::poll_transmit`] wants, if there is anything to send or to close: so a writer holds no buffer while it waits.
-    pub fn wants_transmit(&self) -> Option<Demand> {
-        let mut state = self.lock();
-        let connection = &mut state.connection;
-        let wants = connection.wants_transmit() || connection.is_closed();
-        wants.then(|| Demand { buffer: connection.burst_len(), unsent: connection.unsent_limit() })
     }
 
     /// For the reader: whether it need not read on, since nothing that arrives is looked at any more and the transport is to be closed.

@@ -152,7 +152,7 @@ impl Loops {
         loop {
             let seen = self.signal.seen();
             let timer = match self.send(&mut unsent) {
-                Ok(Pump::Send(_)) => continue,
+                Ok(Pump::Send { .. }) => continue,
                 Ok(Pump::Wait(timer)) => timer,
                 Ok(Pump::HalfClose(timer)) => {
                     if !std::mem::replace(&mut half_closed, true) {
@@ -174,26 +174,14 @@ impl Loops {
         let waker = self.signal.waker();
         let mut buffer = WriteBuffer::default();
         loop {
-            let mut room = 0;
-            if let Some(demand) = self.driver.wants_transmit() {
-                if std::mem::replace(unsent, demand.unsent) != demand.unsent {
-                    limit_unsent(&self.socket, demand.unsent)?;
-                }
-                if !self.wait_writable()? {
-                    return Ok(Pump::Close);
-                }
-                room = demand.buffer;
+            let pump = self.driver.poll_transmit(self.clock.now(), &mut buffer, &waker);
+            let Pump::Send { more } = pump else { return Ok(pump) };
+            if *unsent != buffer.unsent_limit() {
+                *unsent = buffer.unsent_limit();
+                limit_unsent(&self.socket, *unsent)?;
             }
-            let room = buffer.room(room);
-            match self.driver.poll_transmit(self.clock.now(), room, &waker) {
-                Ok(Pump::Send(len)) => {
-                    if !self.write_all(&room[..len])? {
-                        return Ok(Pump::Close);
-                    }
-                }
-                Ok(pump) => return Ok(pump),
-                // Something came up since it was asked whether there was anything.
-                Err(_) => {}
+            if !self.write_all(buffer.bytes())? || more && !self.wait_writable()? {
+                return Ok(Pump::Close);
             }
         }
     }

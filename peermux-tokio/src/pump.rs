@@ -162,9 +162,10 @@ async fn write(mut socket: OwnedWriteHalf, mut shared: Shared) {
 
 async fn write_all(socket: &mut OwnedWriteHalf, driver: &Driver, clock: Clock) -> io::Result<()> {
     let (mut half_closed, mut unsent) = (false, 0);
+    let mut alarm = pin!(tokio::time::sleep_until(clock.0));
     loop {
         let timer = match send(socket, driver, clock, &mut unsent).await? {
-            Pump::Send(_) => continue,
+            Pump::Send { .. } => continue,
             Pump::Wait(timer) => timer,
             Pump::HalfClose(timer) => {
                 if !std::mem::replace(&mut half_closed, true) {
@@ -174,14 +175,21 @@ async fn write_all(socket: &mut OwnedWriteHalf, driver: &Driver, clock: Clock) -
             }
             Pump::Close => return Ok(()),
         };
-        // The wait was registered by `send`; being woken, or the timer, ends it.
-        let mut first = true;
-        let woken = poll_fn(|_| if std::mem::replace(&mut first, false) { Poll::Pending } else { Poll::Ready(()) });
-        match timer.and_then(|timer| clock.at(timer)) {
-            // The timer wakes this task too, so it is the clock that tells whether its time has come.
-            Some(deadline) => drop(tokio::time::timeout_at(deadline, woken).await),
-            None => woken.await,
+        // Timers move on with whatever is sent and received. So an alarm that goes off too early is left alone, and set anew only then.
+        let deadline = timer.and_then(|timer| clock.at(timer));
+        if let Some(deadline) = deadline
+            && (alarm.is_elapsed() || deadline < alarm.deadline())
+        {
+            alarm.as_mut().reset(deadline);
         }
+        // The wait was registered by `send`; being woken, by that or by the alarm, ends it.
+        let mut waits = true;
+        poll_fn(|cx| match std::mem::replace(&mut waits, false) {
+            true if deadline.is_some() => alarm.as_mut().poll(cx),
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        })
+        .await;
         if timer.is_some_and(|timer| clock.now() >= timer) {
             driver.handle_timeout(clock.now());
         }
@@ -193,31 +201,38 @@ async fn send(socket: &OwnedWriteHalf, driver: &Driver, clock: Clock, unsent: &m
     let mut buffer = WriteBuffer::default();
     let mut turn = Turn::default();
     loop {
-        let mut room = 0;
-        if let Some(demand) = driver.wants_transmit() {
-            if std::mem::replace(unsent, demand.unsent) != demand.unsent {
-                limit_unsent(socket.as_ref(), demand.unsent)?;
-            }
-            // An error of the socket shows when it is written to.
-            if !writable(socket, driver, clock).await? {
-                return Ok(Pump::Close);
-            }
-            room = demand.buffer;
+        let pump = poll_fn(|cx| Poll::Ready(driver.poll_transmit(clock.now(), &mut buffer, cx.waker()))).await;
+        let Pump::Send { more } = pump else { return Ok(pump) };
+        if *unsent != buffer.unsent_limit() {
+            *unsent = buffer.unsent_limit();
+            limit_unsent(socket.as_ref(), *unsent)?;
         }
-        let room = buffer.room(room);
-        let pump = poll_fn(|cx| Poll::Ready(driver.poll_transmit(clock.now(), room, cx.waker()))).await;
-        match pump {
-            Ok(Pump::Send(len)) => {
-                if !write_records(socket, &room[..len], driver, clock).await? {
-                    return Ok(Pump::Close);
-                }
-                turn.used(len).await;
-            }
-            Ok(pump) => return Ok(pump),
-            // Something came up since it was asked whether there was anything.
-            Err(_) => {}
+        if !write_records(socket, buffer.bytes(), driver, clock).await? {
+            return Ok(Pump::Close);
+        }
+        turn.used(buffer.bytes().len()).await;
+        // An error of the socket shows when it is written to.
+        if more && !takes_more(socket.as_ref()) && !writable(socket, driver, clock).await? {
+            return Ok(Pump::Close);
         }
     }
+}
+
+/// Whether the socket takes more now. Tokio believes so until a write has failed; then a record would have been made too early.
+#[cfg(unix)]
+fn takes_more(socket: &TcpStream) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    let look = || match poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&Timespec::default())) {
+        Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
+        _ => Ok(()),
+    };
+    socket.try_io(tokio::io::Interest::WRITABLE, look).is_ok()
+}
+
+#[cfg(not(unix))]
+fn takes_more(_: &TcpStream) -> bool {
+    true
 }
 
 /// Writes all of `bytes`; false if the connection has ended before the socket took them.

@@ -535,8 +535,8 @@ impl Connection {
     /// How many bytes are worth giving to the transport at once: what [`Connection::next_transmit_len`] says; or, while the transport
     /// takes what it is given so fast that the calls are what costs, as many as it takes in about 0.25 ms, in records that are made one after the other.
     pub fn burst_len(&self) -> usize {
-        let (next, (payload, _)) = (self.next_transmit_len(), self.mux.backlog());
-        if payload > next { next.max(self.drain_rate.burst()) } else { next }
+        let (next, burst) = (self.next_transmit_len(), self.drain_rate.burst());
+        if burst > crate::MAX_INPUT_BUFFER && self.mux.backlog().0 > next { burst } else { next }
     }
 
     /// How many bytes may wait in the transport, unsent, before it takes no more: what is urgent waits behind them. For

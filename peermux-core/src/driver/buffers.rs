@@ -8,6 +8,9 @@ use bytes::buf::Limit;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::MAX_INPUT_BUFFER;
+use crate::connection::{Connection, Transmit};
+use crate::error::BufferTooSmall;
+use crate::time::Instant;
 use crate::wire::QUANTUM;
 
 /// What a reader reads into: what has arrived of the next record.
@@ -71,27 +74,63 @@ impl Drop for ReadBuffer {
     }
 }
 
-/// What a writer has its records made in. Its memory comes from a small pool, as that of a [`ReadBuffer`]; to be dropped before the writer waits.
+/// What a writer has its records made in. Its memory comes from a small pool, as that of a [`ReadBuffer`]; to be dropped before the writer waits for
+/// something to send.
 #[derive(Debug, Default)]
-pub struct WriteBuffer(Vec<u8>);
+pub struct WriteBuffer {
+    memory: Vec<u8>,
+    len: usize,
+    unsent: usize,
+}
 
 impl WriteBuffer {
-    /// The first `len` bytes, whatever stands there.
-    pub fn room(&mut self, len: usize) -> &mut [u8] {
-        if self.0.capacity() == 0 && len > 0 {
-            self.0 = SENDING.take(|_| true).unwrap_or_default();
+    /// What is to be sent: flights and sealed records.
+    pub fn bytes(&self) -> &[u8] {
+        &self.memory[..self.len]
+    }
+
+    /// How many bytes may wait in the transport unsent: see [`Connection::unsent_limit`].
+    pub const fn unsent_limit(&self) -> usize {
+        self.unsent
+    }
+
+    /// Takes what `connection` has to send, as much as is worth sending at once.
+    pub(super) fn fill(&mut self, connection: &mut Connection, now: Instant) -> Transmit {
+        self.len = 0;
+        self.unsent = connection.unsent_limit();
+        let mut room = if connection.wants_transmit() { connection.burst_len() } else { 0 };
+        loop {
+            match connection.poll_transmit(now, self.room(room)) {
+                Ok(Transmit::Bytes(len)) => {
+                    self.len += len;
+                    if self.len + connection.next_transmit_len() > room {
+                        return Transmit::Bytes(self.len);
+                    }
+                }
+                Ok(_) if self.len > 0 => return Transmit::Bytes(self.len),
+                Ok(transmit) => return transmit,
+                // A timer came due, and has something to say.
+                Err(BufferTooSmall { needed }) => room = self.len + needed,
+            }
         }
-        if self.0.len() < len {
-            self.0.resize(len, 0);
+    }
+
+    /// What is behind the bytes, up to `end`.
+    fn room(&mut self, end: usize) -> &mut [u8] {
+        if self.memory.is_empty() && end > 0 {
+            self.memory = SENDING.take(|_| true).unwrap_or_default();
         }
-        &mut self.0[..len]
+        if self.memory.len() < end {
+            self.memory.resize(end, 0);
+        }
+        &mut self.memory[self.len..end]
     }
 }
 
 impl Drop for WriteBuffer {
     fn drop(&mut self) {
-        if self.0.capacity() > 0 {
-            SENDING.give(core::mem::take(&mut self.0));
+        if !self.memory.is_empty() {
+            SENDING.give(core::mem::take(&mut self.memory));
         }
     }
 }

@@ -71,6 +71,8 @@ pub(super) struct Pick {
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     levels: [Level; 8],
+    /// A bit for each level that may have a place.
+    occupied: u8,
     /// By slot.
     entries: Vec<Entry>,
     /// Places that are true, and those that are left behind.
@@ -129,6 +131,7 @@ impl Schedule {
             self.waiting += 1;
             self.with_data += usize::from(need == Need::Data);
             let place = Place { order: entry.order, slot, ticket: entry.ticket };
+            self.occupied |= 1 << entry.urgency;
             let (level, incremental) = (&mut self.levels[usize::from(entry.urgency)], entry.incremental);
             match need {
                 Need::Open => level.opening.push(Reverse(place)),
@@ -155,20 +158,19 @@ impl Schedule {
 
     /// The stream that goes next, if OPEN and payload may be sent at all.
     pub(super) fn next(&mut self, may_open: bool, may_send_data: bool) -> Option<Pick> {
-        let Self { levels, entries, stale, .. } = self;
-        (0u8..).zip(levels).find_map(|(urgency, level)| {
-            let pick = |place: Place, need| Some(Pick { slot: place.slot, need, urgency });
-            if may_open && let Some(place) = first(&mut level.opening, entries, stale) {
-                return pick(place, Need::Open);
+        let mut left = self.occupied;
+        while left != 0 {
+            let urgency = left.trailing_zeros();
+            left &= left - 1;
+            let level = &mut self.levels[urgency as usize];
+            if let Some((place, need)) = level.next(may_open, may_send_data, &self.entries, &mut self.stale) {
+                return Some(Pick { slot: place.slot, need, urgency: urgency as u8 });
             }
-            if let Some(place) = front(&mut level.fins, entries, stale) {
-                return pick(place, Need::Fin);
+            if level.is_empty() {
+                self.occupied &= !(1 << urgency);
             }
-            if !may_send_data {
-                return None;
-            }
-            level.front_turn(entries, stale).and_then(|place| pick(place, Need::Data))
-        })
+        }
+        None
     }
 
     /// The turn of `pick`, which still has payload, is over: at its urgency the next one goes first now.
@@ -229,6 +231,29 @@ fn first(line: &mut BinaryHeap<Reverse<Place>>, entries: &[Entry], stale: &mut u
 }
 
 impl Level {
+    fn is_empty(&self) -> bool {
+        self.opening.is_empty() && self.fins.is_empty() && self.turns.is_empty()
+    }
+
+    fn next(
+        &mut self,
+        may_open: bool,
+        may_send_data: bool,
+        entries: &[Entry],
+        stale: &mut usize,
+    ) -> Option<(Place, Need)> {
+        if may_open && let Some(place) = first(&mut self.opening, entries, stale) {
+            return Some((place, Need::Open));
+        }
+        if let Some(place) = front(&mut self.fins, entries, stale) {
+            return Some((place, Need::Fin));
+        }
+        if !may_send_data {
+            return None;
+        }
+        Some((self.front_turn(entries, stale)?, Need::Data))
+    }
+
     fn front_turn(&mut self, entries: &[Entry], stale: &mut usize) -> Option<Place> {
         while let Some(turn) = self.turns.front() {
             match *turn {
