@@ -5,6 +5,9 @@ use core::time::Duration;
 use crate::time::Instant;
 use crate::wire::{MAX_RECORD, QUANTUM};
 
+/// The largest record, in bytes.
+const LARGEST: usize = MAX_RECORD as usize * QUANTUM;
+
 /// Measures the rate at which the transport takes records while there is always one more.
 #[derive(Default)]
 pub(super) struct DrainRate {
@@ -24,9 +27,10 @@ impl DrainRate {
     const UNKNOWN: u8 = 8;
     /// How long what is given to the transport at once takes at most, and what of it waits there in any case.
     const BURST: Duration = Duration::from_micros(250);
-    const WAITS: u64 = 16 * 1024;
-    /// The largest burst, in records of the largest size.
-    const MOST: u64 = 4;
+    const WAITS: usize = 16 * 1024;
+    /// The largest burst, and the most that waits, in records of the largest size.
+    const MOST: usize = 4;
+    const MOST_UNSENT: usize = 16;
 
     /// `bytes` were taken at `now`; `more` says whether payload waits behind them.
     pub(super) fn sent(&mut self, now: Instant, bytes: usize, more: bool) {
@@ -65,11 +69,22 @@ impl DrainRate {
     /// How many bytes may be given to the transport at once: a record of the largest size, or some of them where a system call for each would
     /// be what limits the rate. That is so from about 2 Gbit/s on.
     pub(super) fn burst(&self) -> usize {
-        const LARGEST: u64 = MAX_RECORD as u64 * QUANTUM as u64;
+        self.records(Self::MOST) * LARGEST
+    }
+
+    /// How many bytes may wait in the transport unsent: those that always may, or as many as a fast one sends in the time of a burst.
+    pub(super) fn unsent(&self) -> usize {
+        match self.records(Self::MOST_UNSENT) {
+            1 => Self::WAITS,
+            records => records * LARGEST,
+        }
+    }
+
+    /// Records of the largest size that take no longer than a burst, besides what waits anyway: a power of two, so that it seldom changes.
+    fn records(&self, most: usize) -> usize {
         let bytes = u128::from(self.rate.unwrap_or(0)) * Self::BURST.as_micros() / 1_000_000;
-        let records = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_sub(Self::WAITS) / LARGEST;
-        // A power of two, so that it seldom changes.
-        (LARGEST << records.clamp(1, Self::MOST).ilog2()) as usize
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        1 << (bytes.saturating_sub(Self::WAITS) / LARGEST).clamp(1, most).ilog2()
     }
 }
 
@@ -98,6 +113,8 @@ mod tests {
         assert_eq!(records(2_000_000_000 / 8), 2);
         assert_eq!(records(4_000_000_000 / 8), 4);
         assert_eq!(records(100_000_000_000 / 8), 4);
+        assert_eq!(drained_at(1_000_000_000 / 8).unsent(), 16 * 1024);
+        assert_eq!(drained_at(100_000_000_000 / 8).unsent(), 256 * QUANTUM);
     }
 
     #[test]
