@@ -65,6 +65,15 @@ pub enum Pump {
     Close,
 }
 
+/// Who writes, where one reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// The caller, who asks [`Driver::poll_transmit`] next.
+    Caller,
+    /// Another task or thread, which is woken.
+    Another,
+}
+
 /// How far the peer is proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -126,10 +135,10 @@ impl Driver {
     }
 
     /// The transport gave bytes: takes what is whole from the front of `input`.
-    pub fn handle_input(&self, now: Instant, input: &mut ReadBuffer) {
-        self.with(|connection| {
-            connection.handle_input(now, &mut input.bytes);
-            input.next = connection.next_input_len();
+    pub fn handle_input(&self, now: Instant, input: &mut ReadBuffer, writes: Writes) {
+        self.act(writes == Writes::Another, |state| {
+            state.connection.handle_input(now, &mut input.bytes);
+            input.next = state.connection.next_input_len();
         });
     }
 

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use peermux_core::Connection;
-use peermux_core::driver::{Driver, Pump, ReadBuffer, WriteBuffer};
+use peermux_core::driver::{Driver, Pump, ReadBuffer, WriteBuffer, Writes};
 use peermux_core::time::Instant as Moment;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -126,7 +126,7 @@ impl Loops {
                 Err(error) => return self.fail(&error),
             };
             match arrived {
-                true => self.driver.handle_input(self.clock.now(), &mut buffer),
+                true => self.driver.handle_input(self.clock.now(), &mut buffer, Writes::Another),
                 false => self.driver.handle_eof(self.clock.now()),
             }
             if self.driver.is_closed() {

@@ -1,22 +1,24 @@
-//! The two loops between a socket and a [`Driver`].
+//! The task between a socket and a [`Driver`].
+//!
+//! One task reads and writes: what arrives is often answered at once, by credit or by the application, and two tasks would wake each other for it.
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
+use std::task::{Context, Poll};
 
-use peermux_core::driver::{Driver, Pump, ReadBuffer, WriteBuffer};
+use peermux_core::driver::{self, Driver, ReadBuffer, Waiter, WriteBuffer};
 use peermux_core::time::Instant;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::Sleep;
 
 use crate::trace::instrument;
 
-/// How long a writer waits for a socket that takes nothing before it looks whether the connection has ended or has a new timer meanwhile.
-const STALL: Duration = Duration::from_secs(1);
+/// Bytes after which other tasks have their turn: so what was read is taken, and what was sent is filled up again, while it is still in the
+/// processor's cache.
+const TURN: usize = 64 * 1024;
 
 /// The clock of a connection: the time since it began.
 #[derive(Clone, Copy)]
@@ -43,11 +45,6 @@ pub(crate) fn unix_millis() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Sets what a connection needs of its socket.
-fn prepare(socket: &TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)
-}
-
 /// Sets how many bytes may wait in the kernel before the socket is not writable any more, so that what is urgent does not wait behind them.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
 fn limit_unsent(socket: &TcpStream, bytes: usize) -> io::Result<()> {
@@ -59,34 +56,45 @@ fn limit_unsent(_: &TcpStream, _: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Starts the loops of a connection over `socket`.
+/// Starts the task of a connection over `socket`.
 pub(crate) fn start(socket: TcpStream, driver: &Arc<Driver>, clock: Clock) -> io::Result<()> {
-    prepare(&socket)?;
-    let (reader, writer) = socket.into_split();
-    tokio::spawn(instrument(read(reader, Shared::new(driver.clone(), clock))));
-    tokio::spawn(instrument(write(writer, Shared::new(driver.clone(), clock))));
+    socket.set_nodelay(true)?;
+    tokio::spawn(instrument(Pump::new(socket, driver.clone(), clock).run()));
     Ok(())
 }
 
-/// What both loops need. A loop that is dropped before its end, as when its runtime shuts down, ends the connection: others may wait for it in
-/// other runtimes.
-struct Shared {
+/// What a connection's task holds. One that is dropped before its end, as when its runtime shuts down, ends the connection: others may wait for
+/// it in other runtimes.
+struct Pump {
+    socket: TcpStream,
     driver: Arc<Driver>,
     clock: Clock,
+    input: ReadBuffer,
+    /// The peer sends nothing more.
+    at_end: bool,
+    output: WriteBuffer,
+    /// So much of the output is written; and something else waits behind it.
+    written: usize,
+    more: bool,
+    /// As the socket was told.
+    unsent: usize,
+    half_closed: bool,
     over: bool,
 }
 
-impl Shared {
-    const fn new(driver: Arc<Driver>, clock: Clock) -> Self {
-        Self { driver, clock, over: false }
-    }
-
-    fn fail(&self, error: &io::Error) {
-        self.driver.handle_transport_error(self.clock.now(), &error.to_string());
-    }
+/// What the sending side of a socket does.
+enum Sends {
+    /// So many bytes were written.
+    Bytes(usize),
+    /// It waits to be woken by the driver, at the latest until the timer.
+    Idle(Option<Instant>),
+    /// It waits for the socket to take more.
+    Blocked,
+    /// Nothing is to be sent or received any more.
+    Over,
 }
 
-impl Drop for Shared {
+impl Drop for Pump {
     fn drop(&mut self) {
         if !self.over {
             self.driver.handle_transport_error(self.clock.now(), "the runtime of the connection has shut down");
@@ -94,127 +102,144 @@ impl Drop for Shared {
     }
 }
 
-async fn read(mut socket: OwnedReadHalf, mut shared: Shared) {
-    read_all(&mut socket, &shared.driver, shared.clock).await.unwrap_or_else(|error| shared.fail(&error));
-    shared.over = true;
-}
-
-async fn read_all(socket: &mut OwnedReadHalf, driver: &Arc<Driver>, clock: Clock) -> io::Result<()> {
-    let mut buffer = ReadBuffer::default();
-    let mut waiter = driver.waiter();
-    let mut closed = pin!(poll_fn(|cx| waiter.poll_closed(cx.waker())));
-    let mut turn = Turn::default();
-    loop {
-        buffer.release();
-        tokio::select! {
-            biased;
-            readable = socket.readable() => readable?,
-            () = &mut closed => return Ok(()),
-        }
-        match read_some(socket, &mut buffer).await {
-            Some(Ok(0)) => {
-                driver.handle_eof(clock.now());
-                return Ok(());
-            }
-            Some(Ok(len)) => {
-                driver.handle_input(clock.now(), &mut buffer);
-                turn.used(len).await;
-            }
-            Some(Err(error)) if retry(&error) => {}
-            Some(Err(error)) => return Err(error),
-            None => {}
+impl Pump {
+    fn new(socket: TcpStream, driver: Arc<Driver>, clock: Clock) -> Self {
+        Self {
+            socket,
+            driver,
+            clock,
+            input: ReadBuffer::default(),
+            at_end: false,
+            output: WriteBuffer::default(),
+            written: 0,
+            more: false,
+            unsent: 0,
+            half_closed: false,
+            over: false,
         }
     }
-}
 
-/// How much a loop has done since it let others run.
-#[derive(Default)]
-struct Turn(usize);
-
-impl Turn {
-    /// Bytes after which the others have their turn: so what was read is taken, and what was sent is filled up again, while it is still in the processor's cache.
-    const LEN: usize = 128 * 1024;
-
-    async fn used(&mut self, bytes: usize) {
-        self.0 += bytes;
-        if self.0 >= Self::LEN {
-            self.0 = 0;
-            tokio::task::yield_now().await;
+    async fn run(mut self) {
+        let mut alarm = pin!(tokio::time::sleep_until(self.clock.0));
+        let mut closed = self.driver.waiter();
+        if let Err(error) = poll_fn(|cx| self.poll(cx, alarm.as_mut(), &mut closed)).await {
+            self.driver.handle_transport_error(self.clock.now(), &error.to_string());
         }
+        self.over = true;
     }
-}
 
-/// Reads what is there, without waiting. Unlike `try_read`, it remembers when that was all.
-async fn read_some(socket: &mut OwnedReadHalf, buffer: &mut ReadBuffer) -> Option<io::Result<usize>> {
-    let mut room = buffer.room();
-    let mut read = pin!(socket.read_buf(&mut room));
-    poll_fn(|cx| match read.as_mut().poll(cx) {
-        Poll::Ready(result) => Poll::Ready(Some(result)),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
-}
-
-async fn write(mut socket: OwnedWriteHalf, mut shared: Shared) {
-    write_all(&mut socket, &shared.driver, shared.clock).await.unwrap_or_else(|error| shared.fail(&error));
-    shared.over = true;
-}
-
-async fn write_all(socket: &mut OwnedWriteHalf, driver: &Driver, clock: Clock) -> io::Result<()> {
-    let (mut half_closed, mut unsent) = (false, 0);
-    let mut alarm = pin!(tokio::time::sleep_until(clock.0));
-    loop {
-        let timer = match send(socket, driver, clock, &mut unsent).await? {
-            Pump::Send { .. } => continue,
-            Pump::Wait(timer) => timer,
-            Pump::HalfClose(timer) => {
-                if !std::mem::replace(&mut half_closed, true) {
-                    let _ = socket.shutdown().await;
+    /// Ready once the connection is over.
+    fn poll(&mut self, cx: &mut Context<'_>, mut alarm: Pin<&mut Sleep>, closed: &mut Waiter) -> Poll<io::Result<()>> {
+        let mut turn = 0;
+        loop {
+            // Reading first: once the driver has the waker, nothing that this task does itself must wake it.
+            let received = self.receive(cx)?;
+            let (sent, timer) = match self.send(cx)? {
+                Sends::Bytes(sent) => (sent, None),
+                Sends::Idle(timer) => (0, timer),
+                Sends::Blocked if closed.poll_closed(cx.waker()).is_ready() => return Poll::Ready(Ok(())),
+                Sends::Blocked => (0, self.driver.with(|connection| connection.poll_timeout())),
+                Sends::Over => return Poll::Ready(Ok(())),
+            };
+            if received + sent > 0 {
+                turn += received + sent;
+                if turn < TURN {
+                    continue;
                 }
-                timer
+                // Goes on when the others have had their turn.
+                let _ = pin!(tokio::task::yield_now()).poll(cx);
+                return Poll::Pending;
             }
-            Pump::Close => return Ok(()),
-        };
-        // Timers move on with whatever is sent and received. So an alarm that goes off too early is left alone, and set anew only then.
-        let deadline = timer.and_then(|timer| clock.at(timer));
-        if let Some(deadline) = deadline
-            && (alarm.is_elapsed() || deadline < alarm.deadline())
-        {
+            // Nothing moves. No buffer is held meanwhile.
+            self.input.release();
+            if !self.alarm_rings(cx, alarm.as_mut(), timer) {
+                return Poll::Pending;
+            }
+            self.driver.handle_timeout(self.clock.now());
+        }
+    }
+
+    /// Whether it is time for `timer`. Timers move on with whatever is sent and received; so an alarm that is set too early is left alone, and set
+    /// anew when it goes off.
+    fn alarm_rings(&self, cx: &mut Context<'_>, mut alarm: Pin<&mut Sleep>, timer: Option<Instant>) -> bool {
+        let Some(timer) = timer else { return false };
+        let Some(deadline) = self.clock.at(timer) else { return false };
+        if deadline < alarm.deadline() {
             alarm.as_mut().reset(deadline);
         }
-        // The wait was registered by `send`; being woken, by that or by the alarm, ends it.
-        let mut waits = true;
-        poll_fn(|cx| match std::mem::replace(&mut waits, false) {
-            true if deadline.is_some() => alarm.as_mut().poll(cx),
-            true => Poll::Pending,
-            false => Poll::Ready(()),
-        })
-        .await;
-        if timer.is_some_and(|timer| clock.now() >= timer) {
-            driver.handle_timeout(clock.now());
+        while alarm.as_mut().poll(cx).is_ready() {
+            if self.clock.now() >= timer {
+                return true;
+            }
+            alarm.as_mut().reset(deadline);
+        }
+        false
+    }
+
+    /// Reads what is there, up to a record; returns how many bytes it was.
+    fn receive(&mut self, cx: &mut Context<'_>) -> io::Result<usize> {
+        if self.at_end {
+            return Ok(0);
+        }
+        match self.socket.poll_read_ready(cx) {
+            Poll::Pending => return Ok(0),
+            Poll::Ready(ready) => ready?,
+        }
+        let mut room = self.input.room();
+        // Unlike `try_read`, this remembers when it was all that was there.
+        let read = pin!(self.socket.read_buf(&mut room)).poll(cx)?;
+        match read {
+            Poll::Pending => Ok(0),
+            Poll::Ready(0) => {
+                self.at_end = true;
+                self.driver.handle_eof(self.clock.now());
+                Ok(0)
+            }
+            Poll::Ready(len) => {
+                self.driver.handle_input(self.clock.now(), &mut self.input, driver::Writes::Caller);
+                Ok(len)
+            }
         }
     }
-}
 
-/// Sends records until there are no more. What goes into each is decided when the socket can take it.
-async fn send(socket: &OwnedWriteHalf, driver: &Driver, clock: Clock, unsent: &mut usize) -> io::Result<Pump> {
-    let mut buffer = WriteBuffer::default();
-    let mut turn = Turn::default();
-    loop {
-        let pump = poll_fn(|cx| Poll::Ready(driver.poll_transmit(clock.now(), &mut buffer, cx.waker()))).await;
-        let Pump::Send { more } = pump else { return Ok(pump) };
-        if *unsent != buffer.unsent_limit() {
-            *unsent = buffer.unsent_limit();
-            limit_unsent(socket.as_ref(), *unsent)?;
+    /// Writes what there is to send. What goes into a record is decided when the socket can take it.
+    fn send(&mut self, cx: &mut Context<'_>) -> io::Result<Sends> {
+        if self.written == self.output.bytes().len() {
+            if self.more && !takes_more(&self.socket) && self.socket.poll_write_ready(cx)?.is_pending() {
+                return Ok(Sends::Blocked);
+            }
+            match self.driver.poll_transmit(self.clock.now(), &mut self.output, cx.waker()) {
+                driver::Pump::Send { more } => (self.written, self.more) = (0, more),
+                driver::Pump::Wait(timer) => return Ok(self.idle(timer)),
+                driver::Pump::HalfClose(timer) => {
+                    if !std::mem::replace(&mut self.half_closed, true) {
+                        // It is done at once. An error says that the socket has ended already.
+                        let _ = Pin::new(&mut self.socket).poll_shutdown(cx);
+                    }
+                    return Ok(self.idle(timer));
+                }
+                driver::Pump::Close => return Ok(Sends::Over),
+            }
+            if self.unsent != self.output.unsent_limit() {
+                self.unsent = self.output.unsent_limit();
+                limit_unsent(&self.socket, self.unsent)?;
+            }
         }
-        if !write_records(socket, buffer.bytes(), driver, clock).await? {
-            return Ok(Pump::Close);
+        let rest = &self.output.bytes()[self.written..];
+        match Pin::new(&mut self.socket).poll_write(cx, rest) {
+            Poll::Pending => Ok(Sends::Blocked),
+            Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(len)) => {
+                self.written += len;
+                Ok(Sends::Bytes(len))
+            }
+            Poll::Ready(Err(error)) => Err(error),
         }
-        turn.used(buffer.bytes().len()).await;
-        // An error of the socket shows when it is written to.
-        if more && !takes_more(socket.as_ref()) && !writable(socket, driver, clock).await? {
-            return Ok(Pump::Close);
-        }
+    }
+
+    fn idle(&mut self, timer: Option<Instant>) -> Sends {
+        (self.output, self.written, self.more) = (WriteBuffer::default(), 0, false);
+        Sends::Idle(timer)
     }
 }
 
@@ -233,51 +258,4 @@ fn takes_more(socket: &TcpStream) -> bool {
 #[cfg(not(unix))]
 fn takes_more(_: &TcpStream) -> bool {
     true
-}
-
-/// Writes all of `bytes`; false if the connection has ended before the socket took them.
-async fn write_records(socket: &OwnedWriteHalf, mut bytes: &[u8], driver: &Driver, clock: Clock) -> io::Result<bool> {
-    while !bytes.is_empty() {
-        match socket.try_write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if retry(&error) => {
-                if !writable(socket, driver, clock).await? {
-                    return Ok(false);
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(true)
-}
-
-/// Waits until the socket takes more, and minds the connection's timers meanwhile; false if the connection has ended.
-async fn writable(socket: &OwnedWriteHalf, driver: &Driver, clock: Clock) -> io::Result<bool> {
-    loop {
-        tokio::select! {
-            biased;
-            writable = socket.writable() => return writable.map(|()| true),
-            () = stall(driver, clock) => {}
-        }
-        if driver.is_closed() {
-            return Ok(false);
-        }
-    }
-}
-
-/// Waits for the next timer, at most for [`STALL`].
-async fn stall(driver: &Driver, clock: Clock) {
-    let timer = driver.with(|connection| connection.poll_timeout());
-    let now = clock.now();
-    let left = timer.map_or(STALL, |timer| timer.saturating_since(now));
-    if left.is_zero() {
-        driver.handle_timeout(now);
-    } else {
-        tokio::time::sleep(left.min(STALL)).await;
-    }
-}
-
-fn retry(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
