@@ -149,8 +149,10 @@ async fn ask(from: &Endpoint, to: (SocketAddr, PublicKey), protocol: &str, reque
 }
 
 fn code_of(error: &io::Error) -> Option<Code> {
-    match error.get_ref()?.downcast_ref::<ReadError>()? {
-        ReadError::Reset(code) => Some(*code),
+    let inner = error.get_ref()?;
+    // Writing may learn of it first.
+    match (inner.downcast_ref::<ReadError>(), inner.downcast_ref::<WriteError>()) {
+        (Some(ReadError::Reset(code)), _) | (_, Some(WriteError::Stopped(code))) => Some(*code),
         _ => None,
     }
 }
