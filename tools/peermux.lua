@@ -9,6 +9,8 @@
 --   PEERMUX_I2R ephemeral suite key
 --   PEERMUX_R2I ephemeral suite key
 --
+-- The examples tunnel, perf and mio, and the commands of renter_host, write it with `--key-log FILE`. Whoever has it reads and forges everything.
+--
 -- Any port will do: a connection is known by its first flight, since random bytes are no ML-KEM encapsulation key. The capture must have its beginning
 -- and all of its segments, whole; where they are out of order, add `-o tcp.reassemble_out_of_order:TRUE`.
 --

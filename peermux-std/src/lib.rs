@@ -79,4 +79,4 @@ pub use peermux_core::crypto::{PublicKey, StaticSecret};
 pub use peermux_core::endpoint::{EndpointLimits, RegisterError};
 pub use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};
 pub use peermux_core::wire::Priority;
-pub use peermux_core::{Config, ConfigError, Identity, Mode, PeerInfo, Remote, ResponderKeys};
+pub use peermux_core::{Config, ConfigError, Identity, KeyLog, Mode, PeerInfo, Remote, ResponderKeys, TrafficSecrets};

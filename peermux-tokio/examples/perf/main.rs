@@ -18,6 +18,8 @@
 //! The bulk has urgency 5 and each request is a stream of its own with urgency 0; `--urgency 0` shows what a request takes without that
 //! difference. The server lets everybody in and sends as much as it is asked for: run it while you measure.
 //!
+//! `--key-log FILE` adds the secrets of the connections to FILE, so that `tools/peermux.lua` reads captures of them.
+//!
 //! Exit codes: 0 when all was measured, or the server was interrupted (Ctrl-C), 1 for what failed, 2 for a wrong command line.
 
 #![allow(unreachable_pub, reason = "an example's modules have nobody outside")]
@@ -43,11 +45,14 @@ macro_rules! warn {
 }
 
 mod client;
+#[path = "../shared/key_log.rs"]
+mod key_log;
 mod report;
 mod server;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
@@ -61,6 +66,9 @@ use peermux_tokio::{Config, Identity, Listener, PublicKey, Remote, StaticSecret,
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Add the secrets of connections to this file, for tools/peermux.lua: whoever has it reads everything
+    #[arg(long, value_name = "FILE", global = true)]
+    key_log: Option<PathBuf>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -146,14 +154,15 @@ impl FromStr for Peer {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let Cli { command, key_log } = Cli::parse();
     // A server ends in no other way.
     let serves = matches!(command, Command::Server { .. });
     let run = async {
+        let config = Config { key_log: key_log::open(key_log.as_deref())?, ..Config::default() };
         match command {
-            Command::Server { listen } => serve(listen).await,
-            Command::Client { server, plan } => measure(&server, &plan).await,
-            Command::Local { plan } => local(&plan).await,
+            Command::Server { listen } => serve(listen, config).await,
+            Command::Client { server, plan } => measure(&server, &plan, config).await,
+            Command::Local { plan } => local(&plan, config).await,
         }
     };
     let done = tokio::select! {
@@ -169,29 +178,28 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn listen(address: SocketAddr) -> io::Result<(Listener, Peer)> {
+async fn listen(address: SocketAddr, config: Config) -> io::Result<(Listener, Peer)> {
     let secret = StaticSecret::generate(&mut getrandom::SysRng).map_err(io::Error::other)?;
     let key = secret.public_key();
-    let listener = Listener::bind(address, secret, Config::default()).await?;
+    let listener = Listener::bind(address, secret, config).await?;
     let addr = listener.local_addr().to_string();
     Ok((listener, Peer { key, addr }))
 }
 
-async fn serve(address: SocketAddr) -> io::Result<()> {
-    let (listener, me) = listen(address).await?;
+async fn serve(address: SocketAddr, config: Config) -> io::Result<()> {
+    let (listener, me) = listen(address, config).await?;
     say!("listening as {}@{}", me.key, me.addr);
     server::run(listener).await
 }
 
-async fn local(plan: &Plan) -> io::Result<()> {
-    let (listener, server) = listen((Ipv4Addr::LOCALHOST, 0).into()).await?;
+async fn local(plan: &Plan, config: Config) -> io::Result<()> {
+    let (listener, server) = listen((Ipv4Addr::LOCALHOST, 0).into(), config.clone()).await?;
     tokio::spawn(server::run(listener));
-    measure(&server, plan).await
+    measure(&server, plan, config).await
 }
 
-async fn measure(server: &Peer, plan: &Plan) -> io::Result<()> {
-    let connection =
-        connect(server.addr.as_str(), Identity::Anonymous, Remote::Key(server.key), Config::default()).await?;
+async fn measure(server: &Peer, plan: &Plan, config: Config) -> io::Result<()> {
+    let connection = connect(server.addr.as_str(), Identity::Anonymous, Remote::Key(server.key), config).await?;
     let phases = client::run(&connection, plan).await?;
     connection.close(0, "measured").await;
     if plan.json {
@@ -208,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_that_is_measured_is_reported() {
-        let (listener, server) = listen((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+        let (listener, server) = listen((Ipv4Addr::LOCALHOST, 0).into(), Config::default()).await.unwrap();
         tokio::spawn(server::run(listener));
         let arguments = ["perf", "local", "--streams", "3", "--time", "0.3", "--request-bytes", "5000"];
         let Command::Local { plan } = Cli::parse_from(arguments).command else { unreachable!() };

@@ -66,6 +66,9 @@ pub enum Command {
         /// Serve this renter only; may be given several times [default: serve everyone]
         #[arg(long, value_name = "KEY", value_parser = public_key)]
         allow: Vec<[u8; 32]>,
+        /// Add the secrets of connections to this file, for tools/peermux.lua: whoever has it reads everything
+        #[arg(long, value_name = "FILE")]
+        key_log: Option<PathBuf>,
     },
     /// Upload files to a host; what it has already is not sent again
     Put {
@@ -118,6 +121,9 @@ pub struct Renter {
     /// How often to connect again before giving up
     #[arg(long, value_name = "TIMES", default_value = "5")]
     pub retries: u32,
+    /// Add the secrets of connections to this file, for tools/peermux.lua: whoever has it reads everything
+    #[arg(long, value_name = "FILE")]
+    pub key_log: Option<PathBuf>,
 }
 
 /// A host: its public key, and where it is.

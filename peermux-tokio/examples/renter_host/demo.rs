@@ -92,7 +92,7 @@ async fn tell(way: Way, plan: &Arc<Plan>) -> Result<Outcome> {
         Way::PerJob => Link::PerJob(PerJob::new(addr)),
         Way::Peermux => {
             let host_key = secrets.host.public_key();
-            Link::Peermux(Peermux::connect(addr, secrets.renter.clone(), host_key).await?)
+            Link::Peermux(Peermux::connect(addr, secrets.renter.clone(), host_key, Config::default()).await?)
         }
     });
     let _gossiping = {

@@ -45,6 +45,8 @@ mod fields;
 mod gossip;
 mod host;
 mod job;
+#[path = "../shared/key_log.rs"]
+mod key_log;
 mod keys;
 mod link;
 mod plan;
@@ -74,7 +76,7 @@ async fn main() -> ExitCode {
             done = demo::run(cli.demo) => done,
             _ = tokio::signal::ctrl_c() => Err(Error::new("interrupted")),
         },
-        Some(Command::Host { listen, dir, key, allow }) => tool::host(listen, &dir, key, allow).await,
+        Some(Command::Host { listen, dir, key, allow, key_log }) => tool::host(listen, &dir, key, allow, key_log).await,
         Some(Command::Put { host, files, renter }) => tool::put(host, files, renter).await,
         Some(Command::Get { host, name, output, force, id, renter }) => {
             tool::get(host, name, output, force, id, renter).await

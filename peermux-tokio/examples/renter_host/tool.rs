@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use peermux_tokio::{Config, Listener, PeerInfo, PublicKey, ResponderKeys, StaticSecret};
+use peermux_tokio::{Config, KeyLog, Listener, PeerInfo, PublicKey, ResponderKeys, StaticSecret};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -18,17 +18,23 @@ use crate::link::{Link, Peermux};
 use crate::rpc::Hash;
 use crate::store::Store;
 use crate::transfer::{self, Local, OnBytes, Upload};
-use crate::{job, keys, report, serve};
+use crate::{job, key_log, keys, report, serve};
 
 /// Serves the files in `dir` until Ctrl-C.
-pub async fn host(listen: SocketAddr, dir: &Path, key: Option<PathBuf>, allow: Vec<[u8; 32]>) -> Result<()> {
+pub async fn host(
+    listen: SocketAddr,
+    dir: &Path,
+    key: Option<PathBuf>,
+    allow: Vec<[u8; 32]>,
+    key_log: Option<PathBuf>,
+) -> Result<()> {
     let store = Store::open(dir, true)?;
     let secret = secret(&key.unwrap_or_else(|| dir.join("host.key")))?;
     let key = secret.public_key();
     let doing = || format!("listening on {listen}");
     let socket = TcpListener::bind(listen).await.context(doing)?;
     let allow: Vec<_> = allow.into_iter().map(PublicKey::from_bytes).collect();
-    let config = Config { ask: !allow.is_empty(), ..Config::default() };
+    let config = Config { ask: !allow.is_empty(), key_log: open_key_log(key_log.as_deref())?, ..Config::default() };
     let allowed = move |peer: &PeerInfo| allow.contains(&peer.key);
     let keys = move || ResponderKeys::from(secret.clone());
     let listener = Listener::over(socket, keys, config, allowed).context(doing)?;
@@ -132,9 +138,10 @@ pub async fn list(peer: Peer, renter: Renter) -> Result<()> {
 /// Does the work on a connection to the host, and on another if that one breaks.
 async fn persist(peer: &Peer, renter: &Renter, work: impl AsyncFn(Arc<Link>) -> Result<()>) -> Result<()> {
     let secret = secret(&renter.key)?;
+    let config = Config { key_log: open_key_log(renter.key_log.as_deref())?, ..Config::default() };
     let mut again = 0;
     let attempt = async || {
-        let link = connect(peer, secret.clone()).await?;
+        let link = connect(peer, secret.clone(), &config).await?;
         // A host that refuses us says so here. What fails later may be worth another try.
         job::hello(&link)
             .await
@@ -161,17 +168,21 @@ async fn persist(peer: &Peer, renter: &Renter, work: impl AsyncFn(Arc<Link>) -> 
     }
 }
 
-async fn connect(peer: &Peer, secret: StaticSecret) -> Result<Arc<Link>> {
+async fn connect(peer: &Peer, secret: StaticSecret, config: &Config) -> Result<Arc<Link>> {
     let addrs: Vec<_> =
         tokio::net::lookup_host(&peer.addr).await.on_link(|| format!("looking up {}", peer.addr))?.collect();
     let mut error = Error::lost(format!("looking up {}: it has no address", peer.addr));
     for addr in addrs {
-        match Peermux::connect(addr, secret.clone(), PublicKey::from_bytes(peer.key)).await {
+        match Peermux::connect(addr, secret.clone(), PublicKey::from_bytes(peer.key), config.clone()).await {
             Ok(peermux) => return Ok(Arc::new(Link::Peermux(peermux))),
             Err(e) => error = e,
         }
     }
     Err(error)
+}
+
+fn open_key_log(path: Option<&Path>) -> Result<Option<Arc<dyn KeyLog>>> {
+    key_log::open(path).map_err(|error| Error::new(error.to_string()))
 }
 
 fn secret(path: &Path) -> Result<StaticSecret> {

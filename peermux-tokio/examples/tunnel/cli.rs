@@ -15,6 +15,9 @@ use crate::target::{Forward, Target};
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+    /// Add the secrets of connections to this file, for tools/peermux.lua: whoever has it reads everything
+    #[arg(long, value_name = "FILE", global = true)]
+    pub key_log: Option<PathBuf>,
 }
 
 #[derive(Subcommand, Debug)]

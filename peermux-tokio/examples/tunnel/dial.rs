@@ -1,9 +1,10 @@
 //! The near side: listens on local ports, and keeps a connection to the far side.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use peermux_tokio::{Code, Config, Connection, Identity, Priority, Remote, StaticSecret, Stream, connect};
+use peermux_tokio::{Code, Config, Connection, Identity, KeyLog, Priority, Remote, StaticSecret, Stream, connect};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -25,7 +26,7 @@ const STEADY: Duration = Duration::from_secs(10);
 /// The connection to the far side, while there is one.
 type Link = watch::Receiver<Option<Connection>>;
 
-pub async fn run(args: cli::Dial) -> Result<(), Failure> {
+pub async fn run(args: cli::Dial, key_log: Option<Arc<dyn KeyLog>>) -> Result<(), Failure> {
     let key = args.key.as_deref().map(keys::load_or_create).transpose()?;
     if let Some(key) = &key {
         warn!("dialling as {}", key.public_key());
@@ -34,7 +35,7 @@ pub async fn run(args: cli::Dial) -> Result<(), Failure> {
     for forward in args.forwards {
         ports.push((bind(&forward).await?, forward));
     }
-    let dialer = Dialer { peer: args.remote, key, retries: args.retries };
+    let dialer = Dialer { peer: args.remote, key, retries: args.retries, key_log };
     let (sender, link) = watch::channel(None);
     let done = tokio::select! {
         done = dialer.run(ports, &sender) => done,
@@ -58,6 +59,7 @@ pub struct Dialer {
     pub peer: cli::Peer,
     pub key: Option<StaticSecret>,
     pub retries: u32,
+    pub key_log: Option<Arc<dyn KeyLog>>,
 }
 
 impl Dialer {
@@ -96,7 +98,7 @@ impl Dialer {
 
     async fn connect(&self) -> Result<Connection, Failure> {
         let identity = self.key.clone().map_or(Identity::Anonymous, Identity::Known);
-        let config = Config::default();
+        let config = Config { key_log: self.key_log.clone(), ..Config::default() };
         let connecting = connect(self.peer.addr.as_str(), identity, Remote::Key(self.peer.key), config);
         match timeout(PATIENCE, connecting).await {
             Ok(connected) => connected.map_err(|error| format!("connecting to {}: {error}", self.peer.addr)),

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peermux_tokio::{Code, Config, Connection, Listener, PublicKey, ResponderKeys, StaticSecret, Stream};
+use peermux_tokio::{Code, Config, Connection, KeyLog, Listener, PublicKey, ResponderKeys, StaticSecret, Stream};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -23,12 +23,13 @@ const STREAMS: u64 = 256;
 /// How long the target's name, and the target, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub async fn run(args: cli::Listen) -> Result<(), Failure> {
+pub async fn run(args: cli::Listen, key_log: Option<Arc<dyn KeyLog>>) -> Result<(), Failure> {
     let key = keys::load_or_create(&args.key)?;
     let public = key.public_key();
     let socket =
         TcpListener::bind(args.listen).await.map_err(|error| format!("listening on {}: {error}", args.listen))?;
-    let listener = start(socket, key, args.peer).map_err(|error| format!("listening on {}: {error}", args.listen))?;
+    let listener =
+        start(socket, key, args.peer, key_log).map_err(|error| format!("listening on {}: {error}", args.listen))?;
     say!("listening as {public}@{}", listener.local_addr());
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
@@ -40,9 +41,14 @@ pub async fn run(args: cli::Listen) -> Result<(), Failure> {
 }
 
 /// Lets in who knows the key and is among `peers`, if there are any.
-pub fn start(socket: TcpListener, key: StaticSecret, peers: Vec<PublicKey>) -> io::Result<Listener> {
+pub fn start(
+    socket: TcpListener,
+    key: StaticSecret,
+    peers: Vec<PublicKey>,
+    key_log: Option<Arc<dyn KeyLog>>,
+) -> io::Result<Listener> {
     // A prober that does not know the key gets no answer.
-    let config = Config { fallback: false, ask: !peers.is_empty(), max_streams: STREAMS, ..Config::default() };
+    let config = Config { fallback: false, ask: !peers.is_empty(), max_streams: STREAMS, key_log, ..Config::default() };
     Listener::over(socket, move || ResponderKeys::from(key.clone()), config, move |peer| peers.contains(&peer.key))
 }
 

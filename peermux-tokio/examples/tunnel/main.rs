@@ -20,6 +20,8 @@
 //! RESET (`codes.rs`), and resets the TCP connection here. When the peermux connection is lost, the connections through it are too; another one
 //! is dialled, and those that come meanwhile wait for it.
 //!
+//! `--key-log FILE` adds the secrets of the connections to FILE, so that `tools/peermux.lua` reads captures of them.
+//!
 //! Exit codes: 0 after an interrupt (Ctrl-C), 1 for what failed while it ran, 2 for a wrong command line.
 
 #![allow(unreachable_pub, reason = "an example's modules have nobody outside")]
@@ -47,6 +49,8 @@ macro_rules! warn {
 mod cli;
 mod codes;
 mod dial;
+#[path = "../shared/key_log.rs"]
+mod key_log;
 mod keys;
 mod listen;
 mod pipe;
@@ -61,13 +65,17 @@ use clap::Parser;
 /// What ends the program: a sentence.
 pub type Failure = String;
 
+async fn run(cli: cli::Cli) -> Result<(), Failure> {
+    let key_log = key_log::open(cli.key_log.as_deref()).map_err(|error| error.to_string())?;
+    match cli.command {
+        cli::Command::Listen(args) => listen::run(args, key_log).await,
+        cli::Command::Dial(args) => dial::run(args, key_log).await,
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let done = match cli::Cli::parse().command {
-        cli::Command::Listen(args) => listen::run(args).await,
-        cli::Command::Dial(args) => dial::run(args).await,
-    };
-    match done {
+    match run(cli::Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             warn!("error: {failure}");

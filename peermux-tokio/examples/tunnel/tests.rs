@@ -24,7 +24,7 @@ async fn far(
     allow: Vec<Target>,
     peers: Vec<PublicKey>,
 ) -> (SocketAddr, watch::Sender<bool>, JoinHandle<()>) {
-    let listener = listen::start(TcpListener::bind(at).await.unwrap(), far_key(), peers).unwrap();
+    let listener = listen::start(TcpListener::bind(at).await.unwrap(), far_key(), peers, None).unwrap();
     let address = listener.local_addr();
     let (stop, stopped) = watch::channel(false);
     (address, stop, tokio::spawn(listen::serve(listener, allow, stopped)))
@@ -40,8 +40,9 @@ async fn near(
     let socket = dial::bind(&forward).await.unwrap();
     let address = socket.local_addr().unwrap();
     let peer = Peer { key: far_key().public_key(), addr: far.to_string() };
-    let run =
-        async move { Dialer { peer, key, retries: 5 }.run(vec![(socket, forward)], &watch::channel(None).0).await };
+    let run = async move {
+        Dialer { peer, key, retries: 5, key_log: None }.run(vec![(socket, forward)], &watch::channel(None).0).await
+    };
     (address, tokio::spawn(run))
 }
 

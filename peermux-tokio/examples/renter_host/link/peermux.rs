@@ -14,8 +14,8 @@ pub struct Peermux {
 
 impl Peermux {
     /// Connects to the host that holds `key`, and to nobody else.
-    pub async fn connect(host: SocketAddr, secret: StaticSecret, key: PublicKey) -> Result<Self> {
-        let connection = peermux_tokio::connect(host, secret, Remote::Key(key), Config::default())
+    pub async fn connect(host: SocketAddr, secret: StaticSecret, key: PublicKey, config: Config) -> Result<Self> {
+        let connection = peermux_tokio::connect(host, secret, Remote::Key(key), config)
             .await
             .map_err(|e| Error::lost(format!("connecting to {key}@{host}: {e}")))?;
         Ok(Self { connection, host })
