@@ -22,6 +22,19 @@
 //!
 //! `--key-log FILE` adds the secrets of the connections to FILE, so that `tools/peermux.lua` reads captures of them.
 //!
+//! What to expect. Measured 2026-11-25 with both sides on two virtual CPUs of an AMD EPYC, Linux 6.18; curl downloads 1 GiB (256 MiB over the slow link) at
+//! urgency 5, and 100 bytes are asked for and answered at urgency 0, every 10 ms on an open connection. In ms, median and 99 %:
+//!
+//! | | idle | during the download | curl |
+//! | --- | --- | --- | --- |
+//! | loopback, tunnel | 0.39, 2.3 | 0.46, 3.3 | 327 MB/s |
+//! | loopback, without | 0.10, 0.26 | 0.06, 0.45 | 424 MB/s |
+//! | link of 100 Mbit/s, tunnel | 0.43, 0.65 | 3.1, 4.1 | 11.9 MB/s |
+//! | link of 100 Mbit/s, without | 0.12, 0.21 | 4.2, 6.7 | 11.9 MB/s |
+//!
+//! The SHA-256 of what arrived was that of the file; curl's rate includes its computation. The link is a token bucket (tbf) on a veth pair, without delay of its own: what
+//! the urgent answer waits for there is what TCP has already handed to the link.
+//!
 //! Exit codes: 0 after an interrupt (Ctrl-C), 1 for what failed while it ran, 2 for a wrong command line.
 
 #![allow(unreachable_pub, reason = "an example's modules have nobody outside")]
