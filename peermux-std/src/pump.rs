@@ -11,10 +11,22 @@ use peermux_core::driver::{Driver, Pump, ReadBuffer, WriteBuffer, Writes};
 use peermux_core::time::Instant as Moment;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use crate::signal::Signal;
 use crate::trace::in_span;
+
+/// Whether a segment is much shorter than what may wait unsent. One that is not, as on the loopback interface, must not wait to be filled: the socket would
+/// not say meanwhile that it takes more.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn has_short_segments(socket: &TcpStream) -> bool {
+    socket2::SockRef::from(socket).tcp_mss().is_ok_and(|len| len <= 4096)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn has_short_segments(_: &TcpStream) -> bool {
+    false
+}
 
 /// How long a writer waits for a socket that takes nothing before it looks whether the connection has ended or has a new timer meanwhile.
 const STALL: Duration = Duration::from_secs(1);
@@ -60,7 +72,8 @@ fn limit_unsent(_: &TcpStream, _: usize) -> io::Result<()> {
 pub(crate) fn start(socket: TcpStream, connection: Connection, clock: Clock) -> io::Result<Arc<Driver>> {
     prepare(&socket)?;
     let driver = Driver::new(connection);
-    let pump = Arc::new(Loops { socket, driver: driver.clone(), clock, signal: Arc::default() });
+    let short_segments = has_short_segments(&socket);
+    let pump = Arc::new(Loops { socket, short_segments, driver: driver.clone(), clock, signal: Arc::default() });
     let reader = pump.clone();
     thread::Builder::new().name("peermux-read".into()).spawn(in_span(move || reader.guard().read()))?;
     let writer = pump.clone();
@@ -75,6 +88,7 @@ pub(crate) fn start(socket: TcpStream, connection: Connection, clock: Clock) -> 
 
 struct Loops {
     socket: TcpStream,
+    short_segments: bool,
     driver: Arc<Driver>,
     clock: Clock,
     /// Where the writer waits for something to do.
@@ -180,17 +194,24 @@ impl Loops {
                 *unsent = buffer.unsent_limit();
                 limit_unsent(&self.socket, *unsent)?;
             }
-            if !self.write_all(buffer.bytes())? || more && !self.wait_writable()? {
+            if !self.write_all(buffer.bytes(), more && self.short_segments)? || more && !self.wait_writable()? {
                 return Ok(Pump::Close);
             }
         }
     }
 
-    /// Writes `bytes`; false if the connection has ended before the socket took them.
-    fn write_all(&self, mut bytes: &[u8]) -> io::Result<bool> {
-        use std::io::Write;
+    /// Writes `bytes`; false if the connection has ended before the socket took them. If there is `more`, what does not fill a segment waits for it, as it would
+    /// in a stream that is not cut into records.
+    fn write_all(&self, mut bytes: &[u8], more: bool) -> io::Result<bool> {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let flags = {
+            let _ = more;
+            SendFlags::empty()
+        };
         while !bytes.is_empty() {
-            match (&self.socket).write(bytes) {
+            match send(&self.socket, bytes, flags).map_err(io::Error::from) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => bytes = &bytes[written..],
                 Err(error) if retry(&error) => {

@@ -78,6 +78,7 @@ struct Pump {
     more: bool,
     /// As the socket was told.
     unsent: usize,
+    short_segments: bool,
     half_closed: bool,
     over: bool,
 }
@@ -105,6 +106,7 @@ impl Drop for Pump {
 impl Pump {
     fn new(socket: TcpStream, driver: Arc<Driver>, clock: Clock) -> Self {
         Self {
+            short_segments: has_short_segments(&socket),
             socket,
             driver,
             clock,
@@ -226,14 +228,13 @@ impl Pump {
             }
         }
         let rest = &self.output.bytes()[self.written..];
-        match Pin::new(&mut self.socket).poll_write(cx, rest) {
+        match write(&mut self.socket, cx, rest, self.more && self.short_segments)? {
             Poll::Pending => Ok(Sends::Blocked),
-            Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(Ok(len)) => {
+            Poll::Ready(0) => Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(len) => {
                 self.written += len;
                 Ok(Sends::Bytes(len))
             }
-            Poll::Ready(Err(error)) => Err(error),
         }
     }
 
@@ -258,4 +259,43 @@ fn takes_more(socket: &TcpStream) -> bool {
 #[cfg(not(unix))]
 fn takes_more(_: &TcpStream) -> bool {
     true
+}
+
+/// Whether a segment is much shorter than what may wait unsent. One that is not, as on the loopback interface, must not wait to be filled: the socket would
+/// not say meanwhile that it takes more.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn has_short_segments(socket: &TcpStream) -> bool {
+    socket2::SockRef::from(socket).tcp_mss().is_ok_and(|len| len <= 4096)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn has_short_segments(_: &TcpStream) -> bool {
+    false
+}
+
+/// Writes. If there is `more`, what does not fill a segment waits for it, as it would in a stream that is not cut into records.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn write(socket: &mut TcpStream, cx: &mut Context<'_>, bytes: &[u8], more: bool) -> Poll<io::Result<usize>> {
+    use rustix::net::{SendFlags, send};
+
+    if !more {
+        return Pin::new(socket).poll_write(cx, bytes);
+    }
+    loop {
+        match socket.poll_write_ready(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => return Poll::Pending,
+        }
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+        match socket.try_io(tokio::io::Interest::WRITABLE, || Ok(send(&*socket, bytes, flags)?)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return Poll::Ready(result),
+        }
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn write(socket: &mut TcpStream, cx: &mut Context<'_>, bytes: &[u8], _: bool) -> Poll<io::Result<usize>> {
+    Pin::new(socket).poll_write(cx, bytes)
 }

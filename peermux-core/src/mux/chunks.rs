@@ -1,6 +1,7 @@
 //! A queue of bytes: chunks that are shared, and a tail that small pieces are copied into.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use bytes::{Buf, Bytes, BytesMut};
@@ -19,20 +20,23 @@ pub(super) struct Chunks {
 /// Tails that have been read, for those to come: so bytes that flow steadily need no allocation.
 #[derive(Debug, Default)]
 pub(super) struct Spares {
-    small: ArrayVec<BytesMut, 4>,
+    small: Vec<BytesMut>,
     full: ArrayVec<BytesMut, 16>,
     /// So many full ones were not needed since the last [`Spares::shed`].
     unneeded: usize,
 }
 
 impl Spares {
+    /// How many small ones are kept: 32 KiB.
+    const SMALL_ONES: usize = 64;
+
     /// A tail that was read to its end.
     fn give(&mut self, mut tail: BytesMut) {
         tail.clear();
         // Its whole capacity again, with what was read.
         let _ = tail.try_reclaim(tail.capacity() + 1);
         match tail.capacity() {
-            Chunks::SMALL if !self.small.is_full() => self.small.push(tail),
+            Chunks::SMALL if self.small.len() < Self::SMALL_ONES => self.small.push(tail),
             Chunks::FULL if !self.full.is_full() => self.full.push(tail),
             _ => {}
         }

@@ -135,7 +135,8 @@ impl Growth {
     }
 }
 
-/// Decides when a stream's window is too small: when it is less than twice what the application reads in a round trip.
+/// Decides when a stream's window is too small: when it is less than four times what the application reads in a round trip. Half of it is used
+/// up before credit is given, and the round trip that is measured knows nothing of the sender's queue.
 #[derive(Debug)]
 pub(super) struct Pace {
     since: Instant,
@@ -152,6 +153,6 @@ impl Pace {
         let consumed = credit.consumed - self.consumed;
         let took = now.saturating_since(self.since);
         *self = Self { since: now, consumed: credit.consumed };
-        u128::from(credit.window) * took.as_micros() < 2 * u128::from(consumed) * round_trip.as_micros()
+        u128::from(credit.window) * took.as_micros() < 4 * u128::from(consumed) * round_trip.as_micros()
     }
 }
