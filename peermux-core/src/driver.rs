@@ -1,7 +1,7 @@
-//! What every threaded or asynchronous adapter is built on: a [`Connection`] behind a lock, who waits for what, and two half-pumps.
+//! What every threaded or asynchronous adapter is built on: a [`Connection`] behind a lock, who waits for what, and their buffers.
 //!
-//! An adapter has two loops and no protocol logic. The reader waits until the socket has bytes, reads them, and calls [`Driver::handle_input`]. The writer waits until the
-//! socket takes bytes, calls [`Driver::poll_transmit`], and writes what it gave. Everything else is a call with a [`Waker`], which an
+//! An adapter reads and writes, in one task or in two threads, and has no protocol logic. The reader waits until the socket has bytes, reads them into a [`ReadBuffer`], and calls
+//! [`Driver::handle_input`]. The writer calls [`Driver::poll_transmit`], writes what stands in the [`WriteBuffer`], and waits until the socket takes more. Everything else is a call with a [`Waker`], which an
 //! asynchronous adapter takes from its task and a blocking one makes of its thread. No call here waits, and no waker is woken under the lock.
 
 use alloc::collections::BTreeMap;

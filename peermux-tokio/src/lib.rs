@@ -61,7 +61,7 @@
 //! | `used again`, `closed as a duplicate` | debug | of an [`Endpoint`]: [`Endpoint::connect`] gave a connection that there was; a connection has taken this one's place |
 //! | `stream refused` | debug | of an [`Endpoint`]: `protocol`, `code` |
 //!
-//! The protocol is in `docs/spec.md`, and all of its logic in [`peermux_core`]; here are two loops for each connection and trait impls.
+//! The protocol is in `docs/spec.md`, and all of its logic in [`peermux_core`]; here are one task for each connection and trait impls.
 
 mod connection;
 mod endpoint;
