@@ -168,6 +168,14 @@ impl<H: Copy + Ord> PeerTable<H> {
         }
     }
 
+    /// The peer has closed a connection that this side dialled in good order, before it was confirmed here: this side was drained off it, as where the peer's
+    /// DRAIN is told of by [`PeerTable::draining`].
+    pub fn dial_drained_off(&mut self, now: Instant, peer: PublicKey) {
+        self.now = self.now.max(now);
+        self.peers.entry(peer).or_insert_with(Peer::new);
+        self.drained_off(peer);
+    }
+
     /// This side is not wanted on the connection that it dialled: if it has no other, it takes its time to dial again.
     fn drained_off(&mut self, key: PublicKey) {
         let now = self.now;

@@ -137,6 +137,9 @@ impl Dialing {
     /// Opens a stream that may travel as early data: its first bytes, up to 1136 with all that is early, if they are written before
     /// [`Dialing::establish`]. See [`peermux_core::Connection::open_early`] for what early data lacks.
     ///
+    /// Nothing is sent before [`Dialing::establish`] is polled: do not wait before that for more than 2048 bytes to be written, for a flush, or for an
+    /// answer.
+    ///
     /// # Errors
     /// See [`OpenError`].
     pub fn open_early(&self, protocol: &str, priority: Priority) -> Result<Stream, OpenError> {

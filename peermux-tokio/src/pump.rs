@@ -72,6 +72,8 @@ struct Pump {
     input: ReadBuffer,
     /// The peer sends nothing more.
     at_end: bool,
+    /// Nothing can be sent any more.
+    failed: bool,
     output: WriteBuffer,
     /// So much of the output is written; and something else waits behind it.
     written: usize,
@@ -112,6 +114,7 @@ impl Pump {
             clock,
             input: ReadBuffer::default(),
             at_end: false,
+            failed: false,
             output: WriteBuffer::default(),
             written: 0,
             more: false,
@@ -136,7 +139,12 @@ impl Pump {
         loop {
             // Reading first: once the driver has the waker, nothing that this task does itself must wake it.
             let received = self.receive(cx)?;
-            let (sent, timer) = match self.send(cx)? {
+            let sends = self.send(cx).inspect_err(|_| {
+                // The peer may have said why, before it went.
+                self.failed = true;
+                while self.receive(cx).is_ok_and(|len| len > 0) {}
+            });
+            let (sent, timer) = match sends? {
                 Sends::Bytes(sent) => (sent, None),
                 Sends::Idle(timer) => (0, timer),
                 Sends::Blocked if closed.poll_closed(cx.waker()).is_ready() => return Poll::Ready(Ok(())),
@@ -194,7 +202,9 @@ impl Pump {
             Poll::Pending => Ok(0),
             Poll::Ready(0) => {
                 self.at_end = true;
-                self.driver.handle_eof(self.clock.now());
+                if !self.failed {
+                    self.driver.handle_eof(self.clock.now());
+                }
                 Ok(0)
             }
             Poll::Ready(len) => {

@@ -11,6 +11,7 @@ use peermux_core::code::{Code, ProtocolCode};
 use peermux_core::crypto::{PublicKey, StaticSecret};
 use peermux_core::driver::Driver;
 use peermux_core::endpoint::{Acceptor, Dialing, Endpoint, EndpointLimits, Link, Next, Want};
+use peermux_core::error::{Closed, ConnectionError, Side};
 use peermux_core::time::Instant;
 use peermux_core::wire::Priority;
 use peermux_core::{Config, Connection, Identity, PeerInfo, Remote, Transmit};
@@ -172,6 +173,26 @@ fn an_error_of_the_system_or_of_the_connection_stays_one_for_all() {
     begin(&mut want, Waker::noop()).finish(NOW, Err(error.clone().into()));
     let told = failure(&mut want);
     assert_eq!(told.get_ref().and_then(|inner| inner.downcast_ref()), Some(&error));
+}
+
+#[test]
+fn who_is_drained_off_before_the_dial_is_over_takes_the_other_connection_or_waits() {
+    let node = default();
+    let (count, waker) = Count::of(&node);
+    let mut want = node.want(peer(), addresses(1));
+    let closed = Closed { code: Code::NO_ERROR, reason: "".into() };
+    let error = ConnectionError::Closed { by: Side::Peer, closed, answer: None };
+    begin(&mut want, &waker).finish(NOW, Err(error.into()));
+    assert_eq!(count.taken(), 1);
+    let until = NOW + Duration::from_secs(15);
+    assert_eq!(waits(&mut want, &waker), Some(until));
+    let (link, _peer) = accepted();
+    let _serving = node.adopt(NOW, &link).expect("it is taken");
+    assert_eq!(count.taken(), 1);
+    assert!(Arc::ptr_eq(found(&mut want).driver(), link.driver()));
+    // Where none comes, it dials again.
+    link.driver().handle_transport_error(NOW, "it is gone");
+    assert!(matches!(want.next(until, &waker), Next::Dial(_)));
 }
 
 #[test]

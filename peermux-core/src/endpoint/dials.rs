@@ -10,7 +10,7 @@ use std::io;
 use super::{After, End, Endpoint, Link, Serving, State};
 use crate::crypto::PublicKey;
 use crate::driver::Driver;
-use crate::error::ConnectionError;
+use crate::error::{ConnectionError, Side};
 use crate::time::Instant;
 
 /// What came of a dial.
@@ -112,6 +112,8 @@ impl<C: Link> Want<C> {
                 }
                 Some(Next::Found(state.current(now, &self.peer, after).unwrap_or(link)))
             }
+            // There is another connection, or one comes, or it is time to dial again later.
+            Err(error) if was_drained_off(&error) => None,
             Err(error) if own => Some(Next::Failed(copy(&error))),
             // Somebody else dialled, and knew another address.
             Err(_) => None,
@@ -206,6 +208,9 @@ impl<C: Link> Dialing<C> {
         let link = result.as_ref().ok().cloned();
         let id = self.endpoint.act(|state, after| {
             let id = link.as_ref().and_then(|link| state.adopt(now, link, after));
+            if result.as_ref().is_err_and(was_drained_off) {
+                state.table.dial_drained_off(now, self.peer);
+            }
             // Who comes from now on finds the connection, or dials anew.
             self.end(state, result.map_err(Arc::new), after);
             id
@@ -255,6 +260,12 @@ impl<C> State<C> {
         dial.outcome = Some(outcome);
         after.wake.extend(dial.waiting.values_mut().filter_map(Option::take));
     }
+}
+
+/// Whether the peer has closed the connection in good order before anybody here saw that it was established: it has another one with us.
+fn was_drained_off(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ConnectionError>());
+    inner.is_some_and(|error| matches!(error, ConnectionError::Closed { by: Side::Peer, .. }) && error.is_orderly())
 }
 
 /// The same error for another one who waited.

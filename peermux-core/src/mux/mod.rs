@@ -16,8 +16,10 @@ mod ingress;
 mod names;
 mod schedule;
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::task::Waker;
 use core::time::Duration;
 
@@ -31,7 +33,7 @@ use crate::error::{ConnectionError, Violation, Wait};
 use crate::id::{Role, StreamId};
 use crate::stats::{Stats, StreamStats, Waited};
 use crate::time::Instant;
-use crate::wakers::Notices;
+use crate::wakers::{Interest, Notices};
 use crate::wire::{Priority, Settings};
 use chunks::Spares;
 use credit::{Growth, RecvCredit, SendCredit};
@@ -114,6 +116,15 @@ impl Pending {
 }
 
 impl Stream {
+    /// Gives up what belongs to others, and all memory.
+    fn let_go(&mut self) {
+        self.protocol = None;
+        self.send.queue.clear();
+        self.recv.queue.clear();
+        self.send.interest = Interest::Nobody;
+        self.recv.interest = Interest::Nobody;
+    }
+
     /// Neither half is open on the wire any more (`docs/spec.md` section 10.2).
     fn has_ended(&self) -> bool {
         !self.send.is_open() && self.send.state != SendState::Finishing && !self.recv.is_open()
@@ -155,7 +166,11 @@ pub(crate) struct Mux {
     now: Instant,
     round_trip: Duration,
 
-    streams: Slab<Stream>,
+    /// Each in a place of its own: so a table that has just grown is half empty of pointers, and not of streams.
+    streams: Slab<Box<Stream>>,
+    /// The places of streams that are over, for those to come.
+    #[allow(clippy::vec_box, reason = "they move into the table")]
+    places: Vec<Box<Stream>>,
     by_wire: BTreeMap<u64, u32>,
     next_serial: u64,
     /// Streams that the peer opened and that were not yet accepted.
@@ -196,6 +211,9 @@ pub(crate) struct Mux {
 }
 
 impl Mux {
+    /// How many places of streams that are over are kept.
+    const PLACES: usize = 32;
+
     pub(crate) fn new(role: Role, limits: Limits, now: Instant) -> Self {
         let theirs = Settings::default();
         Self {
@@ -204,6 +222,7 @@ impl Mux {
             now,
             round_trip: Duration::ZERO,
             streams: Slab::new(),
+            places: Vec::new(),
             by_wire: BTreeMap::new(),
             next_serial: 0,
             incoming: VecDeque::new(),
@@ -294,7 +313,7 @@ impl Mux {
         self.ended = Some(error);
     }
 
-    fn slots(&self) -> alloc::vec::Vec<u32> {
+    fn slots(&self) -> Vec<u32> {
         self.streams.iter().map(|(slot, _)| slot as u32).collect()
     }
 
@@ -306,6 +325,7 @@ impl Mux {
     /// Gives all memory back that is kept for what may come.
     pub(crate) fn shed_all(&mut self) {
         self.spares.clear();
+        self.places = Vec::new();
     }
 
     /// Streams that exist here.
@@ -374,7 +394,14 @@ impl Mux {
             counted: 0,
             counted_ready: 0,
         };
-        let slot = self.streams.insert(stream) as u32;
+        let place = match self.places.pop() {
+            Some(mut place) => {
+                *place = stream;
+                place
+            }
+            None => Box::new(stream),
+        };
+        let slot = self.streams.insert(place) as u32;
         if let Some(wire) = wire {
             self.by_wire.insert(wire, slot);
         }
@@ -480,7 +507,7 @@ impl Mux {
         }
         self.refresh(slot);
         self.schedule.set_need(slot, Need::Nothing);
-        let stream = self.streams.remove(slot as usize);
+        let mut stream = self.streams.remove(slot as usize);
         // Or its places would stay for as long as every record is full, or the send buffer.
         if stream.in_riders {
             self.riders.retain(|&other| other != slot);
@@ -496,6 +523,10 @@ impl Mux {
         }
         if !stream.opened_here {
             self.peer_streams.closed += 1;
+        }
+        if self.places.len() < Self::PLACES {
+            stream.let_go();
+            self.places.push(stream);
         }
     }
 
