@@ -81,9 +81,13 @@ pub struct WriteBuffer {
     memory: Vec<u8>,
     len: usize,
     unsent: usize,
+    crowded: bool,
 }
 
 impl WriteBuffer {
+    /// Streams that are no crowd.
+    const FEW: usize = 8;
+
     /// What is to be sent: flights and sealed records.
     pub fn bytes(&self) -> &[u8] {
         &self.memory[..self.len]
@@ -94,9 +98,15 @@ impl WriteBuffer {
         self.unsent
     }
 
+    /// Whether the connection has so many streams that a writer who waits a moment sends fewer and fuller records.
+    pub const fn is_crowded(&self) -> bool {
+        self.crowded
+    }
+
     /// Takes what `connection` has to send, as much as is worth sending at once.
     pub(super) fn fill(&mut self, connection: &mut Connection, now: Instant) -> Transmit {
         self.len = 0;
+        self.crowded = connection.stream_count() > Self::FEW;
         self.unsent = connection.unsent_limit();
         let mut room = if connection.wants_transmit() { connection.burst_len() } else { 0 };
         loop {
