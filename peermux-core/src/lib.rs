@@ -143,6 +143,7 @@
 //! - `std`: errors become `std::io::Error`s, and the hardware is looked at for AES.
 //! - `ed25519`: attestations of scheme 1, which bind an Ed25519 key to a static key.
 //! - `driver`: the modules `driver`, a connection behind a lock with wakers, and `endpoint`, the connections of one key by their peers; for adapters. It includes `std`.
+//! - `tracing`: the module `trace`, which is there with `driver` too, tells subscribers of that crate what becomes of connections. It includes `driver`.
 #![no_std]
 extern crate alloc;
 #[cfg(any(feature = "std", test))]
@@ -171,6 +172,8 @@ mod record;
 mod shape;
 mod stats;
 pub mod time;
+#[cfg(feature = "driver")]
+pub mod trace;
 pub mod varint;
 #[cfg(test)]
 mod vectors;

@@ -5,12 +5,12 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 
 use peermux_core::driver::{Driver, Progress};
+use peermux_core::trace::Trace;
 
 use crate::listener::invalid;
 use crate::pump::{self, Clock};
 use crate::signal::Signal;
 use crate::stream::Stream;
-use crate::trace::Trace;
 use crate::{Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote};
 
 /// A connection to a peer. Clones are handles to the same one; when the last handle and the last stream are dropped, it closes.
@@ -93,10 +93,12 @@ pub(crate) fn begin(
     remote: Remote,
     config: Arc<Config>,
 ) -> io::Result<(Arc<Driver>, Trace)> {
-    let (clock, trace) = (Clock::start(), Trace::dialing(&socket));
+    let (clock, trace) = (Clock::start(), Trace::dialing(socket.peer_addr().ok()));
     let connection = peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut getrandom::SysRng)
         .map_err(invalid)?;
-    Ok((trace.start(|| pump::start(socket, connection, clock))?, trace))
+    let driver = Driver::new(connection);
+    trace.start(&driver, || pump::start(socket, &driver, clock))?;
+    Ok((driver, trace))
 }
 
 /// Waits for the handshake and the decision about the peer.

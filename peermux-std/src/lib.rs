@@ -67,7 +67,6 @@ mod listener;
 mod pump;
 mod signal;
 mod stream;
-mod trace;
 
 pub use connection::{Connection, connect, connect_over, connect_with};
 pub use endpoint::{Acceptor, Endpoint};

@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use peermux_core::driver::Driver;
+use peermux_core::trace::Trace;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::connection::{Connection, establish};
 use crate::pump::{self, Clock};
 use crate::signal::Signal;
-use crate::trace::Trace;
 use crate::{Config, PeerInfo, ResponderKeys, StaticSecret};
 
 /// Handshakes that may be under way at once; more dialers wait in the kernel's queue.
@@ -254,10 +254,12 @@ pub fn accept_over(
 
 /// Begins a handshake as the one who was dialled.
 pub(crate) fn begin(socket: TcpStream, keys: ResponderKeys, config: Arc<Config>) -> io::Result<(Arc<Driver>, Trace)> {
-    let (clock, trace) = (Clock::start(), Trace::accepted(&socket));
+    let (clock, trace) = (Clock::start(), Trace::accepted(socket.peer_addr().ok()));
     let connection =
         peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
-    Ok((trace.start(|| pump::start(socket, connection, clock))?, trace))
+    let driver = Driver::new(connection);
+    trace.start(&driver, || pump::start(socket, &driver, clock))?;
+    Ok((driver, trace))
 }
 
 pub(crate) fn invalid(error: crate::ConfigError) -> io::Error {

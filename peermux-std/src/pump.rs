@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use peermux_core::Connection;
 use peermux_core::driver::{Driver, Pump, ReadBuffer, WriteBuffer, Writes};
 use peermux_core::time::Instant as Moment;
+use peermux_core::trace::in_span;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use crate::signal::Signal;
-use crate::trace::in_span;
 
 /// Whether a segment is much shorter than what may wait unsent. One that is not, as on the loopback interface, must not wait to be filled: the socket would
 /// not say meanwhile that it takes more.
@@ -69,9 +68,8 @@ fn limit_unsent(_: &TcpStream, _: usize) -> io::Result<()> {
 }
 
 /// Starts the threads of a connection over `socket`.
-pub(crate) fn start(socket: TcpStream, connection: Connection, clock: Clock) -> io::Result<Arc<Driver>> {
+pub(crate) fn start(socket: TcpStream, driver: &Arc<Driver>, clock: Clock) -> io::Result<()> {
     prepare(&socket)?;
-    let driver = Driver::new(connection);
     let short_segments = has_short_segments(&socket);
     let pump = Arc::new(Loops { socket, short_segments, driver: driver.clone(), clock, signal: Arc::default() });
     let reader = pump.clone();
@@ -83,7 +81,7 @@ pub(crate) fn start(socket: TcpStream, connection: Connection, clock: Clock) -> 
         pump.fail(&error);
         return Err(error);
     }
-    Ok(driver)
+    Ok(())
 }
 
 struct Loops {

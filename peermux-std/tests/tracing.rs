@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, unreachable_pub, reason = "a test")]
 
+#[path = "../../peermux-tokio/tests/collector/mod.rs"]
 mod collector;
 
 use std::io::{Read, Write};

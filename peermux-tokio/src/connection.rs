@@ -5,11 +5,11 @@ use std::io;
 use std::sync::Arc;
 
 use peermux_core::driver::{Driver, Progress};
+use peermux_core::trace::Trace;
 use tokio::net::{TcpStream, ToSocketAddrs};
 
 use crate::pump::{self, Clock};
 use crate::stream::Stream;
-use crate::trace::Trace;
 use crate::{Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote};
 
 /// A connection to a peer. Clones are handles to the same one; when the last handle and the last stream are dropped, it closes.
@@ -130,7 +130,7 @@ impl Dialing {
         let mut connection = peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut rng)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         connection.set_wall_clock(clock.now(), pump::unix_millis());
-        let trace = Trace::dialing(&socket);
+        let trace = Trace::dialing(socket.peer_addr().ok());
         Ok(Self { driver: Driver::new(connection), socket, clock, trace })
     }
 

@@ -70,7 +70,6 @@ mod futures;
 mod listener;
 mod pump;
 mod stream;
-mod trace;
 
 pub use connection::{Connection, Dialing, connect, connect_over, connect_with};
 pub use endpoint::{Acceptor, Endpoint};

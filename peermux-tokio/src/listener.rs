@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use peermux_core::StrikeRegister;
 use peermux_core::driver::Driver;
+use peermux_core::trace::Trace;
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::connection::{Connection, establish};
 use crate::pump::{self, Clock};
-use crate::trace::Trace;
 use crate::{Config, PeerInfo, ResponderKeys, StaticSecret};
 
 /// Handshakes that may be under way at once; more dialers wait in the kernel's queue.
@@ -222,7 +222,7 @@ fn start(
     config: Arc<Config>,
     register: Option<Arc<Mutex<StrikeRegister>>>,
 ) -> io::Result<(Arc<Driver>, Trace)> {
-    let trace = Trace::accepted(&socket);
+    let trace = Trace::accepted(socket.peer_addr().ok());
     let clock = Clock::start();
     let mut connection =
         peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;

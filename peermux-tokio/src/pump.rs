@@ -10,11 +10,10 @@ use std::task::{Context, Poll};
 
 use peermux_core::driver::{self, Driver, ReadBuffer, Waiter, WriteBuffer};
 use peermux_core::time::Instant;
+use peermux_core::trace::instrument;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
-
-use crate::trace::instrument;
 
 /// Bytes after which other tasks have their turn: so what was read is taken, and what was sent is filled up again, while it is still in the
 /// processor's cache.

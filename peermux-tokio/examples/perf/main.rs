@@ -45,7 +45,7 @@ macro_rules! warn {
 }
 
 mod client;
-#[path = "../shared/key_log.rs"]
+#[path = "../common/key_log.rs"]
 mod key_log;
 mod report;
 mod server;

@@ -45,7 +45,7 @@ mod fields;
 mod gossip;
 mod host;
 mod job;
-#[path = "../shared/key_log.rs"]
+#[path = "../common/key_log.rs"]
 mod key_log;
 mod keys;
 mod link;

@@ -62,7 +62,7 @@ macro_rules! warn {
 mod cli;
 mod codes;
 mod dial;
-#[path = "../shared/key_log.rs"]
+#[path = "../common/key_log.rs"]
 mod key_log;
 mod keys;
 mod listen;

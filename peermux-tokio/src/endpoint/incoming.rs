@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use peermux_core::driver::Driver;
 use peermux_core::endpoint::Place;
+use peermux_core::trace::Trace;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Shared, serve};
 use crate::Connection;
 use crate::connection::establish;
 use crate::pump::{self, Clock};
-use crate::trace::Trace;
 
 /// How long to wait when the system has no socket to give, as when all file descriptors are in use.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -34,7 +34,7 @@ pub(super) async fn accept_all(socket: TcpListener, shared: Arc<Shared>) {
 
 /// Runs a handshake, and gives its place back when the peer is confirmed, or when the socket is closed, which takes a while (`docs/spec.md` section 13.1).
 async fn handshake(socket: TcpStream, place: Place<Connection>, shared: Arc<Shared>) -> io::Result<()> {
-    let (clock, trace) = (Clock::start(), Trace::accepted(&socket));
+    let (clock, trace) = (Clock::start(), Trace::accepted(socket.peer_addr().ok()));
     let (config, keys) = (shared.config.clone(), shared.key.clone().into());
     let connection = peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;

@@ -6,19 +6,19 @@ use std::sync::Arc;
 
 use peermux_core::driver::Driver;
 use peermux_core::endpoint::Dialing;
+use peermux_core::trace::Trace;
 use tokio::net::TcpStream;
 
 use super::{Shared, serve};
 use crate::connection::establish;
 use crate::pump::{self, Clock};
-use crate::trace::Trace;
 use crate::{Connection, Identity, Remote};
 
 /// Dials, until nobody waits for it any more, and then serves the connection.
 pub(super) async fn dial(dialing: Dialing<Connection>, shared: Arc<Shared>) {
     let connecting = async {
         let socket = TcpStream::connect(dialing.addresses()).await?;
-        let (clock, trace, config) = (Clock::start(), Trace::dialing(&socket), shared.config.clone());
+        let (clock, trace, config) = (Clock::start(), Trace::dialing(socket.peer_addr().ok()), shared.config.clone());
         let (identity, remote) = (Identity::Known(shared.key.clone()), Remote::Key(dialing.peer()));
         let connection =
             peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut getrandom::SysRng)

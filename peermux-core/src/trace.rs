@@ -1,72 +1,98 @@
-//! What subscribers of the crate `tracing` are told, with the feature of that name; without it, all of this is nothing. The crate's documentation lists the events.
+//! What adapters tell subscribers of the crate `tracing`: a span for each connection, and the events of its life. Without the feature `tracing` all of this is nothing.
+//!
+//! An adapter makes a [`Trace`] when it dials or accepts, starts the connection by [`Trace::start`], and keeps it with its handle. It calls the other methods where what they tell
+//! happens. The documentation of the adapters lists the events and their levels.
 
-pub(crate) use told::{Trace, instrument};
+pub use told::{Trace, in_span, instrument};
 
 #[cfg(not(feature = "tracing"))]
 mod told {
+    use alloc::sync::Arc;
+    use core::net::SocketAddr;
     use std::io;
-    use std::sync::Arc;
-
-    use peermux_core::driver::{Driver, Stream};
-    use peermux_core::endpoint::Decision;
-    use tokio::net::TcpStream;
 
     use crate::PeerInfo;
+    use crate::driver::{Driver, Stream};
+    use crate::endpoint::Decision;
 
-    /// What is told of one connection: nothing.
-    #[derive(Clone)]
-    pub(crate) struct Trace;
+    /// What is told of one connection: nothing, without the feature `tracing`.
+    #[derive(Clone, Debug)]
+    pub struct Trace;
 
     impl Trace {
-        pub(crate) const fn dialing(_: &TcpStream) -> Self {
+        /// Tells that somebody is dialled.
+        pub const fn dialing(_: Option<SocketAddr>) -> Self {
             Self
         }
 
-        pub(crate) const fn accepted(_: &TcpStream) -> Self {
+        /// Tells that somebody has dialled.
+        pub const fn accepted(_: Option<SocketAddr>) -> Self {
             Self
         }
 
-        pub(crate) fn start(&self, _: &Arc<Driver>, start: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        /// Calls `start`, and tells from then on what becomes of the connection.
+        ///
+        /// # Errors
+        /// That of `start`.
+        pub fn start(&self, _: &Arc<Driver>, start: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
             start()
         }
 
-        pub(crate) const fn early_accepted(&self, _: &PeerInfo) {}
-        pub(crate) const fn look(&self) {}
-        pub(crate) const fn opened(&self, _: &Stream) {}
-        pub(crate) const fn stream_accepted(&self, _: &Stream) {}
-        pub(crate) const fn drains(&self, _: &Driver) {}
-        pub(crate) const fn shared(&self) {}
-        pub(crate) const fn decided(&self, _: &Decision) {}
+        /// Tells that early data was accepted.
+        pub const fn early_accepted(&self, _: &PeerInfo) {}
+        /// Tells what is new, before anything else is told that comes after it.
+        pub const fn look(&self) {}
+        /// Tells of a stream that was opened here.
+        pub const fn opened(&self, _: &Stream) {}
+        /// Tells of a stream of the peer that was accepted.
+        pub const fn stream_accepted(&self, _: &Stream) {}
+        /// Tells that the application drains the connection.
+        pub const fn drains(&self, _: &Driver) {}
+        /// Tells that an endpoint gives the connection to one more who wants it.
+        pub const fn shared(&self) {}
+        /// Tells what an endpoint has decided.
+        pub const fn decided(&self, _: &Decision) {}
     }
 
-    pub(crate) fn instrument<F: Future>(future: F) -> F {
+    /// `future`, in the span that this is called in.
+    pub fn instrument<F: Future>(future: F) -> F {
         future
+    }
+
+    /// `act`, in the span that this is called in.
+    pub const fn in_span<F: FnOnce()>(act: F) -> F {
+        act
     }
 }
 
 #[cfg(feature = "tracing")]
 mod told {
-    use std::fmt::{self, Write};
+    use alloc::string::ToString;
+    use alloc::sync::Arc;
+    use alloc::task::Wake;
+    use core::fmt::{self, Write};
+    use core::net::SocketAddr;
+    use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    use core::task::{Poll, Waker};
     use std::io;
-    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-    use std::sync::{Arc, Mutex, PoisonError};
-    use std::task::{Poll, Wake, Waker};
+    use std::sync::{Mutex, PoisonError};
 
-    use peermux_core::driver::{Driver, Stream, Waiter};
-    use peermux_core::endpoint::Decision;
-    use tokio::net::TcpStream;
     use tracing::field::{Empty, debug, display};
     use tracing::instrument::{Instrument, Instrumented};
     use tracing::{Level, Span, debug, enabled, error_span, info, trace, warn};
 
-    use crate::{Code, ConnectionError, PeerInfo, ProtocolCode};
+    use crate::PeerInfo;
+    use crate::code::{Code, ProtocolCode};
+    use crate::driver::{Driver, Stream, Waiter};
+    use crate::endpoint::Decision;
+    use crate::error::ConnectionError;
 
     /// The number of the last connection, of this process.
     static LAST: AtomicU64 = AtomicU64::new(0);
 
-    /// What is told of one connection. Clones tell of the same one.
+    /// What is told of one connection, in its span. Clones tell of the same one.
     #[derive(Clone)]
-    pub(crate) struct Trace(Arc<Life>);
+    pub struct Trace(Arc<Life>);
 
     struct Life {
         span: Span,
@@ -83,50 +109,64 @@ mod told {
         drained: bool,
     }
 
+    impl fmt::Debug for Trace {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_tuple("Trace").field(&self.0.span).finish()
+        }
+    }
+
     impl Trace {
-        fn new(socket: &TcpStream, initiator: bool) -> Self {
+        fn new(address: Option<SocketAddr>, initiator: bool) -> Self {
             let id = LAST.fetch_add(1, Relaxed) + 1;
             let role = if initiator { "initiator" } else { "responder" };
-            let address = socket.peer_addr().ok().map(display);
+            let address = address.map(display);
             // Of the highest level, so that it is there for every event that is shown.
             let span = error_span!(target: "peermux", "connection", id, role, address, peer = Empty);
             Self(Arc::new(Life { span, initiator, told: Mutex::default() }))
         }
 
-        pub(crate) fn dialing(socket: &TcpStream) -> Self {
-            let this = Self::new(socket, true);
+        /// Tells that somebody is dialled, whose address may be known.
+        pub fn dialing(address: Option<SocketAddr>) -> Self {
+            let this = Self::new(address, true);
             debug!(target: "peermux", parent: &this.0.span, "dialing");
             this
         }
 
-        pub(crate) fn accepted(socket: &TcpStream) -> Self {
-            let this = Self::new(socket, false);
+        /// Tells that somebody has dialled, whose address may be known.
+        pub fn accepted(address: Option<SocketAddr>) -> Self {
+            let this = Self::new(address, false);
             debug!(target: "peermux", parent: &this.0.span, "accepted");
             this
         }
 
         /// Calls `start`, and tells from then on what becomes of the connection.
-        pub(crate) fn start(&self, driver: &Arc<Driver>, start: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        ///
+        /// # Errors
+        /// That of `start`.
+        pub fn start(&self, driver: &Arc<Driver>, start: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
             self.0.span.in_scope(start)?;
             self.0.told.lock().unwrap_or_else(PoisonError::into_inner).waiter = Some(driver.waiter());
             self.look();
             Ok(())
         }
 
-        pub(crate) fn early_accepted(&self, peer: &PeerInfo) {
+        /// Tells that early data was accepted, of the peer as it claims to be.
+        pub fn early_accepted(&self, peer: &PeerInfo) {
             debug!(target: "peermux", parent: &self.0.span, claimed = %peer.key, "early data accepted");
         }
 
         /// Tells what is new, before anything else is told that comes after it.
-        pub(crate) fn look(&self) {
+        pub fn look(&self) {
             self.0.look();
         }
 
-        pub(crate) fn opened(&self, stream: &Stream) {
+        /// Tells of a stream that was opened here.
+        pub fn opened(&self, stream: &Stream) {
             self.stream(stream, "stream opened");
         }
 
-        pub(crate) fn stream_accepted(&self, stream: &Stream) {
+        /// Tells of a stream of the peer that was accepted.
+        pub fn stream_accepted(&self, stream: &Stream) {
             self.stream(stream, "stream accepted");
         }
 
@@ -147,19 +187,20 @@ mod told {
             );
         }
 
-        /// The application drains the connection.
-        pub(crate) fn drains(&self, driver: &Driver) {
+        /// Tells that the application drains the connection.
+        pub fn drains(&self, driver: &Driver) {
             if driver.with(|connection| connection.error().is_none() && !connection.is_draining()) {
                 self.0.draining("local", ProtocolCode::GOING_AWAY);
             }
         }
 
-        /// The endpoint gives the connection to one more who wants it.
-        pub(crate) fn shared(&self) {
+        /// Tells that an endpoint gives the connection to one more who wants it.
+        pub fn shared(&self) {
             debug!(target: "peermux", parent: &self.0.span, "used again");
         }
 
-        pub(crate) fn decided(&self, decision: &Decision) {
+        /// Tells what an endpoint has decided.
+        pub fn decided(&self, decision: &Decision) {
             match decision {
                 Decision::Drain(code) => self.0.draining("local", *code),
                 Decision::CloseDuplicate => {
@@ -169,7 +210,6 @@ mod told {
                     let protocol = protocol.as_deref();
                     debug!(target: "peermux", parent: &self.0.span, protocol, %code, "stream refused");
                 }
-                other => debug!(target: "peermux", parent: &self.0.span, decision = ?other, "decided"),
             }
         }
     }
@@ -262,8 +302,14 @@ mod told {
         }
     }
 
-    /// `future`, in the span that it is made in.
-    pub(crate) fn instrument<F: Future>(future: F) -> Instrumented<F> {
+    /// `future`, in the span that this is called in.
+    pub fn instrument<F: Future>(future: F) -> Instrumented<F> {
         future.in_current_span()
+    }
+
+    /// `act`, in the span that this is called in.
+    pub fn in_span<F: FnOnce()>(act: F) -> impl FnOnce() {
+        let span = Span::current();
+        move || span.in_scope(act)
     }
 }
