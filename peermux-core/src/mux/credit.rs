@@ -41,22 +41,24 @@ impl SendCredit {
     }
 }
 
-/// What the peer may send: `consumed <= received <= granted`, and `granted` never exceeds `consumed + window`, except after the window shrank.
+/// What the peer may send: `left`. With what it sent and the application has not taken, that never exceeds the window.
 #[derive(Debug)]
 pub(super) struct RecvCredit {
     received: u64,
-    consumed: u64,
-    granted: u64,
-    window: u64,
+    /// These are at most 3 GiB: the configuration allows a window of 2 GiB, and growth is at most half of that.
+    unread: u32,
+    left: u32,
+    window: u32,
 }
 
 impl RecvCredit {
-    pub(super) const fn new(window: u64) -> Self {
-        Self { received: 0, consumed: 0, granted: window, window }
+    pub(super) fn new(window: u64) -> Self {
+        let window = u32::try_from(window).unwrap_or(u32::MAX);
+        Self { received: 0, unread: 0, left: window, window }
     }
 
     pub(super) const fn window(&self) -> u64 {
-        self.window
+        self.window as u64
     }
 
     pub(super) const fn received(&self) -> u64 {
@@ -65,7 +67,12 @@ impl RecvCredit {
 
     /// Bytes received that the application has not yet taken, and that were not discarded.
     pub(super) const fn unread(&self) -> u64 {
-        self.received - self.consumed
+        self.unread as u64
+    }
+
+    /// Bytes that the application took, or that were discarded.
+    const fn consumed(&self) -> u64 {
+        self.received - self.unread()
     }
 
     /// The peer sent `bytes`; false, and nothing is counted, if that is more than was granted.
@@ -74,41 +81,43 @@ impl RecvCredit {
         let granted = bytes as u64 <= self.left();
         if granted {
             self.received += bytes as u64;
+            self.unread += bytes as u32;
+            self.left -= bytes as u32;
         }
         granted
     }
 
     /// The application took `bytes`, or they were discarded.
     pub(super) const fn consume(&mut self, bytes: usize) {
-        self.consumed += bytes as u64;
-        debug_assert!(self.consumed <= self.received);
+        debug_assert!(bytes as u64 <= self.unread());
+        self.unread -= bytes as u32;
     }
 
-    pub(super) const fn grow(&mut self, by: u64) {
-        self.window += by;
+    pub(super) fn grow(&mut self, by: u64) {
+        self.window += by as u32;
     }
 
     /// What must be given back for a record to be caused by it: half of the window, or a quarter of a large one, where waiting for more could
     /// hold a fast sender up and a record costs next to nothing.
     pub(super) const fn worth_a_record(&self) -> u64 {
         const LARGE: u64 = 1 << 20;
-        if self.window >= LARGE { self.window / 4 } else { self.window / 2 }
+        if self.window() >= LARGE { self.window() / 4 } else { self.window() / 2 }
     }
 
     /// By how much the limit could be raised now.
     pub(super) const fn raise(&self) -> u64 {
-        (self.consumed + self.window).saturating_sub(self.granted)
+        (self.window - self.unread - self.left) as u64
     }
 
     /// What the peer may still send.
     pub(super) const fn left(&self) -> u64 {
-        self.granted.saturating_sub(self.received)
+        self.left as u64
     }
 
-    /// Raises the limit as far as it goes, and returns it.
+    /// Raises the limit as far as it goes, and returns it: the bytes that the peer may have sent in all.
     pub(super) const fn grant(&mut self) -> u64 {
-        self.granted += self.raise();
-        self.granted
+        self.left = self.window - self.unread;
+        self.received + self.left()
     }
 }
 
@@ -150,9 +159,9 @@ impl Pace {
 
     /// More credit is due: whether the window of `credit` should grow, by what was consumed since this was last asked.
     pub(super) fn is_held_up(&mut self, now: Instant, credit: &RecvCredit, round_trip: Duration) -> bool {
-        let consumed = credit.consumed - self.consumed;
+        let consumed = credit.consumed() - self.consumed;
         let took = now.saturating_since(self.since);
-        *self = Self { since: now, consumed: credit.consumed };
-        u128::from(credit.window) * took.as_micros() < 4 * u128::from(consumed) * round_trip.as_micros()
+        *self = Self { since: now, consumed: credit.consumed() };
+        u128::from(credit.window()) * took.as_micros() < 4 * u128::from(consumed) * round_trip.as_micros()
     }
 }
