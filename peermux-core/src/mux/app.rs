@@ -75,7 +75,7 @@ impl Mux {
     }
 
     pub(crate) fn wire_id(&self, id: StreamId) -> Option<u64> {
-        self.streams[self.slot(id)? as usize].wire
+        self.streams[self.slot(id)? as usize].wire()
     }
 
     // Writing.
@@ -92,8 +92,9 @@ impl Mux {
     /// Checks that `id` can be written to, and how much; registers the interest if it cannot.
     fn writable(&mut self, id: StreamId) -> Result<(u32, usize), WriteError> {
         let slot = self.slot(id).ok_or(WriteError::UnknownStream)?;
-        match self.streams[slot as usize].send.state {
-            SendState::Reset { stopped_by_peer: Some(code) } => return Err(WriteError::Stopped(code)),
+        let stream = &self.streams[slot as usize];
+        match stream.send.state {
+            SendState::Stopped => return Err(WriteError::Stopped(stream.send_code())),
             SendState::Open => {}
             _ => return Err(WriteError::Finished),
         }
@@ -113,7 +114,7 @@ impl Mux {
             let now = self.now;
             let stream = &mut self.streams[slot as usize];
             stream.send.interest.want_event();
-            stream.blocked.get_or_insert((now, wait));
+            stream.rare().blocked.get_or_insert((now, wait));
             if full && !stream.in_room {
                 stream.in_room = true;
                 self.room.push_back(slot);
@@ -141,7 +142,7 @@ impl Mux {
         if len < SHARE_WRITES_FROM {
             queue.push_slice(&front, &mut self.spares)
         } else {
-            queue.push_chunk(front)
+            queue.push_chunk(front, &mut self.spares)
         }
         self.refresh(slot);
         Ok(len)
@@ -155,19 +156,20 @@ impl Mux {
 
     pub(crate) fn finish(&mut self, id: StreamId) -> Result<(), WriteError> {
         let slot = self.slot(id).ok_or(WriteError::UnknownStream)?;
-        match self.streams[slot as usize].send.state {
+        let stream = &mut self.streams[slot as usize];
+        match stream.send.state {
             SendState::Open => {
                 if let Some(error) = &self.ended {
                     return Err(WriteError::Connection(error.clone()));
                 }
-                self.streams[slot as usize].send.state = SendState::Finishing;
+                stream.send.state = SendState::Finishing;
                 self.refresh(slot);
                 self.tell_writable(slot);
                 Ok(())
             }
             SendState::Finishing | SendState::Finished => Ok(()),
-            SendState::Reset { stopped_by_peer: Some(code) } => Err(WriteError::Stopped(code)),
-            SendState::Reset { stopped_by_peer: None } => Err(WriteError::Finished),
+            SendState::Stopped => Err(WriteError::Stopped(stream.send_code())),
+            SendState::Reset => Err(WriteError::Finished),
         }
     }
 
@@ -178,10 +180,10 @@ impl Mux {
         let stream = &mut self.streams[slot as usize];
         let flushed = match stream.send.state {
             SendState::Finished => true,
-            SendState::Reset { stopped_by_peer: Some(code) } => return Err(WriteError::Stopped(code)),
-            SendState::Reset { stopped_by_peer: None } => return Err(WriteError::Finished),
+            SendState::Stopped => return Err(WriteError::Stopped(stream.send_code())),
+            SendState::Reset => return Err(WriteError::Finished),
             SendState::Finishing => false,
-            SendState::Open => stream.wire.is_some() && stream.send.queue.len() == 0,
+            SendState::Open => stream.wire().is_some() && stream.send.queue.len() == 0,
         };
         match ended {
             Some(error) if !flushed || stream.send.state == SendState::Open => Err(WriteError::Connection(error)),
@@ -198,7 +200,7 @@ impl Mux {
         if let Some(slot) = self.slot(id)
             && self.streams[slot as usize].send.is_open()
         {
-            self.reset_slot(slot, code, None);
+            self.reset_slot(slot, SendState::Reset, code);
             self.tell_writable(slot);
         }
     }
@@ -213,22 +215,25 @@ impl Mux {
 
     fn cancel_slot(&mut self, slot: u32) {
         if self.streams[slot as usize].send.state == SendState::Open && self.ended.is_none() {
-            self.reset_slot(slot, Code::CANCELLED, None);
+            self.reset_slot(slot, SendState::Reset, Code::CANCELLED);
         }
     }
 
-    /// Gives up the sending half. A stream that was not yet opened on the wire is given up whole, and nothing of it is ever sent.
-    pub(super) fn reset_slot(&mut self, slot: u32, code: Code, stopped_by_peer: Option<Code>) {
+    /// Gives up the sending half, for good: `state` is one of the two that say so. A stream that was not yet opened on the wire is given up whole, and nothing of
+    /// it is ever sent.
+    pub(super) fn reset_slot(&mut self, slot: u32, state: SendState, code: Code) {
         let stream = &mut self.streams[slot as usize];
-        stream.send.state = SendState::Reset { stopped_by_peer };
+        let unopened = stream.wire().is_none();
+        stream.send.state = state;
         stream.send.queue.clear();
-        if stream.wire.is_some() {
-            stream.pending.reset = Some(code);
-        } else {
+        stream.rare().send_code = code;
+        if unopened {
             stream.pending = Pending::default();
-            stream.recv.state = RecvState::Reset(code);
+            stream.recv.state = RecvState::Reset;
+            stream.rare().recv_code = code;
+        } else {
+            stream.pending.reset = true;
         }
-        let unopened = stream.wire.is_none();
         self.refresh(slot);
         self.want_control(slot);
         if unopened {
@@ -250,7 +255,7 @@ impl Mux {
 
     pub(crate) fn read_chunk(&mut self, id: StreamId, max: usize) -> Result<Option<Bytes>, ReadError> {
         let Some(slot) = self.readable(id)? else { return Ok(None) };
-        let chunk = self.streams[slot as usize].recv.queue.pop(max);
+        let chunk = self.streams[slot as usize].recv.queue.pop(max, &mut self.spares);
         self.consume(slot, chunk.as_ref().map_or(0, Bytes::len));
         Ok(Some(chunk.unwrap_or_default()))
     }
@@ -258,14 +263,15 @@ impl Mux {
     /// The slot of `id`, if there is something to read; `None` at the end of the stream.
     fn readable(&mut self, id: StreamId) -> Result<Option<u32>, ReadError> {
         let slot = self.slot(id).ok_or(ReadError::UnknownStream)?;
-        let recv = &mut self.streams[slot as usize].recv;
+        let stream = &mut self.streams[slot as usize];
+        let recv = &mut stream.recv;
         if recv.queue.len() > 0 {
             return Ok(Some(slot));
         }
         match recv.state {
             RecvState::Finished if recv.stopped => Err(ReadError::Stopped),
             RecvState::Finished => Ok(None),
-            RecvState::Reset(code) => Err(ReadError::Reset(code)),
+            RecvState::Reset => Err(ReadError::Reset(stream.recv_code())),
             RecvState::Open if recv.stopped => Err(ReadError::Stopped),
             RecvState::Open => match &self.ended {
                 Some(error) => Err(ReadError::Connection(error.clone())),
@@ -295,7 +301,7 @@ impl Mux {
         self.credit_in.consume(bytes);
         let stream = &mut self.streams[slot as usize];
         stream.recv.credit.consume(bytes);
-        if !stream.recv.is_open() || stream.wire.is_none() {
+        if !stream.recv.is_open() || stream.wire().is_none() {
             return;
         }
         let window = stream.recv.credit.window();
@@ -331,7 +337,8 @@ impl Mux {
         // After FIN there is nothing to stop, but what was dropped must not look like the end of the stream.
         stream.recv.stopped = stream.recv.is_open() || unread > 0;
         if stream.recv.is_open() {
-            stream.pending.stop = Some(code);
+            stream.pending.stop = true;
+            stream.rare().recv_code = code;
             self.want_control(slot);
         }
         self.tell_readable(slot);
@@ -361,7 +368,7 @@ impl Mux {
     pub(super) fn refuse_slot(&mut self, slot: u32, code: Code) {
         self.stop_slot(slot, code);
         if self.streams[slot as usize].send.is_open() {
-            self.reset_slot(slot, code, None);
+            self.reset_slot(slot, SendState::Reset, code);
         }
     }
 
@@ -370,7 +377,7 @@ impl Mux {
             let stream = &mut self.streams[slot as usize];
             stream.priority = priority;
             stream.send.priority_is_ours = true;
-            self.schedule.set_priority(slot, priority);
+            self.schedule.set_priority(slot, stream.serial, priority);
         }
     }
 
@@ -391,12 +398,13 @@ impl Mux {
         let (may_open, credit) = (self.opened < self.may_open, self.credit_out.left());
         let next = self.schedule.next(may_open, credit > 0);
         let stream = &self.streams[slot as usize];
-        let unsent = stream.send.queue.len() > 0 || stream.send.state == SendState::Finishing || stream.wire.is_none();
+        let unsent =
+            stream.send.queue.len() > 0 || stream.send.state == SendState::Finishing || stream.wire().is_none();
         Some(match stream.send.state {
-            SendState::Finished | SendState::Reset { .. } => Wait::Ended,
+            SendState::Finished | SendState::Reset | SendState::Stopped => Wait::Ended,
             _ if self.ended.is_some() => Wait::Ended,
             _ if unsent && !may_send => Wait::Handshake,
-            _ if stream.wire.is_none() && !may_open => Wait::StreamLimit,
+            _ if stream.wire().is_none() && !may_open => Wait::StreamLimit,
             _ if stream.send.queue.len() > 0 && credit == 0 => Wait::ConnectionCredit,
             _ if unsent && next.is_some_and(|pick| pick.slot != slot) => Wait::Priority,
             _ if unsent => Wait::Transport,
@@ -428,8 +436,8 @@ impl Mux {
         for slot in self.slots() {
             let stream = &self.streams[slot as usize];
             // One that the application gave up before keeps the code that it was given up with.
-            if stream.wire.is_none() && stream.send.is_open() {
-                self.reset_slot(slot, Code::REFUSED, Some(Code::REFUSED));
+            if stream.wire().is_none() && stream.send.is_open() {
+                self.reset_slot(slot, SendState::Stopped, Code::REFUSED);
             }
         }
     }
@@ -447,7 +455,7 @@ impl Mux {
 
     pub(super) fn tell_if_flushed(&mut self, slot: u32) {
         let stream = &self.streams[slot as usize];
-        if stream.send.queue.len() == 0 && stream.wire.is_some() {
+        if stream.send.queue.len() == 0 && stream.wire().is_some() {
             self.tell_writable(slot);
         }
     }

@@ -1,5 +1,6 @@
 //! A queue of bytes: chunks that are shared, and a tail that small pieces are copied into.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -7,28 +8,41 @@ use arrayvec::ArrayVec;
 use bytes::{Buf, Bytes, BytesMut};
 
 /// Bytes in order, less than 4 GiB. Taking whole chunks copies nothing; small pieces are gathered, so that they pin no larger buffer.
+///
+/// One that is empty holds no memory.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
+    /// There if there are bytes.
+    pieces: Option<Box<Pieces>>,
+    len: u32,
+}
+
+#[derive(Debug, Default)]
+struct Pieces {
     queue: VecDeque<Bytes>,
     /// Follows the queue.
     tail: BytesMut,
-    len: u32,
     /// The buffer that what is left of the first piece keeps, once some of it was read; 0 before that.
     kept: u32,
 }
 
-/// Tails that have been read, for those to come: so bytes that flow steadily need no allocation.
+/// What was read to its end, for bytes to come: so bytes that flow steadily need no allocation.
 #[derive(Debug, Default)]
 pub(super) struct Spares {
     small: Vec<BytesMut>,
     full: ArrayVec<BytesMut, 16>,
     /// So many full ones were not needed since the last [`Spares::shed`].
     unneeded: usize,
+    #[allow(clippy::vec_box, reason = "they move into streams")]
+    pieces: Vec<Box<Pieces>>,
 }
 
 impl Spares {
-    /// How many small ones are kept: 32 KiB.
+    /// How many small tails are kept: 32 KiB.
     const SMALL_ONES: usize = 64;
+    /// How many queues are kept, and of how many places each at most: 64 KiB, and 5 KiB for what is around them.
+    const QUEUES: usize = 64;
+    const PLACES: usize = 32;
 
     /// A tail that was read to its end.
     fn give(&mut self, mut tail: BytesMut) {
@@ -53,6 +67,14 @@ impl Spares {
         spare.unwrap_or_else(|| BytesMut::with_capacity(capacity))
     }
 
+    /// Pieces that are all read.
+    fn give_pieces(&mut self, pieces: Box<Pieces>) {
+        debug_assert!(pieces.queue.is_empty() && pieces.tail.is_empty() && pieces.kept == 0);
+        if self.pieces.len() < Self::QUEUES && pieces.queue.capacity() <= Self::PLACES {
+            self.pieces.push(pieces);
+        }
+    }
+
     /// Drops the full ones that were not needed since this was last called.
     pub(super) fn shed(&mut self) {
         self.full.drain(..self.unneeded);
@@ -75,13 +97,74 @@ impl Chunks {
         self.len as usize
     }
 
-    pub(super) fn push_slice(&mut self, mut bytes: &[u8], spares: &mut Spares) {
-        self.len += bytes.len() as u32;
+    pub(super) fn push_slice(&mut self, bytes: &[u8], spares: &mut Spares) {
+        if !bytes.is_empty() {
+            self.grow(bytes.len(), spares).push_slice(bytes, spares);
+        }
+    }
+
+    pub(super) fn push_chunk(&mut self, chunk: Bytes, spares: &mut Spares) {
+        if !chunk.is_empty() {
+            let pieces = self.grow(chunk.len(), spares);
+            pieces.seal_tail();
+            pieces.queue.push_back(chunk);
+        }
+    }
+
+    /// The pieces that `more` bytes are put into.
+    fn grow(&mut self, more: usize, spares: &mut Spares) -> &mut Pieces {
+        self.len += more as u32;
+        self.pieces.get_or_insert_with(|| spares.pieces.pop().unwrap_or_default())
+    }
+
+    /// `less` bytes were taken.
+    fn shrink(&mut self, less: usize, spares: &mut Spares) {
+        self.len -= less as u32;
+        if self.len == 0
+            && let Some(pieces) = self.pieces.take()
+        {
+            spares.give_pieces(pieces);
+        }
+    }
+
+    /// Moves as many bytes as `out` and the queue have, and returns their number.
+    pub(super) fn read(&mut self, out: &mut [u8], spares: &mut Spares) -> usize {
+        let read = self.pieces.as_mut().map_or(0, |pieces| pieces.read(out, spares));
+        self.shrink(read, spares);
+        read
+    }
+
+    /// Takes the first chunk, or its first `max` bytes. `None` if there is nothing or `max` is 0.
+    pub(super) fn pop(&mut self, max: usize, spares: &mut Spares) -> Option<Bytes> {
+        let chunk = self.pieces.as_mut()?.pop(max)?;
+        self.shrink(chunk.len(), spares);
+        Some(chunk)
+    }
+
+    /// After a read: what is left of a piece moves to a buffer of its own once it is less than half of the one that it keeps. `whole` is the size of the buffer that
+    /// a shared piece of at least `shared_from` bytes came in.
+    pub(super) fn trim(&mut self, before: usize, shared_from: usize, whole: usize) {
+        let len = self.len();
+        if len < before
+            && let Some(pieces) = &mut self.pieces
+        {
+            pieces.trim(before - len, shared_from, whole);
+        }
+    }
+
+    /// Drops everything, memory included, and returns how many bytes there were.
+    pub(super) fn clear(&mut self) -> usize {
+        core::mem::take(self).len as usize
+    }
+}
+
+impl Pieces {
+    fn push_slice(&mut self, mut bytes: &[u8], spares: &mut Spares) {
         while !bytes.is_empty() {
-            if self.tail.len() >= Self::FULL {
+            if self.tail.len() >= Chunks::FULL {
                 self.seal_tail();
             }
-            let (fits, rest) = bytes.split_at(bytes.len().min(Self::FULL - self.tail.len()));
+            let (fits, rest) = bytes.split_at(bytes.len().min(Chunks::FULL - self.tail.len()));
             self.reserve(fits.len(), spares);
             self.tail.extend_from_slice(fits);
             bytes = rest;
@@ -92,17 +175,9 @@ impl Chunks {
     fn reserve(&mut self, more: usize, spares: &mut Spares) {
         let (len, capacity) = (self.tail.len(), self.tail.capacity());
         if len + more > capacity {
-            let mut grown = spares.take((len + more).max(2 * len).min(Self::FULL));
+            let mut grown = spares.take((len + more).max(2 * len).min(Chunks::FULL));
             grown.extend_from_slice(&self.tail);
             spares.give(core::mem::replace(&mut self.tail, grown));
-        }
-    }
-
-    pub(super) fn push_chunk(&mut self, chunk: Bytes) {
-        if !chunk.is_empty() {
-            self.seal_tail();
-            self.len += chunk.len() as u32;
-            self.queue.push_back(chunk);
         }
     }
 
@@ -115,8 +190,7 @@ impl Chunks {
         }
     }
 
-    /// Moves as many bytes as `out` and the queue have, and returns their number.
-    pub(super) fn read(&mut self, out: &mut [u8], spares: &mut Spares) -> usize {
+    fn read(&mut self, out: &mut [u8], spares: &mut Spares) -> usize {
         let mut read = 0;
         while read < out.len() {
             let rest = &mut out[read..];
@@ -143,42 +217,32 @@ impl Chunks {
                 break;
             }
         }
-        self.len -= read as u32;
         read
     }
 
-    /// Takes the first chunk, or its first `max` bytes. `None` if there is nothing or `max` is 0.
-    pub(super) fn pop(&mut self, max: usize) -> Option<Bytes> {
-        if self.len == 0 || max == 0 {
+    fn pop(&mut self, max: usize) -> Option<Bytes> {
+        if max == 0 {
             return None;
         }
         if self.queue.is_empty() {
             self.seal_tail();
         }
         let front = self.queue.front_mut()?;
-        let chunk = if front.len() > max {
-            front.split_to(max)
-        } else {
-            self.kept = 0;
-            self.queue.pop_front()?
-        };
-        self.len -= chunk.len() as u32;
-        Some(chunk)
+        if front.len() > max {
+            return Some(front.split_to(max));
+        }
+        self.kept = 0;
+        self.queue.pop_front()
     }
 
-    /// After a read: what is left of a piece moves to a buffer of its own once it is less than half of the one that it keeps. `whole` is the size of the buffer that
-    /// a shared piece of at least `shared_from` bytes came in.
-    pub(super) fn trim(&mut self, before: usize, shared_from: usize, whole: usize) {
+    /// After `taken` bytes were taken from the front.
+    fn trim(&mut self, taken: usize, shared_from: usize, whole: usize) {
         let front = self.queue.front().map_or(self.tail.len(), Bytes::len);
-        let len = self.len();
-        if len == before || front == 0 {
-            return;
-        }
         if self.kept == 0 {
             let kept = match self.queue.front() {
-                Some(_) if front + (before - len) >= shared_from => whole,
-                Some(_) => (front + (before - len)).min(Self::FULL),
-                None => Self::FULL.min(self.tail.capacity() + (before - len)),
+                Some(_) if front + taken >= shared_from => whole,
+                Some(_) => (front + taken).min(Chunks::FULL),
+                None => Chunks::FULL.min(self.tail.capacity() + taken),
             };
             self.kept = u32::try_from(kept).unwrap_or(u32::MAX);
         }
@@ -190,32 +254,31 @@ impl Chunks {
             self.kept = front as u32;
         }
     }
-
-    /// Drops everything, memory included, and returns how many bytes there were.
-    pub(super) fn clear(&mut self) -> usize {
-        core::mem::take(self).len as usize
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn tail(chunks: &Chunks) -> Option<*const u8> {
+        chunks.pieces.as_ref().map(|pieces| pieces.tail.as_ptr())
+    }
+
     #[test]
     fn order_is_kept_through_chunks_and_tail() {
         let (mut chunks, spares) = (Chunks::default(), &mut Spares::default());
         chunks.push_slice(b"ab", spares);
-        chunks.push_chunk(Bytes::from_static(b"cdef"));
+        chunks.push_chunk(Bytes::from_static(b"cdef"), spares);
         chunks.push_slice(b"gh", spares);
         chunks.push_slice(b"ij", spares);
         assert_eq!(chunks.len(), 10);
         let mut out = [0; 3];
         assert_eq!(chunks.read(&mut out, spares), 3);
         assert_eq!(&out, b"abc");
-        assert_eq!(chunks.pop(2).as_deref(), Some(&b"de"[..]));
-        assert_eq!(chunks.pop(9).as_deref(), Some(&b"f"[..]));
-        assert_eq!(chunks.pop(9).as_deref(), Some(&b"ghij"[..]));
-        assert_eq!(chunks.pop(9), None);
+        assert_eq!(chunks.pop(2, spares).as_deref(), Some(&b"de"[..]));
+        assert_eq!(chunks.pop(9, spares).as_deref(), Some(&b"f"[..]));
+        assert_eq!(chunks.pop(9, spares).as_deref(), Some(&b"ghij"[..]));
+        assert_eq!(chunks.pop(9, spares), None);
         chunks.push_slice(b"k", spares);
         assert_eq!(chunks.clear(), 1);
         assert_eq!(chunks.len(), 0);
@@ -223,10 +286,10 @@ mod tests {
 
     #[test]
     fn a_large_slice_is_cut_into_tails() {
-        let mut chunks = Chunks::default();
-        chunks.push_slice(&[7; 40_000], &mut Spares::default());
+        let (mut chunks, spares) = (Chunks::default(), &mut Spares::default());
+        chunks.push_slice(&[7; 40_000], spares);
         assert_eq!(chunks.len(), 40_000);
-        assert_eq!(chunks.pop(usize::MAX).map(|chunk| chunk.len()), Some(Chunks::FULL));
+        assert_eq!(chunks.pop(usize::MAX, spares).map(|chunk| chunk.len()), Some(Chunks::FULL));
     }
 
     #[test]
@@ -240,7 +303,7 @@ mod tests {
         assert_eq!((spares.small.len(), spares.full.len()), (0, 2), "the last tail was not full");
         let full = spares.full[1].as_ptr();
         chunks.push_slice(&[2; Chunks::FULL], spares);
-        assert_eq!((chunks.tail.as_ptr(), spares.full.len()), (full, 1));
+        assert_eq!((tail(&chunks), spares.full.len()), (Some(full), 1));
         assert_eq!(chunks.read(&mut out, spares), 1000);
         assert_eq!(out, [2; 1000]);
         chunks.clear();
@@ -248,10 +311,29 @@ mod tests {
         chunks.read(&mut out, spares);
         assert_eq!(spares.small.len(), 1);
         // What the application keeps is its own.
-        chunks.push_chunk(Bytes::from(alloc::vec![3; Chunks::FULL]));
-        let kept = chunks.queue[0].clone();
+        chunks.push_chunk(Bytes::from(alloc::vec![3; Chunks::FULL]), spares);
+        let kept = chunks.pieces.as_ref().expect("it has bytes").queue[0].clone();
         while chunks.read(&mut out, spares) > 0 {}
         assert_eq!(spares.full.len(), 1);
         assert_eq!(kept, [3; Chunks::FULL][..]);
+    }
+
+    #[test]
+    fn what_is_empty_holds_nothing_and_its_places_are_taken_again() {
+        let (mut chunks, spares) = (Chunks::default(), &mut Spares::default());
+        for round in 0..3 {
+            chunks.push_chunk(Bytes::from_static(b"abc"), spares);
+            chunks.push_slice(b"de", spares);
+            assert_eq!((chunks.pieces.is_some(), spares.pieces.len()), (true, 0), "round {round}");
+            assert_eq!(chunks.read(&mut [0; 3], spares), 3);
+            assert_eq!(chunks.pop(9, spares).as_deref(), Some(&b"de"[..]));
+            assert_eq!((chunks.pieces.is_none(), spares.pieces.len()), (true, 1), "round {round}");
+        }
+        // A long queue is not kept.
+        for _ in 0..=Spares::PLACES {
+            chunks.push_chunk(Bytes::from_static(b"abc"), spares);
+        }
+        while chunks.pop(9, spares).is_some() {}
+        assert_eq!((chunks.pieces.is_none(), spares.pieces.len()), (true, 0));
     }
 }

@@ -87,17 +87,17 @@ impl Mux {
     /// Writes the control frames of one stream; false if not all of them fitted.
     fn write_stream_control(&mut self, slot: u32, out: &mut Writer<'_>, keep: usize) -> bool {
         let stream = &mut self.streams[slot as usize];
-        let Some(wire) = stream.wire else { return true };
+        let Some(wire) = stream.wire() else { return true };
         let longest = Reset::MAX_LEN.max(Stop::MAX_LEN).max(MaxStreamData::MAX_LEN).max(PriorityUpdate::MAX_LEN);
         while if self.accepted { stream.pending.any() } else { stream.pending.answers() } {
             if out.room() < keep + longest {
                 return false;
             }
-            if let Some(code) = stream.pending.reset.take() {
-                Reset { stream: wire, code }.encode(out);
-            } else if let Some(code) = stream.pending.stop.take() {
+            if core::mem::take(&mut stream.pending.reset) {
+                Reset { stream: wire, code: stream.send_code() }.encode(out);
+            } else if core::mem::take(&mut stream.pending.stop) {
                 if stream.recv.is_open() {
-                    Stop { stream: wire, code }.encode(out);
+                    Stop { stream: wire, code: stream.recv_code() }.encode(out);
                 }
             } else if core::mem::take(&mut stream.pending.max_data) {
                 if stream.recv.is_open() && stream.recv.credit.raise() > 0 {
@@ -141,7 +141,7 @@ impl Mux {
         self.opened += 1;
         self.by_wire.insert(wire, slot);
         let stream = &mut self.streams[slot as usize];
-        stream.wire = Some(wire);
+        stream.set_wire(wire);
         let name = self.names_out.refer(stream.protocol.as_deref());
         // What the application asked of the peer before holds for what the peer sends; this side sends by its own.
         let priority = stream.pending.priority.take().unwrap_or(stream.priority);
@@ -155,7 +155,7 @@ impl Mux {
 
     fn write_fin(&mut self, slot: u32, out: &mut Writer<'_>) -> bool {
         let stream = &mut self.streams[slot as usize];
-        let Some(wire) = stream.wire else { return false };
+        let Some(wire) = stream.wire() else { return false };
         if out.room() < StreamData::long_header_len(wire, 0) {
             return false;
         }
@@ -175,7 +175,7 @@ impl Mux {
     fn write_data(&mut self, pick: Pick, out: &mut Writer<'_>) -> bool {
         let slot = pick.slot;
         let stream = &mut self.streams[slot as usize];
-        let Some(wire) = stream.wire else { return false };
+        let Some(wire) = stream.wire() else { return false };
         let queued = stream.send.queue.len();
         let may_send = queued.min(usize::try_from(self.credit_out.left()).unwrap_or(usize::MAX));
         let room = out.room();
@@ -226,7 +226,7 @@ impl Mux {
             if core::mem::take(&mut stream.in_riders)
                 && stream.recv.is_open()
                 && stream.recv.credit.raise() > 0
-                && let Some(wire) = stream.wire
+                && let Some(wire) = stream.wire()
             {
                 MaxStreamData { stream: wire, maximum: stream.recv.credit.grant() }.encode(out);
             }

@@ -4,7 +4,6 @@
 
 use super::chunks::Chunks;
 use super::credit::{Pace, RecvCredit, SendCredit};
-use crate::code::Code;
 use crate::time::Instant;
 use crate::wakers::Interest;
 
@@ -27,8 +26,10 @@ pub(super) enum SendState {
     Finishing,
     /// FIN was sent.
     Finished,
-    /// RESET was sent or is about to be; because of the peer's STOP or not.
-    Reset { stopped_by_peer: Option<Code> },
+    /// RESET was sent or is about to be.
+    Reset,
+    /// The same, because of the peer's STOP.
+    Stopped,
 }
 
 impl SendHalf {
@@ -73,7 +74,7 @@ pub(super) enum RecvState {
     /// FIN was received.
     Finished,
     /// RESET was received.
-    Reset(Code),
+    Reset,
 }
 
 impl RecvHalf {

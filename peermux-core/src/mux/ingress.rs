@@ -106,7 +106,7 @@ impl Mux {
         } else {
             match source {
                 Source::Shared(buffer) if len >= SHARE_FROM => {
-                    stream.recv.queue.push_chunk(buffer.slice_ref(frame.payload))
+                    stream.recv.queue.push_chunk(buffer.slice_ref(frame.payload), &mut self.spares)
                 }
                 _ => stream.recv.queue.push_slice(frame.payload, &mut self.spares),
             }
@@ -132,7 +132,8 @@ impl Mux {
         if !stream.recv.is_open() {
             return Err(Self::violation(ProtocolCode::STREAM_STATE, "RESET after FIN or RESET", frame.stream));
         }
-        stream.recv.state = RecvState::Reset(frame.code);
+        stream.recv.state = RecvState::Reset;
+        stream.rare().recv_code = frame.code;
         let unread = stream.recv.queue.clear();
         stream.recv.credit.consume(unread);
         self.credit_back(unread);
@@ -146,7 +147,7 @@ impl Mux {
             Found::Slot(slot) if self.streams[slot as usize].send.is_open() => slot,
             _ => return self.budget.control(self.now, 1),
         };
-        self.reset_slot(slot, frame.code, Some(frame.code));
+        self.reset_slot(slot, SendState::Stopped, frame.code);
         self.tell_writable(slot);
         self.budget.cancel(self.now)
     }
@@ -157,7 +158,7 @@ impl Mux {
             let stream = &mut self.streams[slot as usize];
             if stream.send.is_open() && !stream.send.priority_is_ours {
                 stream.priority = frame.priority;
-                self.schedule.set_priority(slot, frame.priority);
+                self.schedule.set_priority(slot, stream.serial, frame.priority);
             }
         }
         Ok(())

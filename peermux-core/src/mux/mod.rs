@@ -20,6 +20,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::num::NonZeroU64;
 use core::task::Waker;
 use core::time::Duration;
 
@@ -31,7 +32,7 @@ pub(crate) use ingress::Source;
 use crate::code::{Code, ProtocolCode};
 use crate::error::{ConnectionError, Violation, Wait};
 use crate::id::{Role, StreamId};
-use crate::stats::{Stats, StreamStats, Waited};
+use crate::stats::{Stats, StreamStats, WaitTimes, Waited};
 use crate::time::Instant;
 use crate::wakers::{Interest, Notices};
 use crate::wire::{Priority, Settings};
@@ -66,12 +67,13 @@ pub(crate) struct Limits {
 /// Bytes that each stream may queue even when the others fill the connection's send buffer.
 pub(crate) const SEND_RESERVE: usize = 2048;
 
+/// There may be many that are idle, so it is kept small: what most do not need is [`Rare`].
 #[derive(Debug)]
 struct Stream {
     /// Distinguishes the streams that use the same slot one after the other, and orders them by their opening.
     serial: u64,
-    /// The id on the wire, once OPEN was written or received.
-    wire: Option<u64>,
+    /// The id on the wire, and one more, once OPEN was written or received.
+    wire_plus_one: Option<NonZeroU64>,
     protocol: Option<Arc<str>>,
     priority: Priority,
     send: SendHalf,
@@ -88,18 +90,33 @@ struct Stream {
     early: bool,
     /// The application holds it, or it waits to be accepted.
     held: bool,
+    /// Its queued bytes as counted in [`Mux::queued`], and whether in [`Mux::ready`] too.
+    counted: u32,
+    counted_ready: bool,
+    rare: Option<Box<Rare>>,
+}
+
+/// What a stream has only once it was cancelled, or its writer was held up.
+#[derive(Debug)]
+struct Rare {
+    /// Why the sending half was reset, or the peer stopped it; and why the receiving half was stopped, or the peer reset it.
+    send_code: Code,
+    recv_code: Code,
     /// Since when its writer has been held up, and for what; and how long it was before.
     blocked: Option<(Instant, Wait)>,
     waited: Waited,
-    /// Its queued bytes as counted in [`Mux::queued`], and in [`Mux::ready`].
-    counted: u32,
-    counted_ready: u32,
+}
+
+impl Default for Rare {
+    fn default() -> Self {
+        Self { send_code: Code::CANCELLED, recv_code: Code::CANCELLED, blocked: None, waited: Waited::default() }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Pending {
-    reset: Option<Code>,
-    stop: Option<Code>,
+    reset: bool,
+    stop: bool,
     priority: Option<Priority>,
     max_data: bool,
 }
@@ -111,18 +128,51 @@ impl Pending {
 
     /// Of these, what may be said on early data before the peer is accepted (`docs/spec.md` section 6, rule 9).
     const fn answers(&self) -> bool {
-        self.reset.is_some() || self.stop.is_some() || self.max_data
+        self.reset || self.stop || self.max_data
     }
 }
 
 impl Stream {
-    /// Gives up what belongs to others, and all memory.
+    const fn wire(&self) -> Option<u64> {
+        match self.wire_plus_one {
+            Some(wire) => Some(wire.get() - 1),
+            None => None,
+        }
+    }
+
+    const fn set_wire(&mut self, wire: u64) {
+        self.wire_plus_one = NonZeroU64::new(wire + 1);
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Its bytes in [`Mux::ready`].
+    const fn counted_ready(&self) -> usize {
+        if self.counted_ready { self.counted as usize } else { 0 }
+    }
+
+    /// See [`Rare::send_code`].
+    fn send_code(&self) -> Code {
+        self.rare.as_ref().map_or(Code::CANCELLED, |rare| rare.send_code)
+    }
+
+    /// See [`Rare::recv_code`].
+    fn recv_code(&self) -> Code {
+        self.rare.as_ref().map_or(Code::CANCELLED, |rare| rare.recv_code)
+    }
+
+    /// Gives up what belongs to others, and all memory but what the next stream in this place may need again.
     fn let_go(&mut self) {
         self.protocol = None;
         self.send.queue.clear();
         self.recv.queue.clear();
         self.send.interest = Interest::Nobody;
         self.recv.interest = Interest::Nobody;
+        if let Some(rare) = &mut self.rare {
+            **rare = Rare::default();
+        }
     }
 
     /// Neither half is open on the wire any more (`docs/spec.md` section 10.2).
@@ -358,7 +408,7 @@ impl Mux {
             unread: stream.recv.queue.len(),
             credit: stream.send.credit.left(),
             receive_window: stream.recv.credit.window(),
-            waited: stream.waited.times(),
+            waited: stream.rare.as_ref().map_or_else(WaitTimes::default, |rare| rare.waited.times()),
         })
     }
 
@@ -375,9 +425,10 @@ impl Mux {
     fn insert(&mut self, opened_here: bool, wire: Option<u64>, protocol: Option<Arc<str>>, priority: Priority) -> u32 {
         let serial = self.next_serial;
         self.next_serial += 1;
+        let mut place = self.places.pop();
         let stream = Stream {
             serial,
-            wire,
+            wire_plus_one: wire.and_then(|wire| NonZeroU64::new(wire + 1)),
             protocol,
             priority,
             send: SendHalf::new(self.peer_stream_credit),
@@ -389,12 +440,11 @@ impl Mux {
             opened_here,
             early: false,
             held: true,
-            blocked: None,
-            waited: Waited::default(),
             counted: 0,
-            counted_ready: 0,
+            counted_ready: false,
+            rare: place.as_mut().and_then(|place| place.rare.take()),
         };
-        let place = match self.places.pop() {
+        let place = match place {
             Some(mut place) => {
                 *place = stream;
                 place
@@ -405,7 +455,7 @@ impl Mux {
         if let Some(wire) = wire {
             self.by_wire.insert(wire, slot);
         }
-        self.schedule.insert(slot, serial, priority);
+        self.schedule.insert(slot, priority);
         slot
     }
 
@@ -414,27 +464,27 @@ impl Mux {
         let stream = &mut self.streams[slot as usize];
         let queued = stream.send.queue.len();
         let need = match stream.send.state {
-            SendState::Finished | SendState::Reset { .. } => Need::Nothing,
+            SendState::Finished | SendState::Reset | SendState::Stopped => Need::Nothing,
             _ if self.ended.is_some() || !(self.accepted || stream.early) => Need::Nothing,
-            _ if stream.wire.is_none() => Need::Open,
+            _ if stream.wire().is_none() => Need::Open,
             _ if queued > 0 => Need::Data,
             SendState::Finishing => Need::Fin,
             SendState::Open => Need::Nothing,
         };
-        let ready = if need == Need::Data { queued } else { 0 };
+        let ready = need == Need::Data;
         self.queued = self.queued - stream.counted as usize + queued;
-        self.ready = self.ready - stream.counted_ready as usize + ready;
+        self.ready = self.ready - stream.counted_ready() + if ready { queued } else { 0 };
         // A stream's queue is bounded by its send buffer, which is less than 4 GiB.
         stream.counted = queued as u32;
-        stream.counted_ready = ready as u32;
-        self.schedule.set_need(slot, need);
+        stream.counted_ready = ready;
+        self.schedule.set_need(slot, stream.serial, need);
     }
 
     /// `slot` has control frames to write. One that is not yet open on the wire keeps them until it is.
     fn want_control(&mut self, slot: u32) {
         let stream = &mut self.streams[slot as usize];
         let says = if self.accepted { stream.pending.any() } else { stream.pending.answers() };
-        if stream.wire.is_some() && says && !stream.in_control && self.ended.is_none() {
+        if stream.wire().is_some() && says && !stream.in_control && self.ended.is_none() {
             stream.in_control = true;
             self.control.push_back(slot);
         }
@@ -471,9 +521,11 @@ impl Mux {
     fn tell_writable(&mut self, slot: u32) {
         let id = self.id(slot);
         let stream = &mut self.streams[slot as usize];
-        if let Some((since, wait)) = stream.blocked.take() {
+        if let Some(rare) = &mut stream.rare
+            && let Some((since, wait)) = rare.blocked.take()
+        {
             let time = self.now.saturating_since(since);
-            stream.waited.add(wait, time);
+            rare.waited.add(wait, time);
             self.waited.add(wait, time);
         }
         self.notices.tell(&mut stream.send.interest, || StreamEvent::Writable(id));
@@ -506,7 +558,7 @@ impl Mux {
             return;
         }
         self.refresh(slot);
-        self.schedule.set_need(slot, Need::Nothing);
+        self.schedule.set_need(slot, self.streams[slot as usize].serial, Need::Nothing);
         let mut stream = self.streams.remove(slot as usize);
         // Or its places would stay for as long as every record is full, or the send buffer.
         if stream.in_riders {
@@ -516,9 +568,9 @@ impl Mux {
             self.room.retain(|&other| other != slot);
         }
         self.queued -= stream.counted as usize;
-        self.ready -= stream.counted_ready as usize;
+        self.ready -= stream.counted_ready();
         self.growth.give_back(stream.recv.credit.window() - self.limits.ours.initial_max_stream_data);
-        if let Some(wire) = stream.wire {
+        if let Some(wire) = stream.wire() {
             self.by_wire.remove(&wire);
         }
         if !stream.opened_here {
@@ -539,7 +591,7 @@ impl Mux {
         }
         let sum = |count: fn(&Stream) -> usize| self.streams.iter().map(|(_, stream)| count(stream)).sum::<usize>();
         assert_eq!(self.queued, sum(|stream| stream.send.queue.len()), "queued bytes");
-        assert_eq!(self.ready, sum(|stream| stream.counted_ready as usize), "ready bytes");
+        assert_eq!(self.ready, sum(Stream::counted_ready), "ready bytes");
         assert_eq!(self.credit_in.unread(), sum(|stream| stream.recv.queue.len()) as u64, "unread bytes");
         let peer_streams = self.streams.iter().filter(|(_, stream)| !stream.opened_here).count() as u64;
         assert_eq!(self.peer_streams.opened - self.peer_streams.closed, peer_streams, "streams of the peer");

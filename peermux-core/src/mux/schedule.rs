@@ -53,7 +53,6 @@ struct Level {
 /// What the scheduler knows of a stream.
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
-    order: u64,
     ticket: u32,
     need: Need,
     urgency: u8,
@@ -89,33 +88,34 @@ fn holds(entries: &[Entry], place: Place) -> bool {
 }
 
 impl Schedule {
-    /// A stream takes `slot`. `order` grows from stream to stream.
-    pub(super) fn insert(&mut self, slot: u32, order: u64, priority: Priority) {
+    /// A stream takes `slot`. It needs nothing, as the one that had it before did at its end.
+    pub(super) fn insert(&mut self, slot: u32, priority: Priority) {
         let index = slot as usize;
         if index >= self.entries.len() {
             self.entries.resize(index + 1, Entry::default());
         }
-        self.set_need(slot, Need::Nothing);
         let entry = &mut self.entries[index];
-        entry.order = order;
+        debug_assert_eq!(entry.need, Need::Nothing);
         entry.urgency = priority.urgency();
         entry.incremental = priority.incremental();
     }
 
-    pub(super) fn set_priority(&mut self, slot: u32, priority: Priority) {
+    /// `order` is as for [`Schedule::set_need`].
+    pub(super) fn set_priority(&mut self, slot: u32, order: u64, priority: Priority) {
         let Some(entry) = self.entries.get(slot as usize) else { return };
         if (entry.urgency, entry.incremental) == (priority.urgency(), priority.incremental()) {
             return;
         }
         let need = entry.need;
-        self.set_need(slot, Need::Nothing);
+        self.set_need(slot, order, Need::Nothing);
         let entry = &mut self.entries[slot as usize];
         entry.urgency = priority.urgency();
         entry.incremental = priority.incremental();
-        self.set_need(slot, need);
+        self.set_need(slot, order, need);
     }
 
-    pub(super) fn set_need(&mut self, slot: u32, need: Need) {
+    /// `order` is the stream's, and grows from stream to stream.
+    pub(super) fn set_need(&mut self, slot: u32, order: u64, need: Need) {
         let Some(entry) = self.entries.get_mut(slot as usize) else { return };
         if entry.need == need {
             return;
@@ -130,7 +130,7 @@ impl Schedule {
         if need != Need::Nothing {
             self.waiting += 1;
             self.with_data += usize::from(need == Need::Data);
-            let place = Place { order: entry.order, slot, ticket: entry.ticket };
+            let place = Place { order, slot, ticket: entry.ticket };
             self.occupied |= 1 << entry.urgency;
             let (level, incremental) = (&mut self.levels[usize::from(entry.urgency)], entry.incremental);
             match need {
@@ -285,8 +285,8 @@ mod tests {
     fn with(streams: &[(u8, bool)]) -> Schedule {
         let mut schedule = Schedule::default();
         for (slot, &(urgency, incremental)) in (0..).zip(streams) {
-            schedule.insert(slot, u64::from(slot), Priority::new(urgency, incremental));
-            schedule.set_need(slot, Need::Data);
+            schedule.insert(slot, Priority::new(urgency, incremental));
+            schedule.set_need(slot, u64::from(slot), Need::Data);
         }
         schedule
     }
@@ -305,9 +305,9 @@ mod tests {
     fn strictly_by_urgency() {
         let mut schedule = with(&[(5, true), (1, false), (0, true)]);
         assert_eq!(turns(&mut schedule, 2), [2, 2]);
-        schedule.set_need(2, Need::Nothing);
+        schedule.set_need(2, 2, Need::Nothing);
         assert_eq!(turns(&mut schedule, 2), [1, 1]);
-        schedule.set_need(1, Need::Nothing);
+        schedule.set_need(1, 1, Need::Nothing);
         assert_eq!(turns(&mut schedule, 1), [0]);
     }
 
@@ -315,27 +315,27 @@ mod tests {
     fn incremental_streams_take_turns_and_the_others_together_take_one() {
         let mut schedule = with(&[(3, true), (3, false), (3, true), (3, false)]);
         assert_eq!(turns(&mut schedule, 6), [0, 1, 2, 0, 1, 2]);
-        schedule.set_need(1, Need::Nothing);
+        schedule.set_need(1, 1, Need::Nothing);
         assert_eq!(turns(&mut schedule, 3), [0, 3, 2]);
     }
 
     #[test]
     fn an_older_stream_takes_its_place_in_line_again() {
         let mut schedule = with(&[(3, false), (3, false)]);
-        schedule.set_need(0, Need::Nothing);
+        schedule.set_need(0, 0, Need::Nothing);
         assert_eq!(turns(&mut schedule, 2), [1, 1]);
-        schedule.set_need(0, Need::Data);
+        schedule.set_need(0, 0, Need::Data);
         assert_eq!(turns(&mut schedule, 2), [0, 0]);
     }
 
     #[test]
     fn without_connection_credit_only_free_frames_go() {
         let mut schedule = with(&[(0, false), (3, false), (4, false)]);
-        schedule.set_need(1, Need::Fin);
-        schedule.set_need(2, Need::Open);
+        schedule.set_need(1, 1, Need::Fin);
+        schedule.set_need(2, 2, Need::Open);
         let next = |schedule: &mut Schedule, open, data| schedule.next(open, data).map(|pick| pick.slot);
         assert_eq!(next(&mut schedule, false, false), Some(1));
-        schedule.set_need(1, Need::Nothing);
+        schedule.set_need(1, 1, Need::Nothing);
         assert_eq!(next(&mut schedule, false, false), None);
         assert_eq!(next(&mut schedule, true, false), Some(2));
         assert_eq!(next(&mut schedule, true, true), Some(0));
@@ -345,7 +345,7 @@ mod tests {
     fn changing_priorities_for_ever_keeps_the_queues_short() {
         let mut schedule = with(&[(3, true), (3, false)]);
         for round in 0..10_000u32 {
-            schedule.set_priority(0, Priority::new((round % 8) as u8, round % 3 == 0));
+            schedule.set_priority(0, 0, Priority::new((round % 8) as u8, round % 3 == 0));
         }
         let places: usize =
             schedule.levels.iter().map(|level| level.turns.len() + level.line.len() + level.opening.len()).sum();
@@ -362,10 +362,11 @@ mod tests {
         let before = LOOKS.get();
         for _ in 0..rounds {
             let pick = schedule.next(true, true).expect("most have payload");
-            schedule.set_need(pick.slot, Need::Nothing);
+            schedule.set_need(pick.slot, u64::from(pick.slot), Need::Nothing);
             idle.push_back(pick.slot);
             if idle.len() > 2 {
-                schedule.set_need(idle.pop_front().expect("it has three"), Need::Data);
+                let slot = idle.pop_front().expect("it has three");
+                schedule.set_need(slot, u64::from(slot), Need::Data);
             }
         }
         LOOKS.get() - before
@@ -383,9 +384,10 @@ mod tests {
     #[test]
     fn a_slot_that_is_taken_again_has_no_old_place() {
         let mut schedule = with(&[(0, false)]);
-        schedule.insert(0, 9, Priority::new(7, false));
+        schedule.set_need(0, 0, Need::Nothing);
+        schedule.insert(0, Priority::new(7, false));
         assert_eq!(schedule.next(true, true), None);
-        schedule.set_need(0, Need::Data);
+        schedule.set_need(0, 9, Need::Data);
         assert_eq!(schedule.next(true, true).map(|pick| pick.urgency), Some(7));
     }
 }
