@@ -69,6 +69,25 @@ fn requests_need_no_allocation_whether_their_streams_are_used_again_or_not() {
 }
 
 #[test]
+fn streams_that_are_given_up_need_no_allocation() {
+    let mut direct = Direct::new(config(Cipher::RingAes, 16));
+    let allocations = steady(1000, || {
+        let client = direct.initiator.open(Some("bench/path"), Priority::default()).expect("it opens");
+        assert_eq!(direct.initiator.send(client).write(&[7; 100]), Ok(100));
+        direct.settle();
+        let server = direct.responder.accept().expect("it was opened");
+        assert_eq!(direct.responder.recv(server).read(&mut [0; 200]), Ok(100));
+        direct.initiator.release(client);
+        direct.settle();
+        direct.responder.release(server);
+        direct.settle();
+        // The peer has a budget for what is cancelled, which time fills again.
+        direct.now = direct.now + Duration::from_millis(10);
+    });
+    assert_eq!(allocations, 0);
+}
+
+#[test]
 fn small_frames_of_many_streams_at_once_need_an_allocation_for_each_copy_at_most() {
     let mut frames = Frames::new(config(Cipher::RingAes, 16));
     let allocations = steady(100, || frames.record());

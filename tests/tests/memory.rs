@@ -2,9 +2,11 @@
 //! hold, and that nothing is left behind.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use peak_alloc::PeakAlloc;
+use peermux_core::driver::{Driver, Stream};
 use peermux_core::time::Instant;
 use peermux_core::wire::{Priority, QUANTUM};
 use peermux_core::{Config, Connection, Identity, MAX_INPUT_BUFFER, Remote, Role, StreamId, Transmit};
@@ -244,6 +246,88 @@ fn an_application_that_leaves_the_last_bytes_unread_holds_no_more_than_the_bound
                 measured.exchange();
             }
             measured.assert_bound(&format!("all but {left} bytes read"), 200);
+        }
+    });
+}
+
+/// One side's driver, the streams that its application holds, and what they cost.
+struct Holder {
+    driver: Arc<Driver>,
+    streams: Vec<Stream>,
+    meter: Meter,
+}
+
+impl Holder {
+    fn new(connection: Connection) -> Self {
+        Self { driver: Driver::new(connection), streams: Vec::with_capacity(1 << 13), meter: Meter::default() }
+    }
+
+    fn measure<R>(&mut self, act: impl FnOnce(&Arc<Driver>, &mut Vec<Stream>) -> R) -> R {
+        let Self { driver, streams, meter } = self;
+        meter.measure(|| act(driver, streams))
+    }
+
+    /// What it has to say goes to `other`.
+    fn say(&mut self, other: &mut Self) {
+        let mut record = [0; 16 * QUANTUM];
+        let say =
+            |driver: &Arc<Driver>, record: &mut [u8]| driver.with(|conn| conn.poll_transmit(Instant::ZERO, record));
+        while let Ok(Transmit::Bytes(len)) = self.measure(|driver, _| say(driver, &mut record)) {
+            let heard = &mut record[..len];
+            other.measure(|driver, _| driver.with(|conn| conn.handle_slice(Instant::ZERO, heard)));
+        }
+    }
+}
+
+/// Opens a stream, and uses it once, in each direction. Both sides hold it.
+fn open_and_use(opener: &mut Holder, acceptor: &mut Holder) {
+    const MESSAGE: &[u8] = &[7; 100];
+    let waker = Waker::noop();
+    let read_and_wait = |stream: &Stream| {
+        assert_eq!(stream.poll_read(waker, &mut [0; 200]), Poll::Ready(Ok(MESSAGE.len())));
+        assert!(stream.poll_read(waker, &mut [0; 200]).is_pending());
+    };
+    opener.measure(|driver, streams| {
+        let stream = driver.open(Some("test/idle"), Priority::default()).expect("it is established");
+        assert_eq!(stream.poll_write(waker, MESSAGE), Poll::Ready(Ok(MESSAGE.len())));
+        streams.push(stream);
+    });
+    opener.say(acceptor);
+    acceptor.measure(|driver, streams| {
+        let Poll::Ready(Ok(stream)) = driver.waiter().poll_accept(waker) else { panic!("it was opened") };
+        read_and_wait(&stream);
+        assert_eq!(stream.poll_write(waker, MESSAGE), Poll::Ready(Ok(MESSAGE.len())));
+        streams.push(stream);
+    });
+    acceptor.say(opener);
+    opener.measure(|_, streams| read_and_wait(&streams[streams.len() - 1]));
+    opener.say(acceptor);
+}
+
+/// What an idle stream costs a side in the core and its driver: its place, its entries in tables, and what those keep for streams to come. The handle itself belongs to the
+/// application.
+const IDLE_STREAM: isize = 300;
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the measurement is worth seeing")]
+fn an_idle_stream_holds_little_even_where_tables_have_just_grown() {
+    alone(|| {
+        let config = Config { max_streams: 1 << 13, grease: false, ..Config::default() };
+        let pair = PairBuilder { initiator_config: config.clone(), responder_config: config, ..PairBuilder::default() };
+        let Pair { initiator, responder, .. } = pair.establish();
+        let (mut opener, mut acceptor) = (Holder::new(initiator.conn), Holder::new(responder.conn));
+        // The first ones pay for what all of them share.
+        (0..16).for_each(|_| open_and_use(&mut opener, &mut acceptor));
+        let before = [opener.meter.held, acceptor.meter.held];
+        for total in [1025, 2049, 4097] {
+            while opener.streams.len() < total {
+                open_and_use(&mut opener, &mut acceptor);
+            }
+            for (role, side, before) in [("opener", &opener, before[0]), ("acceptor", &acceptor, before[1])] {
+                let each = (side.meter.held - before) / (total as isize - 16);
+                println!("{each} bytes for each of {total} idle streams, {role}");
+                assert!(each <= IDLE_STREAM, "{each} bytes for each of {total} idle streams, {role}");
+            }
         }
     });
 }
