@@ -15,6 +15,8 @@ fn providers() -> Vec<&'static dyn Provider> {
         &RustCrypto,
         #[cfg(feature = "ring")]
         &peermux_core::crypto::Ring,
+        #[cfg(feature = "aws-lc-rs")]
+        &peermux_core::crypto::AwsLc,
     ]
 }
 

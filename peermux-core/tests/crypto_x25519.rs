@@ -1,16 +1,31 @@
-//! X25519 and its keys: RFC 7748, points of low order, and keys as text.
+//! X25519 and its keys: RFC 7748, agreement of the providers, points of low order, and keys as text.
 
 use core::fmt;
 
-use peermux_core::crypto::{EphemeralSecret, ParseKeyError, PublicKey, Rng, StaticSecret};
-use rand_core::{TryCryptoRng, TryRng};
+use peermux_core::crypto::{EphemeralSecret, ParseKeyError, Provider, PublicKey, Rng, RustCrypto, StaticSecret};
+use rand_core::{Rng as _, TryCryptoRng, TryRng};
 
 fn decode(text: &str) -> [u8; 32] {
     hex::decode(text).unwrap().try_into().unwrap()
 }
 
+fn providers() -> Vec<&'static dyn Provider> {
+    vec![
+        &RustCrypto,
+        #[cfg(feature = "ring")]
+        &peermux_core::crypto::Ring,
+        #[cfg(feature = "aws-lc-rs")]
+        &peermux_core::crypto::AwsLc,
+    ]
+}
+
+/// X25519 by every provider and by a static secret, which must agree.
 fn x25519(scalar: &[u8; 32], point: [u8; 32]) -> [u8; 32] {
-    *StaticSecret::from_bytes(scalar).diffie_hellman(&PublicKey::from_bytes(point)).unwrap().as_bytes()
+    let answer = *StaticSecret::from_bytes(scalar).diffie_hellman(&PublicKey::from_bytes(point)).unwrap().as_bytes();
+    for provider in providers() {
+        assert_eq!(*provider.x25519(scalar).diffie_hellman(&point), answer, "{provider:?}");
+    }
+    answer
 }
 
 /// Section 5.2; the second point has the bit set that X25519 ignores.
@@ -53,14 +68,40 @@ fn a_thousand_multiplications_answer_as_rfc_7748_says() {
 fn two_sides_agree_as_rfc_7748_says() {
     let alice = decode("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a");
     let bob = decode("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb");
-    let (alice, bob) = (StaticSecret::from_bytes(&alice), StaticSecret::from_bytes(&bob));
     let alice_public = "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a";
     let bob_public = "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f";
+    for provider in providers() {
+        assert_eq!(hex::encode(provider.x25519(&alice).public_key()), alice_public, "{provider:?}");
+        assert_eq!(hex::encode(provider.x25519(&bob).public_key()), bob_public, "{provider:?}");
+    }
+    let (alice, bob) = (StaticSecret::from_bytes(&alice), StaticSecret::from_bytes(&bob));
     assert_eq!(alice.public_key().to_string(), alice_public);
     assert_eq!(bob.public_key().to_string(), bob_public);
     let shared = "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742";
     for agreed in [alice.diffie_hellman(&bob.public_key()), bob.diffie_hellman(&alice.public_key())] {
         assert_eq!(hex::encode(agreed.unwrap().as_bytes()), shared);
+    }
+}
+
+/// Secrets, and points of every kind: on the curve and on its twist, and with coordinates that are not reduced.
+#[test]
+fn the_providers_agree() {
+    let mut rng = Rng::from_seed(&[3; 32]);
+    for round in 0..200 {
+        let (mut secret, mut point) = ([0; 32], [0xff; 32]);
+        rng.fill_bytes(&mut secret);
+        if round % 10 != 0 {
+            rng.fill_bytes(&mut point);
+        } else {
+            // From 2^255 - 19 + 2, which is 2, to 2^255 - 1, which is 18.
+            point[0] = 0xef + round / 10 % 17;
+        }
+        let expected = StaticSecret::from_bytes(&secret);
+        x25519(&secret, point);
+        for provider in providers() {
+            let public = provider.x25519(&secret).public_key();
+            assert_eq!(&public, expected.public_key().as_bytes(), "{provider:?}");
+        }
     }
 }
 
@@ -77,14 +118,18 @@ fn points_of_low_order_yield_nothing() {
         "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
     ];
     let Ok(secret) = StaticSecret::generate(&mut Rng::from_seed(&[1; 32]));
-    let ephemeral = EphemeralSecret::generate(&mut Rng::from_seed(&[2; 32]));
+    let ephemeral = |provider| EphemeralSecret::generate(provider, &mut Rng::from_seed(&[2; 32]));
+    let ephemerals: Vec<_> = providers().into_iter().map(ephemeral).collect();
     for point in points {
         let mut point = decode(point);
         for top_bit in [0x00, 0x80] {
             point[31] = point[31] & 0x7f | top_bit;
             let public = PublicKey::from_bytes(point);
             assert!(secret.diffie_hellman(&public).is_none(), "{public}");
-            assert!(ephemeral.diffie_hellman(&public).is_none(), "{public}");
+            assert!(ephemerals.iter().all(|secret| secret.diffie_hellman(&public).is_none()), "{public}");
+            for provider in providers() {
+                assert_eq!(*provider.x25519(&[7; 32]).diffie_hellman(&point), [0; 32], "{provider:?}");
+            }
         }
     }
 }
@@ -94,17 +139,19 @@ fn secrets_survive_being_stored_and_are_not_printed() {
     let mut rng = Rng::from_seed(&[4; 32]);
     let Ok(secret) = StaticSecret::generate(&mut rng);
     let Ok(other) = StaticSecret::generate(&mut rng);
-    let ephemeral = EphemeralSecret::generate(&mut rng);
     assert_eq!(StaticSecret::from_bytes(&secret.to_bytes()), secret);
     assert_ne!(secret, other);
-
-    let shared = secret.diffie_hellman(&ephemeral.public_key()).unwrap();
-    assert_eq!(ephemeral.diffie_hellman(&secret.public_key()).unwrap().as_bytes(), shared.as_bytes());
     let public = secret.public_key();
     assert_eq!(format!("{secret:?}"), format!("StaticSecret {{ public: PublicKey({public}), .. }}"));
-    let public = ephemeral.public_key();
-    assert_eq!(format!("{ephemeral:?}"), format!("EphemeralSecret {{ public: PublicKey({public}), .. }}"));
-    assert_eq!(format!("{shared:?}"), "SharedSecret { .. }");
+
+    for provider in providers() {
+        let ephemeral = EphemeralSecret::generate(provider, &mut rng);
+        let shared = secret.diffie_hellman(&ephemeral.public_key()).unwrap();
+        assert_eq!(ephemeral.diffie_hellman(&public).unwrap().as_bytes(), shared.as_bytes());
+        let public = ephemeral.public_key();
+        assert_eq!(format!("{ephemeral:?}"), format!("EphemeralSecret {{ public: PublicKey({public}), .. }}"));
+        assert_eq!(format!("{shared:?}"), "SharedSecret { .. }");
+    }
 }
 
 #[derive(Debug, PartialEq)]

@@ -96,7 +96,7 @@ fn receives(connection: &mut Connection, bytes: &mut [u8]) {
 /// M1 of a peer that is no connection, with `raw` for P1.
 fn dial(known: bool, raw: Option<Vec<u8>>) -> (initiator::AwaitM2, Box<[u8; M1_LEN]>) {
     let remote = known.then(|| responder_secret().public_key());
-    initiator::start(&RustCrypto, &mut rng(5), initiator_secret(), remote, &hello(raw), &[]).expect("M1")
+    initiator::start(&RustCrypto, &mut rng(5), &initiator_secret(), remote, &hello(raw), &[]).expect("M1")
 }
 
 /// M2 of a peer that is no connection, with `raw` for P2.
@@ -259,7 +259,7 @@ pub(crate) fn run_early(vector: &Value) -> Outputs {
     let remote = Some(responder_secret().public_key());
     let early = bytes(&vector["early"]);
     let (await_m2, mut m1) =
-        initiator::start(&RustCrypto, &mut rng(5), initiator_secret(), remote, &hello, &early).expect("M1");
+        initiator::start(&RustCrypto, &mut rng(5), &initiator_secret(), remote, &hello, &early).expect("M1");
     receives(&mut connection, &mut m1[..]);
     assert!(matches!(connection.poll_event(), Some(Event::EarlyData(_))), "{}: no offer", vector["name"]);
     if flag(&vector["accepted"]) {

@@ -1,11 +1,14 @@
 //! X25519 keys (RFC 7748).
 
+use alloc::boxed::Box;
 use core::fmt;
 use core::str::FromStr;
 
 use rand_core::{CryptoRng, TryCryptoRng};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
+
+use super::{Provider, X25519Key};
 
 /// An X25519 public key: who a peer is.
 ///
@@ -87,13 +90,19 @@ impl FromStr for PublicKey {
 ///
 /// It is erased when it is dropped, and never printed. Its copies are for connections that run at the same time.
 #[derive(Clone)]
-pub struct StaticSecret(KeyPair);
+pub struct StaticSecret {
+    secret: x25519_dalek::StaticSecret,
+    /// It takes long to compute, and is needed every time.
+    public: PublicKey,
+}
 
 impl StaticSecret {
     /// The secret with these bytes, which must have been chosen at random. They are clamped as RFC 7748 says when they are
     /// used.
     pub fn from_bytes(bytes: &[u8; 32]) -> Self {
-        Self(KeyPair::new(bytes))
+        let secret = x25519_dalek::StaticSecret::from(*bytes);
+        let public = PublicKey(X25519Key::public_key(&secret));
+        Self { secret, public }
     }
 
     /// A new secret.
@@ -108,25 +117,32 @@ impl StaticSecret {
 
     /// Its bytes, to be stored in a safe place.
     pub fn to_bytes(&self) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(self.0.secret.to_bytes())
+        Zeroizing::new(self.secret.to_bytes())
     }
 
     /// The public key that belongs to it.
     pub const fn public_key(&self) -> PublicKey {
-        self.0.public
+        self.public
     }
 
     /// X25519; `None` if the result is all zeros, as it is for the points of low order. The comparison takes constant time.
+    ///
+    /// This is the portable implementation; handshakes use that of their provider.
     #[must_use]
     pub fn diffie_hellman(&self, public: &PublicKey) -> Option<SharedSecret> {
-        self.0.diffie_hellman(public)
+        agree(&self.secret, public)
+    }
+
+    /// The secret for one handshake, in the hands of `provider`.
+    pub(crate) fn prepare(&self, provider: &dyn Provider) -> EphemeralSecret {
+        EphemeralSecret { secret: provider.x25519(self.secret.as_bytes()), public: self.public }
     }
 }
 
 impl PartialEq for StaticSecret {
     /// Takes constant time.
     fn eq(&self, other: &Self) -> bool {
-        self.0.secret.as_bytes().ct_eq(other.0.secret.as_bytes()).into()
+        self.secret.as_bytes().ct_eq(other.secret.as_bytes()).into()
     }
 }
 
@@ -134,61 +150,67 @@ impl Eq for StaticSecret {}
 
 impl fmt::Debug for StaticSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StaticSecret").field("public", &self.0.public).finish_non_exhaustive()
+        f.debug_struct("StaticSecret").field("public", &self.public).finish_non_exhaustive()
     }
 }
 
-/// An X25519 secret of one connection.
+/// An X25519 secret in the hands of a provider, for one connection.
 ///
 /// It is erased when it is dropped, never printed, and can be neither read nor copied.
-pub struct EphemeralSecret(KeyPair);
+pub struct EphemeralSecret {
+    secret: Box<dyn X25519Key>,
+    public: PublicKey,
+}
 
 impl EphemeralSecret {
-    /// A new secret.
-    pub fn generate<R: CryptoRng + ?Sized>(rng: &mut R) -> Self {
+    /// A new secret, with which `provider` computes.
+    pub fn generate<R: CryptoRng + ?Sized>(provider: &dyn Provider, rng: &mut R) -> Self {
         let mut bytes = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut bytes[..]);
-        Self(KeyPair::new(&bytes))
+        let secret = provider.x25519(&bytes);
+        let public = PublicKey(secret.public_key());
+        Self { secret, public }
     }
 
     /// The public key that belongs to it.
     pub const fn public_key(&self) -> PublicKey {
-        self.0.public
+        self.public
     }
 
     /// X25519; `None` if the result is all zeros, as it is for the points of low order. The comparison takes constant time.
     #[must_use]
     pub fn diffie_hellman(&self, public: &PublicKey) -> Option<SharedSecret> {
-        self.0.diffie_hellman(public)
+        agree(&*self.secret, public)
     }
 }
 
 impl fmt::Debug for EphemeralSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EphemeralSecret").field("public", &self.0.public).finish_non_exhaustive()
+        f.debug_struct("EphemeralSecret").field("public", &self.public).finish_non_exhaustive()
     }
 }
 
-/// A secret and its public key, which takes as long to compute as an agreement, and is needed every time.
-#[derive(Clone)]
-struct KeyPair {
-    /// Erases itself: the crate's feature `zeroize` is on.
-    secret: x25519_dalek::StaticSecret,
-    public: PublicKey,
+/// X25519 by any implementation, with the check of its result.
+fn agree(secret: &dyn X25519Key, public: &PublicKey) -> Option<SharedSecret> {
+    let shared = secret.diffie_hellman(&public.0);
+    let is_zero = shared.as_slice().ct_eq(&[0; 32]);
+    (!bool::from(is_zero)).then(|| SharedSecret(shared))
 }
 
-impl KeyPair {
-    fn new(bytes: &[u8; 32]) -> Self {
-        let secret = x25519_dalek::StaticSecret::from(*bytes);
-        let public = PublicKey(x25519_dalek::PublicKey::from(&secret).to_bytes());
-        Self { secret, public }
+/// x25519-dalek's implementation, for every provider that has no better one. It erases itself: the crate's feature
+/// `zeroize` is on.
+impl X25519Key for x25519_dalek::StaticSecret {
+    fn public_key(&self) -> [u8; 32] {
+        x25519_dalek::PublicKey::from(self).to_bytes()
     }
 
-    fn diffie_hellman(&self, public: &PublicKey) -> Option<SharedSecret> {
-        let shared = self.secret.diffie_hellman(&x25519_dalek::PublicKey::from(public.0));
-        let is_zero = shared.as_bytes().ct_eq(&[0; 32]);
-        (!bool::from(is_zero)).then(|| SharedSecret(Zeroizing::new(shared.to_bytes())))
+    fn diffie_hellman(&self, public: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.diffie_hellman(&x25519_dalek::PublicKey::from(*public)).to_bytes())
     }
+}
+
+pub(super) fn portable(secret: &[u8; 32]) -> Box<dyn X25519Key> {
+    Box::new(x25519_dalek::StaticSecret::from(*secret))
 }
 
 /// What two sides have agreed on by X25519; never all zeros. It is erased when it is dropped, and never printed.

@@ -1,10 +1,15 @@
 //! The cryptography that peermux is made of, and nothing of its protocol.
 //!
 //! Here are X25519 keys, Noise's symmetric state, the hash functions, the generator of random numbers, and the traits
-//! behind which AEADs and ML-KEM-768 stand ([`Provider`]). There are two providers: [`RustCrypto`], portable and always
-//! there, and `Ring`, behind the feature `ring`, whose AEADs are several times as fast. A test can bring its own. Nothing
-//! on this floor knows of messages, records or streams, and nothing here asks an operating system for anything.
+//! behind which AEADs, X25519 and ML-KEM-768 stand ([`Provider`]). There are three providers: [`RustCrypto`], portable and
+//! always there; `Ring`, behind the feature `ring`, whose AEADs and ML-KEM are several times as fast; and `AwsLc`, behind
+//! the feature `aws-lc-rs`, whose X25519 is too. A test can bring its own. Nothing on this floor knows of messages, records
+//! or streams, and nothing here asks an operating system for anything.
 
+#[cfg(feature = "aws-lc-rs")]
+mod aws_provider;
+#[cfg(any(feature = "ring", feature = "aws-lc-rs"))]
+mod fast_kem;
 mod hash;
 mod kem;
 mod keys;
@@ -16,11 +21,14 @@ mod rng;
 mod rust_crypto;
 mod schedule;
 
+#[cfg(feature = "aws-lc-rs")]
+pub use aws_provider::AwsLc;
 pub use hash::blake2b_256;
 pub use keys::{EphemeralSecret, ParseKeyError, PublicKey, SharedSecret, StaticSecret};
 pub use noise::{NoiseError, SymmetricState};
 pub use provider::{
-    AeadKey, AuthError, Encapsulated, KemKey, KemSecret, Provider, SealError, TAG_LEN, default_provider, rekey,
+    AeadKey, AuthError, Encapsulated, KemKey, KemSecret, Provider, SealError, TAG_LEN, X25519Key, default_provider,
+    rekey,
 };
 #[cfg(feature = "ring")]
 pub use ring_provider::Ring;

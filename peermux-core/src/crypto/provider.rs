@@ -1,11 +1,11 @@
-//! The traits behind which the implementations of AEADs and of ML-KEM-768 stand.
+//! The traits behind which the implementations of AEADs, of X25519 and of ML-KEM-768 stand.
 
 use alloc::boxed::Box;
 use core::fmt;
 
 use zeroize::Zeroizing;
 
-use super::Suite;
+use super::{Suite, keys};
 
 /// The length of an AEAD's tag, in bytes; it is the same for every suite.
 pub const TAG_LEN: usize = 16;
@@ -55,6 +55,16 @@ pub trait AeadKey: Send + Sync {
     fn open(&self, nonce: u64, aad: &[u8], buf: &mut [u8]) -> Result<(), AuthError>;
 }
 
+/// An X25519 secret (RFC 7748). Implementations erase it when they are dropped.
+pub trait X25519Key: Send + Sync {
+    /// The public key that belongs to it. This may take as long as an agreement.
+    fn public_key(&self) -> [u8; 32];
+
+    /// X25519 with `public`, whose highest bit is ignored: all zeros for a point of low order. Whoever calls checks that,
+    /// in constant time, as [`EphemeralSecret`](super::EphemeralSecret) does.
+    fn diffie_hellman(&self, public: &[u8; 32]) -> Zeroizing<[u8; 32]>;
+}
+
 /// A decapsulation key of ML-KEM-768. Implementations erase it when they are dropped.
 pub trait KemKey: Send + Sync {
     /// The secret that `ciphertext` encapsulates.
@@ -70,9 +80,9 @@ pub type KemSecret = Box<dyn KemKey>;
 /// A ciphertext of ML-KEM-768, and the secret that it encapsulates.
 pub type Encapsulated = (Box<[u8; 1088]>, Zeroizing<[u8; 32]>);
 
-/// An implementation of the AEADs and of ML-KEM-768.
+/// An implementation of the AEADs, of ML-KEM-768, and of X25519 if it has a better one than the portable.
 ///
-/// X25519 and BLAKE2b are not part of it: there is one implementation of them.
+/// BLAKE2b is not part of it: there is one implementation of it.
 pub trait Provider: fmt::Debug + Send + Sync {
     /// Whether there is an AEAD for the suite. [`Suite::ChaCha20Poly1305`] must be there.
     fn supports(&self, suite: Suite) -> bool;
@@ -85,6 +95,12 @@ pub trait Provider: fmt::Debug + Send + Sync {
 
     /// Prepares a key; `None` if the suite is not supported.
     fn aead(&self, suite: Suite, key: &[u8; 32]) -> Option<Box<dyn AeadKey>>;
+
+    /// Prepares an X25519 secret, which is clamped when it is used. Handshakes go through this; without a better
+    /// implementation it is x25519-dalek's.
+    fn x25519(&self, secret: &[u8; 32]) -> Box<dyn X25519Key> {
+        keys::portable(secret)
+    }
 
     /// ML-KEM.KeyGen: the key pair of `seed`, which is `d` and after it `z`.
     fn kem_generate(&self, seed: &[u8; 64]) -> (Box<[u8; 1184]>, KemSecret);
@@ -100,10 +116,27 @@ pub trait Provider: fmt::Debug + Send + Sync {
 
 /// The fastest provider that is compiled in.
 pub fn default_provider() -> &'static dyn Provider {
-    #[cfg(feature = "ring")]
+    #[cfg(feature = "aws-lc-rs")]
+    return &super::AwsLc;
+    #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
     return &super::Ring;
-    #[cfg(not(feature = "ring"))]
+    #[cfg(not(any(feature = "ring", feature = "aws-lc-rs")))]
     return &super::RustCrypto;
+}
+
+/// Whether the processor computes AES and the multiplication of GCM. Without the standard library, what the compiler was
+/// told of the target has to do.
+#[cfg(any(feature = "ring", feature = "aws-lc-rs"))]
+pub(super) fn hardware_aes() -> bool {
+    #[cfg(all(feature = "std", target_arch = "x86_64"))]
+    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(all(feature = "std", target_arch = "aarch64"))]
+    return std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
+    #[cfg(not(all(feature = "std", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+    return cfg!(any(
+        all(target_feature = "aes", target_feature = "pclmulqdq"),
+        all(target_feature = "aes", target_feature = "neon")
+    ));
 }
 
 /// Noise's REKEY (revision 34, section 4.2): the first 32 bytes of what `old_key` makes of 32 zeros under the last nonce.

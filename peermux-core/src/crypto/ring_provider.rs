@@ -4,10 +4,11 @@ use alloc::boxed::Box;
 
 use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
 
-use super::provider::TAG_LEN;
-use super::{AeadKey, AuthError, Encapsulated, KemSecret, Provider, SealError, Suite, kem};
+use super::provider::{TAG_LEN, hardware_aes};
+use super::{AeadKey, AuthError, Encapsulated, KemSecret, Provider, SealError, Suite, fast_kem, kem};
 
-/// ChaCha20-Poly1305 and AES-256-GCM from ring, in assembly; ML-KEM-768 is that of [`RustCrypto`](super::RustCrypto).
+/// ChaCha20-Poly1305 and AES-256-GCM from ring, in assembly, and ML-KEM-768 from libcrux; X25519 is that of
+/// [`RustCrypto`](super::RustCrypto), since ring takes no secret from outside.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ring;
 
@@ -27,7 +28,7 @@ impl Provider for Ring {
     }
 
     fn kem_generate(&self, seed: &[u8; 64]) -> (Box<[u8; 1184]>, KemSecret) {
-        kem::generate(seed)
+        fast_kem::generate(seed)
     }
 
     fn kem_check(&self, encapsulation_key: &[u8; 1184]) -> bool {
@@ -35,7 +36,7 @@ impl Provider for Ring {
     }
 
     fn kem_encapsulate(&self, encapsulation_key: &[u8; 1184], randomness: &[u8; 32]) -> Option<Encapsulated> {
-        kem::encapsulate(encapsulation_key, randomness)
+        fast_kem::encapsulate(encapsulation_key, randomness)
     }
 }
 
@@ -82,18 +83,4 @@ impl Drop for RingKey {
         }
         zeroize::optimization_barrier(&self.key);
     }
-}
-
-/// Whether the processor computes AES and the multiplication of GCM. Without the standard library, what the compiler was
-/// told of the target has to do.
-fn hardware_aes() -> bool {
-    #[cfg(all(feature = "std", target_arch = "x86_64"))]
-    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
-    #[cfg(all(feature = "std", target_arch = "aarch64"))]
-    return std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
-    #[cfg(not(all(feature = "std", any(target_arch = "x86_64", target_arch = "aarch64"))))]
-    return cfg!(any(
-        all(target_feature = "aes", target_feature = "pclmulqdq"),
-        all(target_feature = "aes", target_feature = "neon")
-    ));
 }

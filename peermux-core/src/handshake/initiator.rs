@@ -18,7 +18,7 @@ use crate::wire::Hello;
 /// M1 was sent.
 pub(crate) struct AwaitM2 {
     provider: &'static dyn Provider,
-    secret: StaticSecret,
+    secret: EphemeralSecret,
     anonymous: bool,
     ephemeral: EphemeralSecret,
     kem: KemSecret,
@@ -36,7 +36,8 @@ pub(crate) struct Proved {
     responder: PublicKey,
     hello: Hello,
     frames: Vec<u8>,
-    secret: StaticSecret,
+    /// This side's static key.
+    public: PublicKey,
     anonymous: bool,
     se: SharedSecret,
 }
@@ -45,12 +46,13 @@ pub(crate) struct Proved {
 pub(crate) fn start(
     provider: &'static dyn Provider,
     rng: &mut impl CryptoRng,
-    secret: StaticSecret,
+    secret: &StaticSecret,
     remote: Option<PublicKey>,
     hello: &Hello,
     early: &[u8],
 ) -> Result<(AwaitM2, Box<[u8; M1_LEN]>), HandshakeError> {
-    let ephemeral = EphemeralSecret::generate(rng);
+    let secret = secret.prepare(provider);
+    let ephemeral = EphemeralSecret::generate(provider, rng);
     let mut seed = Zeroizing::new([0; 64]);
     rng.fill_bytes(&mut seed[..]);
     let (e1, kem) = provider.kem_generate(&seed);
@@ -99,6 +101,7 @@ impl AwaitM2 {
         let mut e_r = [0; 32];
         e_r.copy_from_slice(&m2[at::E]);
         let e_r = PublicKey::from_bytes(e_r);
+        let public = secret.public_key();
         let ee = nonzero(ephemeral.diffie_hellman(&e_r))?;
         let se = nonzero(secret.diffie_hellman(&e_r))?;
 
@@ -108,7 +111,7 @@ impl AwaitM2 {
                 let (hello, frames) = payload?;
                 // As many operations as fallback takes.
                 let _ = ephemeral.diffie_hellman(&responder);
-                return Ok(Proved { mode: Mode::Ik, state, responder, hello, frames, secret, anonymous, se });
+                return Ok(Proved { mode: Mode::Ik, state, responder, hello, frames, public, anonymous, se });
             }
         }
 
@@ -124,7 +127,7 @@ impl AwaitM2 {
         let plaintext = &payload[..payload.len() - super::TAG];
         let (_, hello, _) = Payload::P2Fallback.read(plaintext).map_err(HandshakeError::Payload)?;
         let frames = Vec::new();
-        Ok(Proved { mode: Mode::Fallback, state, responder, hello, frames, secret, anonymous, se })
+        Ok(Proved { mode: Mode::Fallback, state, responder, hello, frames, public, anonymous, se })
     }
 }
 
@@ -205,7 +208,7 @@ impl Proved {
             return Err(HandshakeError::Provider);
         }
         let mut flight3 = Box::new([0; FLIGHT_LEN]);
-        flight3[..32].copy_from_slice(self.secret.public_key().as_bytes());
+        flight3[..32].copy_from_slice(self.public.as_bytes());
         self.state.encrypt_and_hash(&mut flight3[at::F3_S]).map_err(|_| HandshakeError::Provider)?;
         self.state.mix_key(self.se.as_bytes());
         Payload::P3.write(&mut flight3[at::F3_P.start..at::F3_P.end - super::TAG], header, hello, frames);

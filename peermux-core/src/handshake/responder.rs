@@ -33,7 +33,7 @@ pub(crate) struct Trial {
 
 enum Path {
     Ik { state: SymmetricState, key: PublicKey, hello: Box<Hello>, frames: Vec<u8> },
-    Fallback { state: SymmetricState, current: StaticSecret, es: Option<SharedSecret> },
+    Fallback { state: SymmetricState, current: PublicKey, es: Option<SharedSecret> },
 }
 
 /// What an initiator says in M1: not confirmed, since M1 can be replayed.
@@ -88,24 +88,26 @@ impl Start {
         let mut randomness = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut randomness[..]);
         let (ct, kem_secret) = provider.kem_encapsulate(e1, &randomness).ok_or(HandshakeError::EncapsulationKey)?;
-        let ephemeral = EphemeralSecret::generate(rng);
+        let ephemeral = EphemeralSecret::generate(provider, rng);
         let mut e_i = [0; 32];
         e_i.copy_from_slice(&m1[at::E]);
         let e_i = PublicKey::from_bytes(e_i);
 
         // All keys are tried, whichever succeeds, so that the time does not tell.
-        let es = keys.current.diffie_hellman(&e_i);
-        let current = try_ik(provider, &keys.current, es.as_ref(), &e_i, m1, &acceptable);
-        let previous = keys.previous.as_ref().and_then(|previous| {
-            let es = previous.diffie_hellman(&e_i);
-            try_ik(provider, previous, es.as_ref(), &e_i, m1, &acceptable)
-        });
+        let try_key = |secret: &StaticSecret| {
+            let secret = secret.prepare(provider);
+            let es = secret.diffie_hellman(&e_i);
+            let path = try_ik(provider, &secret, es.as_ref(), &e_i, m1, &acceptable);
+            (path, es)
+        };
+        let (current, es) = try_key(&keys.current);
+        let previous = keys.previous.as_ref().and_then(|previous| try_key(previous).0);
         let path = match current.or(previous) {
             Some(path) => path,
             None if !fallback => return Err(HandshakeError::NoFallback),
             None => {
                 let state = begin_fallback(provider, &blake2b_256(m1), &m1[at::E], e1);
-                Path::Fallback { state, current: keys.current, es }
+                Path::Fallback { state, current: keys.current.public_key(), es }
             }
         };
         Ok(Trial { ephemeral, ct, kem_secret, e_i, path })
@@ -115,7 +117,7 @@ impl Start {
 /// Tries M1 under IK with one static key.
 fn try_ik(
     provider: &'static dyn Provider,
-    secret: &StaticSecret,
+    secret: &EphemeralSecret,
     es: Option<&SharedSecret>,
     e_i: &PublicKey,
     m1: &[u8; M1_LEN],
@@ -181,7 +183,7 @@ impl Trial {
                 mix(&mut state, &mut m2)?;
                 // `es` is known from the trial; this takes its time instead of `se`.
                 let _ = ephemeral.diffie_hellman(&e_i);
-                m2[at::M2_S.start..at::M2_S.start + 32].copy_from_slice(current.public_key().as_bytes());
+                m2[at::M2_S.start..at::M2_S.start + 32].copy_from_slice(current.as_bytes());
                 state.encrypt_and_hash(&mut m2[at::M2_S]).map_err(|_| HandshakeError::Provider)?;
                 state.mix_key(nonzero(es)?.as_bytes());
                 Payload::P2Fallback.write(&mut m2[at::M2_P.start..at::M2_P.end - super::TAG], 0, hello, frames);

@@ -104,7 +104,7 @@ pub(crate) fn start_initiator(vector: &Value) -> Result<(initiator::AwaitM2, Box
     let p1 = &vector["p1"];
     let (hello, early) = if p1.is_null() { (Hello::default(), Vec::new()) } else { (hello(p1), frames(p1)) };
     let mut script = Script::new([&side["ephemeral"], &side["kem_seed"], &side["filler"]]);
-    let started = initiator::start(provider(), &mut script, secret, known, &hello, &early)?;
+    let started = initiator::start(provider(), &mut script, &secret, known, &hello, &early)?;
     assert!(script.0.is_empty());
     Ok(started)
 }

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use peermux_core::crypto::{
-    AeadKey, AuthError, Encapsulated, KemSecret, Provider, SealError, Suite, TAG_LEN, default_provider,
+    AeadKey, AuthError, Encapsulated, KemSecret, Provider, SealError, Suite, TAG_LEN, X25519Key, default_provider,
 };
 use peermux_core::wire::{HANDSHAKE_FRAMES, QUANTUM};
 
@@ -82,6 +82,10 @@ impl Provider for Spy {
 
     fn aead(&self, suite: Suite, key: &[u8; 32]) -> Option<Box<dyn AeadKey>> {
         Some(Box::new(SpyKey(default_provider().aead(suite, key)?)))
+    }
+
+    fn x25519(&self, secret: &[u8; 32]) -> Box<dyn X25519Key> {
+        default_provider().x25519(secret)
     }
 
     fn kem_generate(&self, seed: &[u8; 64]) -> (Box<[u8; 1184]>, KemSecret) {
