@@ -17,7 +17,7 @@ fn steady(rounds: u64, mut act: impl FnMut()) -> u64 {
 
 #[test]
 fn records_of_shared_chunks_need_no_allocation() {
-    for cipher in Cipher::REAL {
+    for &cipher in Cipher::REAL {
         let mut bulk = Bulk::with_chunks(config(cipher, 16), 8 << 20);
         let allocations = steady(100, || {
             bulk.batch();
@@ -61,7 +61,7 @@ fn control_frames_need_no_allocation() {
 
 #[test]
 fn requests_need_no_allocation_whether_their_streams_are_used_again_or_not() {
-    for cipher in Cipher::REAL {
+    for &cipher in Cipher::REAL {
         let mut requests = Requests::new(config(cipher, 16));
         assert_eq!(steady(1000, || requests.reused()), 0, "{cipher:?}: on a stream that is there");
         assert_eq!(steady(1000, || requests.fresh()), 0, "{cipher:?}: on a stream that is opened and closed");

@@ -11,13 +11,22 @@ pub enum Cipher {
     RingChaCha,
     /// AES-256-GCM of ring. Without hardware for AES the connections agree upon ChaCha20-Poly1305.
     RingAes,
+    /// AES-256-GCM of AWS-LC.
+    #[cfg(feature = "aws-lc-rs")]
+    AwsAes,
     /// None: what is measured is the core alone. It is of no other use.
     Plain,
 }
 
 impl Cipher {
     /// Those that encrypt.
-    pub const REAL: [Self; 3] = [Self::RustChaCha, Self::RingChaCha, Self::RingAes];
+    pub const REAL: &[Self] = &[
+        Self::RustChaCha,
+        Self::RingChaCha,
+        Self::RingAes,
+        #[cfg(feature = "aws-lc-rs")]
+        Self::AwsAes,
+    ];
 
     /// Its name in the tables.
     pub const fn name(self) -> &'static str {
@@ -25,6 +34,8 @@ impl Cipher {
             Self::RustChaCha => "rust-chacha",
             Self::RingChaCha => "ring-chacha",
             Self::RingAes => "ring-aes",
+            #[cfg(feature = "aws-lc-rs")]
+            Self::AwsAes => "aws-aes",
             Self::Plain => "plain",
         }
     }
@@ -35,14 +46,18 @@ impl Cipher {
             Self::RustChaCha => &RustCrypto,
             Self::RingChaCha => &RingChaCha,
             Self::RingAes => &Ring,
+            #[cfg(feature = "aws-lc-rs")]
+            Self::AwsAes => &peermux_core::crypto::AwsLc,
             Self::Plain => &Plain,
         }
     }
 
     /// A key of the AEAD by itself.
     pub fn key(self) -> Box<dyn AeadKey> {
-        let suite = if self == Self::RingAes { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 };
-        self.provider().aead(suite, &[7; 32]).expect("the provider supports it")
+        let provider = self.provider();
+        let aes = provider.supports(Suite::Aes256Gcm);
+        let suite = if aes { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 };
+        provider.aead(suite, &[7; 32]).expect("the provider supports it")
     }
 }
 
