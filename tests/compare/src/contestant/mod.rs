@@ -93,7 +93,7 @@ pub(crate) trait Connection: Send + Sync {
 }
 
 /// The names of all contestants, in the order of the tables.
-pub(crate) const NAMES: [&str; 11] = [
+pub(crate) const NAMES: [&str; 12] = [
     "tcp",
     "tls-aes",
     "tls-chacha",
@@ -104,6 +104,7 @@ pub(crate) const NAMES: [&str; 11] = [
     "quinn",
     "peermux-aes",
     "peermux-chacha",
+    "peermux-aws",
     "peermux-rust",
 ];
 
@@ -120,6 +121,7 @@ pub(crate) fn by_name(name: &str) -> Option<Box<dyn Contestant>> {
         "quinn" => Box::new(quinn::Quinn),
         "peermux-aes" => Box::new(peermux::Peermux::aes()),
         "peermux-chacha" => Box::new(peermux::Peermux::chacha()),
+        "peermux-aws" => Box::new(peermux::Peermux::aws()),
         "peermux-rust" => Box::new(peermux::Peermux::rust()),
         _ => return None,
     })

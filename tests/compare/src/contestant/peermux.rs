@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use peermux_core::crypto::{AeadKey, Encapsulated, KemSecret, Provider, Ring, RustCrypto, Suite};
+use peermux_core::crypto::{AeadKey, AwsLc, Encapsulated, KemSecret, Provider, Ring, RustCrypto, Suite};
 use peermux_tokio::{
     Config, Dialing, Listener, Priority, PublicKey, Remote, ResponderKeys, StaticSecret, StrikeRegister,
 };
@@ -41,6 +41,10 @@ impl Peermux {
 
     pub(super) fn chacha() -> Self {
         Self { describe: "peermux-tokio, ChaCha20-Poly1305 (ring)", provider: &ChaChaOnly }
+    }
+
+    pub(super) fn aws() -> Self {
+        Self { describe: "peermux-tokio, AES-256-GCM (aws-lc-rs)", provider: &AwsLc }
     }
 
     pub(super) fn rust() -> Self {
