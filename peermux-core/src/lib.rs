@@ -139,9 +139,9 @@
 //!
 //! # Features
 //!
-//! - `ring`: AEADs in assembly, several times as fast as the portable ones, AES-256-GCM where the processor computes it, and ML-KEM-768 in vector instructions.
-//! - `aws-lc-rs`: the same with the AEADs of AWS-LC, and X25519 in assembly: the handshake takes half the time. It needs a C compiler to build. With both features the default is
-//!   this one.
+//! - `ring`: AEADs in assembly, several times as fast as the portable ones, and AES-256-GCM where the processor computes it.
+//! - `aws-lc-rs`: the same with the AEADs of AWS-LC, X25519 in assembly, and ML-KEM-768 in vector instructions: the fastest handshake. It needs a C compiler and Rust 1.95 to build. With both
+//!   features the default is this one.
 //! - `std`: errors become `std::io::Error`s, the hardware is looked at for AES, and new X25519 keys come from tables of 30 KB.
 //! - `ed25519`: attestations of scheme 1, which bind an Ed25519 key to a static key.
 //! - `driver`: the modules `driver`, a connection behind a lock with wakers, and `endpoint`, the connections of one key by their peers; for adapters. It includes `std`.

@@ -42,7 +42,7 @@
 //! | feature | by default | what |
 //! | --- | --- | --- |
 //! | `ring` | yes | AEADs in assembly, several times the speed of the portable ones |
-//! | `aws-lc-rs` | no | AEADs and X25519 in assembly, from AWS-LC: the fastest handshake; goes before `ring`, and needs a C compiler |
+//! | `aws-lc-rs` | no | AEADs and X25519 in assembly, from AWS-LC: the fastest handshake; goes before `ring`, and needs a C compiler and Rust 1.95 |
 //! | `futures-io` | no | [`Stream`], [`ReadHalf`] and [`WriteHalf`] have the traits `AsyncRead` and `AsyncWrite` of the crate `futures-io` as well as Tokio's |
 //! | `tracing` | no | a span for each connection, and events of its life: see below |
 //!

@@ -1,5 +1,5 @@
-//! ML-KEM-768 (FIPS 203) by libcrux, in vector instructions where the processor has them, for the providers that are not
-//! there on every target.
+//! ML-KEM-768 (FIPS 203) by libcrux, in vector instructions where the processor has them. It needs a newer Rust than the crate
+//! ml-kem, so only the provider of AWS-LC has it.
 
 use alloc::boxed::Box;
 

@@ -5,10 +5,10 @@ use alloc::boxed::Box;
 use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
 
 use super::provider::{TAG_LEN, hardware_aes};
-use super::{AeadKey, AuthError, Encapsulated, KemSecret, Provider, SealError, Suite, fast_kem, kem};
+use super::{AeadKey, AuthError, Encapsulated, KemSecret, Provider, SealError, Suite, kem};
 
-/// ChaCha20-Poly1305 and AES-256-GCM from ring, in assembly, and ML-KEM-768 from libcrux; X25519 is that of
-/// [`RustCrypto`](super::RustCrypto), since ring takes no secret from outside.
+/// ChaCha20-Poly1305 and AES-256-GCM from ring, in assembly; ML-KEM-768 and X25519 are those of
+/// [`RustCrypto`](super::RustCrypto), since ring has none of the one, and takes no secret from outside for the other.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ring;
 
@@ -28,7 +28,7 @@ impl Provider for Ring {
     }
 
     fn kem_generate(&self, seed: &[u8; 64]) -> (Box<[u8; 1184]>, KemSecret) {
-        fast_kem::generate(seed)
+        kem::generate(seed)
     }
 
     fn kem_check(&self, encapsulation_key: &[u8; 1184]) -> bool {
@@ -36,7 +36,7 @@ impl Provider for Ring {
     }
 
     fn kem_encapsulate(&self, encapsulation_key: &[u8; 1184], randomness: &[u8; 32]) -> Option<Encapsulated> {
-        fast_kem::encapsulate(encapsulation_key, randomness)
+        kem::encapsulate(encapsulation_key, randomness)
     }
 }
 
