@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Hold,
     /// No answer: the stream is never read.
     Ignore,
+    /// Requests and answers of other lengths, until the stream ends: see [`exchange`].
+    Exchange,
 }
 
 impl Command {
@@ -48,7 +50,7 @@ impl Command {
     }
 
     fn parse(request: &[u8; REQUEST]) -> io::Result<(Self, u64)> {
-        let all = [Self::Once, Self::Echo, Self::Sink, Self::Source, Self::Hold, Self::Ignore];
+        let all = [Self::Once, Self::Echo, Self::Sink, Self::Source, Self::Hold, Self::Ignore, Self::Exchange];
         let command = all.into_iter().find(|command| *command as u8 == request[0]);
         let argument = request[1..9].iter().fold(0, |argument, byte| argument << 8 | u64::from(*byte));
         command.map(|command| (command, argument)).ok_or_else(|| io::ErrorKind::InvalidData.into())
@@ -102,8 +104,12 @@ async fn serve(mut stream: Stream, server: Arc<Server>) -> io::Result<()> {
                 }
             }
         }
+        Command::Exchange => {
+            stream.set_urgent();
+            Box::pin(answer(&mut stream, argument)).await
+        }
         Command::Sink => {
-            let received = Box::pin(receive(&mut stream)).await?;
+            let received = Box::pin(receive(&mut stream, |_| {})).await?;
             stream.write_all(&Command::Sink.request(received)).await?;
             stream.flush().await?;
             end(&mut stream).await
@@ -147,8 +153,8 @@ pub(crate) async fn send(stream: &mut Stream, deadline: Instant) -> io::Result<u
     }
 }
 
-/// Receives chunks to the last one. Gives the number of bytes.
-pub(crate) async fn receive(stream: &mut Stream) -> io::Result<u64> {
+/// Receives chunks to the last one; `arrived` is told of bytes as they come. Gives the number of bytes.
+pub(crate) async fn receive(stream: &mut Stream, mut arrived: impl FnMut(usize)) -> io::Result<u64> {
     let mut buffer = vec![0; CHUNK];
     let mut received = 0_usize;
     let mut last = false;
@@ -163,10 +169,55 @@ pub(crate) async fn receive(stream: &mut Stream) -> io::Result<u64> {
             last = buffer[begin] == 1;
         }
         received += len;
+        arrived(len);
         if last && received.is_multiple_of(CHUNK) {
             return Ok(received as u64);
         }
     }
+}
+
+/// The lengths of a request and its answer, in bytes; each from [`REQUEST`] to [`CHUNK`].
+#[derive(Clone, Copy)]
+pub(crate) struct Lengths {
+    pub(crate) request: usize,
+    pub(crate) answer: usize,
+}
+
+impl Lengths {
+    const fn argument(self) -> u64 {
+        (self.request as u64) << 32 | self.answer as u64
+    }
+
+    fn parse(argument: u64) -> io::Result<Self> {
+        let valid = |len: u64| usize::try_from(len).ok().filter(|len| (REQUEST..=CHUNK).contains(len));
+        let lengths = valid(argument >> 32).zip(valid(argument & u64::from(u32::MAX)));
+        lengths.map(|(request, answer)| Self { request, answer }).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// Answers requests of [`exchange`], of which the beginning of the first one has been read.
+async fn answer(stream: &mut Stream, argument: u64) -> io::Result<()> {
+    let mut lengths = Lengths::parse(argument)?;
+    let mut bytes = vec![0; CHUNK];
+    loop {
+        stream.read_exact(&mut bytes[REQUEST..lengths.request]).await?;
+        stream.write_all(&bytes[..lengths.answer]).await?;
+        stream.flush().await?;
+        let mut request = [0; REQUEST];
+        if stream.read_exact(&mut request).await.is_err() {
+            return stream.shutdown().await;
+        }
+        lengths = Lengths::parse(Command::parse(&request)?.1)?;
+    }
+}
+
+/// One request and its answer, of these lengths. `bytes` has room for either.
+pub(crate) async fn exchange(stream: &mut Stream, lengths: Lengths, bytes: &mut [u8; CHUNK]) -> io::Result<()> {
+    bytes[..REQUEST].copy_from_slice(&Command::Exchange.request(lengths.argument()));
+    stream.write_all(&bytes[..lengths.request]).await?;
+    stream.flush().await?;
+    stream.read_exact(&mut bytes[..lengths.answer]).await?;
+    Ok(())
 }
 
 /// One request on a stream that is there.

@@ -1,6 +1,7 @@
 //! Measures peermux beside plain TCP, TLS, and other multiplexers, each in processes of its own, in turns: see `docs/performance.md`.
 
 mod app;
+mod carry;
 mod cli;
 mod contestant;
 mod link;

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::app::{self, CHUNK, Command, REQUEST};
+use crate::app::{self, CHUNK, Command, Lengths, REQUEST};
 use crate::contestant::{Boxed, Client, Connection, Stream, Use};
 use crate::metric::{Load, Metric};
 use crate::process::{Control, Usage};
@@ -25,6 +25,12 @@ const RAMP: Duration = Duration::from_millis(700);
 
 /// The pause between two requests beside bulk data.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Requests of each kind that come first: the congestion window is large enough after them.
+const WARM_UP: usize = 5;
+
+/// How long a stream on a long fat link may take to become fast.
+const SPED_UP: Duration = Duration::from_secs(3);
 
 /// What a client was told to do, and with what.
 pub(crate) struct Task {
@@ -67,6 +73,8 @@ impl Task {
             Metric::RoundTrips => self.round_trips().await,
             Metric::StreamMemory => self.stream_memory().await,
             Metric::ConnectionMemory => self.connection_memory().await,
+            Metric::Request(_) => self.request().await,
+            Metric::LongFat => self.long_fat().await,
             Metric::LinkBulk(_) => self.bulk(1).await,
             Metric::LinkLoad(_, load) => self.load(load).await,
         }
@@ -263,6 +271,56 @@ impl Task {
         Ok(values)
     }
 
+    /// Requests one after the other, on one stream, short and long.
+    async fn request(&mut self) -> io::Result<Values> {
+        let connection = self.client.connect().await?;
+        let mut stream = connection.open(Use::Urgent).await?;
+        let mut bytes = Box::new([0; CHUNK]);
+        let mut values = Values::new();
+        for (name, request, answer) in
+            [("small_p50_ms", REQUEST, REQUEST), ("up_p50_ms", CHUNK, REQUEST), ("down_p50_ms", REQUEST, CHUNK)]
+        {
+            let lengths = Lengths { request, answer };
+            for _ in 0..WARM_UP {
+                app::exchange(&mut stream, lengths, &mut bytes).await?;
+            }
+            let begin = Instant::now();
+            let mut times = Vec::new();
+            while begin.elapsed() < self.time / 3 {
+                let asked = Instant::now();
+                app::exchange(&mut stream, lengths, &mut bytes).await?;
+                times.push(asked.elapsed());
+            }
+            values.insert(name.to_owned(), (micros(quantile(&mut times, 0.5)) / 1e3).into());
+        }
+        stream.shutdown().await?;
+        connection.close().await?;
+        Ok(values)
+    }
+
+    /// Downloads on one stream; what comes after [`SPED_UP`] counts, and what came before is a figure of its own.
+    async fn long_fat(&mut self) -> io::Result<Values> {
+        let begin = Instant::now();
+        let connection = self.client.connect().await?;
+        let mut stream = connection.open(Use::Bulk).await?;
+        let millis = u64::try_from((SPED_UP + self.time).as_millis()).unwrap_or(u64::MAX);
+        stream.write_all(&Command::Source.request(millis)).await?;
+        let (mut before, mut counted) = (0, 0);
+        app::receive(&mut stream, |len| {
+            let elapsed = begin.elapsed();
+            if elapsed < SPED_UP {
+                before += len;
+            } else if elapsed < SPED_UP + self.time {
+                counted += len;
+            }
+        })
+        .await?;
+        stream.shutdown().await?;
+        connection.close().await?;
+        let rate = |bytes: usize, time: Duration| bytes as f64 / 1e9 / time.as_secs_f64();
+        Ok(values([("gb_per_s", rate(counted, self.time)), ("begin_gb_per_s", rate(before, SPED_UP))]))
+    }
+
     /// The memory of idle streams, just after tables have grown, at its worst.
     async fn stream_memory(&mut self) -> io::Result<Values> {
         let connection = self.client.connect().await?;
@@ -365,7 +423,7 @@ async fn upload(mut stream: Stream, deadline: Instant) -> io::Result<u64> {
 async fn download(mut stream: Stream, time: Duration) -> io::Result<u64> {
     let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     stream.write_all(&Command::Source.request(millis)).await?;
-    let received = app::receive(&mut stream).await?;
+    let received = app::receive(&mut stream, |_| {}).await?;
     stream.shutdown().await?;
     Ok(received)
 }

@@ -4,6 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// The round trip of a link with a delay.
+pub(crate) const ROUND_TRIP: Duration = Duration::from_millis(20);
+
+/// The round trip of a long fat link.
+const LONG_ROUND_TRIP: Duration = Duration::from_millis(100);
+
 /// How fast a limited link is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rate {
@@ -49,6 +55,10 @@ pub(crate) enum Metric {
     LinkBulk(Rate),
     /// Upload and download at once over a limited link.
     LinkBoth(Rate),
+    /// Requests on a link with a delay and a rate.
+    Request(Rate),
+    /// Download on one stream over a long fat link.
+    LongFat,
     /// Requests while bulk data saturates a limited link.
     LinkLoad(Rate, Load),
 }
@@ -60,12 +70,12 @@ pub(crate) enum Place {
     Loopback,
     /// At the two ends of a link of this rate.
     Limited(Rate),
-    /// At the two ends of a link with a delay.
-    Delayed,
+    /// At the two ends of a link with this round trip, and maybe a rate.
+    Delayed(Duration, Option<Rate>),
 }
 
 /// All metrics, in the order in which they are measured.
-pub(crate) const ALL: [(&str, Metric); 19] = [
+pub(crate) const ALL: [(&str, Metric); 22] = [
     ("bulk-1", Metric::Bulk(1)),
     ("bulk-10", Metric::Bulk(10)),
     ("bulk-100", Metric::Bulk(100)),
@@ -78,6 +88,9 @@ pub(crate) const ALL: [(&str, Metric); 19] = [
     ("stream-memory", Metric::StreamMemory),
     ("connection-memory", Metric::ConnectionMemory),
     ("round-trips", Metric::RoundTrips),
+    ("request-20ms-1g", Metric::Request(Rate::Gigabit)),
+    ("request-20ms-100m", Metric::Request(Rate::Tenth)),
+    ("long-fat", Metric::LongFat),
     ("link-1g", Metric::LinkBulk(Rate::Gigabit)),
     ("link-100m", Metric::LinkBulk(Rate::Tenth)),
     ("link-both-1g", Metric::LinkBoth(Rate::Gigabit)),
@@ -95,6 +108,15 @@ impl Rate {
             Self::Tenth => "100mbit",
         }
     }
+
+    /// How long so many bytes take.
+    pub(crate) const fn time_for(self, bytes: usize) -> Duration {
+        let nanoseconds_per_byte = match self {
+            Self::Gigabit => 8,
+            Self::Tenth => 80,
+        };
+        Duration::from_nanos(bytes as u64 * nanoseconds_per_byte)
+    }
 }
 
 impl Metric {
@@ -102,7 +124,9 @@ impl Metric {
     pub(crate) const fn place(self) -> Place {
         match self {
             Self::LinkBulk(rate) | Self::LinkBoth(rate) | Self::LinkLoad(rate, _) => Place::Limited(rate),
-            Self::RoundTrips => Place::Delayed,
+            Self::RoundTrips => Place::Delayed(ROUND_TRIP, None),
+            Self::Request(rate) => Place::Delayed(ROUND_TRIP, Some(rate)),
+            Self::LongFat => Place::Delayed(LONG_ROUND_TRIP, Some(Rate::Gigabit)),
             _ => Place::Loopback,
         }
     }
@@ -116,7 +140,8 @@ impl Metric {
     pub(crate) const fn most_rounds(self) -> usize {
         match self {
             Self::StreamMemory | Self::ConnectionMemory | Self::RoundTrips | Self::Unread => 1,
-            Self::LinkBulk(_) | Self::LinkBoth(_) | Self::LinkLoad(..) => 3,
+            Self::LongFat => 2,
+            Self::Request(_) | Self::LinkBulk(_) | Self::LinkBoth(_) | Self::LinkLoad(..) => 3,
             _ => usize::MAX,
         }
     }
@@ -124,6 +149,8 @@ impl Metric {
     /// How long one measurement takes, where it goes by time.
     pub(crate) const fn time(self, quick: bool) -> Duration {
         let millis = match self {
+            Self::LongFat => 4000,
+            Self::Request(_) => 2100,
             Self::LinkBulk(_) | Self::LinkBoth(_) => 1500,
             Self::LinkLoad(..) => 1500,
             Self::Bulk(_) | Self::Both => 1000,

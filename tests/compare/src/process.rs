@@ -86,8 +86,8 @@ async fn answer(listener: TcpListener, memory: CountMemory) -> io::Result<()> {
     }
 }
 
-/// A runtime of as many threads as there are CPUs. For both ends on one CPU, one of one thread, which stays there. On limited links, one that leaves
-/// the first CPU to the network.
+/// A runtime of as many threads as there are CPUs. For both ends on one CPU, one of one thread, which stays there. On links, one that leaves the first
+/// CPU to the network.
 fn runtime(metric: Metric) -> io::Result<Runtime> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     match (metric, metric.place()) {
@@ -95,12 +95,17 @@ fn runtime(metric: Metric) -> io::Result<Runtime> {
             stay_on(0..1)?;
             Builder::new_current_thread().enable_all().build()
         }
-        (_, Place::Limited(_)) if cpus > 1 => {
+        (_, Place::Limited(_) | Place::Delayed(..)) if cpus > 1 => {
             stay_on(1..cpus)?;
             Builder::new_multi_thread().worker_threads(cpus - 1).enable_all().build()
         }
         _ => Builder::new_multi_thread().enable_all().build(),
     }
+}
+
+/// Keeps this thread, which is the network's, away from the CPUs of contestants on links.
+pub(crate) fn keep_to_network() -> io::Result<()> {
+    stay_on(0..1)
 }
 
 /// Keeps this thread, and those that it starts, to these CPUs.

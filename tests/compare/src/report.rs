@@ -5,9 +5,8 @@ use std::fmt::Write as _;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use crate::link::ROUND_TRIP;
 use crate::measure::Values;
-use crate::metric::Metric;
+use crate::metric::{Metric, ROUND_TRIP};
 use crate::targets;
 
 /// What one measurement gave.
@@ -43,7 +42,7 @@ const TRIPS: f64 = 1e-3 / ROUND_TRIP.as_secs_f64();
 /// From GB/s to Mbit/s.
 const MEGABITS: f64 = 8e3;
 
-const ROWS: [Row; 47] = [
+const ROWS: [Row; 55] = [
     row("bulk-1", "gb_per_s", "bulk, 1 stream, GB/s", 1.0, 2),
     row("bulk-10", "gb_per_s", "bulk, 10 streams, GB/s", 1.0, 2),
     row("bulk-100", "gb_per_s", "bulk, 100 streams, GB/s", 1.0, 2),
@@ -62,6 +61,14 @@ const ROWS: [Row; 47] = [
     row("setup", "p50_us", "connect to first answer, loopback, p50 µs", 1.0, 0),
     row("round-trips", "first_answer_ms", "connect to first answer, round trips", TRIPS, 2),
     row("round-trips", "early_answer_ms", "the same with early data", TRIPS, 2),
+    row("request-20ms-1g", "small_p50_ms", "100 B request, 100 B answer, 20 ms and 1 Gbit/s, p50 ms", 1.0, 3),
+    row("request-20ms-1g", "up_p50_ms", "64 KiB request, 100 B answer, 20 ms and 1 Gbit/s, p50 ms", 1.0, 3),
+    row("request-20ms-1g", "down_p50_ms", "100 B request, 64 KiB answer, 20 ms and 1 Gbit/s, p50 ms", 1.0, 3),
+    row("request-20ms-100m", "small_p50_ms", "100 B request, 100 B answer, 20 ms and 100 Mbit/s, p50 ms", 1.0, 3),
+    row("request-20ms-100m", "up_p50_ms", "64 KiB request, 100 B answer, 20 ms and 100 Mbit/s, p50 ms", 1.0, 3),
+    row("request-20ms-100m", "down_p50_ms", "100 B request, 64 KiB answer, 20 ms and 100 Mbit/s, p50 ms", 1.0, 3),
+    row("long-fat", "gb_per_s", "goodput at 100 ms and 1 Gbit/s, Mbit/s", MEGABITS, 1),
+    row("long-fat", "begin_gb_per_s", "the same in the first 3 s, Mbit/s", MEGABITS, 1),
     row("link-1g", "gb_per_s", "goodput at 1 Gbit/s, Mbit/s", MEGABITS, 1),
     row("link-1g", "wire_per_byte", "bytes on the wire per byte at 1 Gbit/s", 1.0, 4),
     row("link-100m", "gb_per_s", "goodput at 100 Mbit/s, Mbit/s", MEGABITS, 2),
@@ -158,7 +165,7 @@ pub(crate) fn markdown(run: &Value, names: &[&str], samples: &[Sample], notes: &
     }
     let _ = writeln!(
         text,
-        "Medians of {} rounds, and their ranges; on limited links of 3 at most, of memory, the unread stream and round trips 1.\n",
+        "Medians of {} rounds, and their ranges; on links with a rate of 3 at most, on the long fat one of 2, of memory, the unread stream and round trips 1.\n",
         run["rounds"]
     );
     let _ = writeln!(text, "| | {} |\n| --- |{}", names.join(" | "), " --- |".repeat(names.len()));

@@ -102,6 +102,16 @@ fn on_links(name: &'static str) -> Vec<Target> {
         let what = format!("{name}: {what}, of plain TCP");
         all.push(target(what, (name, metric, value), vec![("tcp", metric, value)], bound));
     };
+    for (metric, rate, most) in [("request-20ms-1g", "1 Gbit/s", 1.01), ("request-20ms-100m", "100 Mbit/s", 1.015)] {
+        for (value, sizes) in [
+            ("small_p50_ms", "100 B request, 100 B answer"),
+            ("up_p50_ms", "64 KiB request, 100 B answer"),
+            ("down_p50_ms", "100 B request, 64 KiB answer"),
+        ] {
+            beside_tcp(&format!("{sizes}, 20 ms and {rate}"), metric, value, AtMost(most));
+        }
+    }
+    beside_tcp("goodput at 100 ms and 1 Gbit/s", "long-fat", "gb_per_s", AtLeast(0.95));
     for (metric, rate, wire) in [("link-1g", "1 Gbit/s", 1.002), ("link-100m", "100 Mbit/s", 1.005)] {
         beside_tcp(&format!("goodput at {rate}"), metric, "gb_per_s", AtLeast(0.998));
         beside_tcp(&format!("bytes on the wire at {rate}"), metric, "wire_per_byte", AtMost(wire));
