@@ -140,8 +140,7 @@ impl Metric {
     pub(crate) const fn most_rounds(self) -> usize {
         match self {
             Self::StreamMemory | Self::ConnectionMemory | Self::RoundTrips | Self::Unread => 1,
-            Self::LongFat => 2,
-            Self::Request(_) | Self::LinkBulk(_) | Self::LinkBoth(_) | Self::LinkLoad(..) => 3,
+            Self::Request(_) | Self::LongFat | Self::LinkBulk(_) | Self::LinkBoth(_) | Self::LinkLoad(..) => 3,
             _ => usize::MAX,
         }
     }

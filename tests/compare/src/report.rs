@@ -165,7 +165,7 @@ pub(crate) fn markdown(run: &Value, names: &[&str], samples: &[Sample], notes: &
     }
     let _ = writeln!(
         text,
-        "Medians of {} rounds, and their ranges; on links with a rate of 3 at most, on the long fat one of 2, of memory, the unread stream and round trips 1.\n",
+        "Medians of {} rounds, and their ranges; on links with a rate of 3 at most, of memory, the unread stream and round trips 1.\n",
         run["rounds"]
     );
     let _ = writeln!(text, "| | {} |\n| --- |{}", names.join(" | "), " --- |".repeat(names.len()));
