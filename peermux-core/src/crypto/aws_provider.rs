@@ -1,6 +1,7 @@
 //! The provider whose AEADs and X25519 are those of AWS-LC.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
@@ -35,10 +36,10 @@ impl Provider for AwsLc {
         Some(Box::new(AwsKey { suite, key }))
     }
 
-    fn x25519(&self, secret: &[u8; 32]) -> Box<dyn X25519Key> {
+    fn x25519(&self, secret: &[u8; 32]) -> Arc<dyn X25519Key> {
         // It fails only where there is no memory; the portable one needs less.
         match AwsX25519::new(secret) {
-            Some(key) => Box::new(key),
+            Some(key) => Arc::new(key),
             None => keys::portable(secret),
         }
     }

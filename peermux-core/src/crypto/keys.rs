@@ -1,8 +1,10 @@
 //! X25519 keys (RFC 7748).
 
-use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::fmt;
 use core::str::FromStr;
+#[cfg(feature = "std")]
+use std::sync::OnceLock;
 
 use rand_core::{CryptoRng, TryCryptoRng};
 use subtle::ConstantTimeEq as _;
@@ -88,12 +90,23 @@ impl FromStr for PublicKey {
 
 /// An X25519 secret that outlives a connection: what proves who a peer is.
 ///
-/// It is erased when it is dropped, and never printed. Its copies are for connections that run at the same time.
+/// It is erased when it is dropped, and never printed. Its copies are for connections that run at the same time. They share what a provider has prepared of
+/// it, which is erased with the last of them.
 #[derive(Clone)]
 pub struct StaticSecret {
     secret: x25519_dalek::StaticSecret,
     /// It takes long to compute, and is needed every time.
     public: PublicKey,
+    /// Preparing it takes a provider as long, if that wants the public key too. Without the standard library it is prepared for each connection.
+    #[cfg(feature = "std")]
+    prepared: Arc<OnceLock<Prepared>>,
+}
+
+/// A static secret in the hands of the provider that needed it first. One is enough: a process has seldom two.
+#[cfg(feature = "std")]
+struct Prepared {
+    provider: &'static dyn Provider,
+    secret: Arc<dyn X25519Key>,
 }
 
 impl StaticSecret {
@@ -102,7 +115,12 @@ impl StaticSecret {
     pub fn from_bytes(bytes: &[u8; 32]) -> Self {
         let secret = x25519_dalek::StaticSecret::from(*bytes);
         let public = PublicKey(X25519Key::public_key(&secret));
-        Self { secret, public }
+        Self {
+            secret,
+            public,
+            #[cfg(feature = "std")]
+            prepared: Arc::default(),
+        }
     }
 
     /// A new secret.
@@ -134,8 +152,21 @@ impl StaticSecret {
     }
 
     /// The secret for one handshake, in the hands of `provider`.
-    pub(crate) fn prepare(&self, provider: &dyn Provider) -> EphemeralSecret {
-        EphemeralSecret { secret: provider.x25519(self.secret.as_bytes()), public: self.public }
+    pub(crate) fn prepare(&self, provider: &'static dyn Provider) -> EphemeralSecret {
+        EphemeralSecret { secret: self.prepared(provider), public: self.public }
+    }
+
+    #[cfg(feature = "std")]
+    fn prepared(&self, provider: &'static dyn Provider) -> Arc<dyn X25519Key> {
+        let prepare = || provider.x25519(self.secret.as_bytes());
+        let first = self.prepared.get_or_init(|| Prepared { provider, secret: prepare() });
+        // Where one type has two tables of methods, this costs time only.
+        if core::ptr::eq(first.provider, provider) { first.secret.clone() } else { prepare() }
+    }
+
+    #[cfg(not(feature = "std"))]
+    fn prepared(&self, provider: &'static dyn Provider) -> Arc<dyn X25519Key> {
+        provider.x25519(self.secret.as_bytes())
     }
 }
 
@@ -158,7 +189,7 @@ impl fmt::Debug for StaticSecret {
 ///
 /// It is erased when it is dropped, never printed, and can be neither read nor copied.
 pub struct EphemeralSecret {
-    secret: Box<dyn X25519Key>,
+    secret: Arc<dyn X25519Key>,
     public: PublicKey,
 }
 
@@ -209,8 +240,8 @@ impl X25519Key for x25519_dalek::StaticSecret {
     }
 }
 
-pub(super) fn portable(secret: &[u8; 32]) -> Box<dyn X25519Key> {
-    Box::new(x25519_dalek::StaticSecret::from(*secret))
+pub(super) fn portable(secret: &[u8; 32]) -> Arc<dyn X25519Key> {
+    Arc::new(x25519_dalek::StaticSecret::from(*secret))
 }
 
 /// What two sides have agreed on by X25519; never all zeros. It is erased when it is dropped, and never printed.
@@ -226,5 +257,62 @@ impl SharedSecret {
 impl fmt::Debug for SharedSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SharedSecret").finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::boxed::Box;
+
+    use super::*;
+    use crate::crypto::{AeadKey, Encapsulated, KemSecret, RustCrypto, Suite};
+
+    /// Counts the X25519 secrets that it prepares.
+    #[derive(Debug)]
+    struct Counting(AtomicUsize);
+
+    impl Provider for Counting {
+        fn supports(&self, suite: Suite) -> bool {
+            RustCrypto.supports(suite)
+        }
+
+        fn aead(&self, suite: Suite, key: &[u8; 32]) -> Option<Box<dyn AeadKey>> {
+            RustCrypto.aead(suite, key)
+        }
+
+        fn x25519(&self, secret: &[u8; 32]) -> Arc<dyn X25519Key> {
+            self.0.fetch_add(1, Relaxed);
+            portable(secret)
+        }
+
+        fn kem_generate(&self, seed: &[u8; 64]) -> (Box<[u8; 1184]>, KemSecret) {
+            RustCrypto.kem_generate(seed)
+        }
+
+        fn kem_check(&self, encapsulation_key: &[u8; 1184]) -> bool {
+            RustCrypto.kem_check(encapsulation_key)
+        }
+
+        fn kem_encapsulate(&self, encapsulation_key: &[u8; 1184], randomness: &[u8; 32]) -> Option<Encapsulated> {
+            RustCrypto.kem_encapsulate(encapsulation_key, randomness)
+        }
+    }
+
+    #[test]
+    fn a_static_secret_is_prepared_once_for_all_its_copies_and_never_by_another_provider() {
+        static FIRST: Counting = Counting(AtomicUsize::new(0));
+        static OTHER: Counting = Counting(AtomicUsize::new(0));
+        let secret = StaticSecret::from_bytes(&[1; 32]);
+        let peer = StaticSecret::from_bytes(&[2; 32]).public_key();
+        let shared = secret.diffie_hellman(&peer).map(|shared| *shared.as_bytes());
+        for times in 1..=3 {
+            for provider in [&FIRST, &OTHER] {
+                let prepared = secret.clone().prepare(provider);
+                assert_eq!(prepared.public_key(), secret.public_key());
+                assert_eq!(prepared.diffie_hellman(&peer).map(|shared| *shared.as_bytes()), shared);
+            }
+            assert_eq!((FIRST.0.load(Relaxed), OTHER.0.load(Relaxed)), (1, times));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The traits behind which the implementations of AEADs, of X25519 and of ML-KEM-768 stand.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::fmt;
 
 use zeroize::Zeroizing;
@@ -97,8 +98,8 @@ pub trait Provider: fmt::Debug + Send + Sync {
     fn aead(&self, suite: Suite, key: &[u8; 32]) -> Option<Box<dyn AeadKey>>;
 
     /// Prepares an X25519 secret, which is clamped when it is used. Handshakes go through this; without a better
-    /// implementation it is x25519-dalek's.
-    fn x25519(&self, secret: &[u8; 32]) -> Box<dyn X25519Key> {
+    /// implementation it is x25519-dalek's. A static secret is prepared once, for all connections.
+    fn x25519(&self, secret: &[u8; 32]) -> Arc<dyn X25519Key> {
         keys::portable(secret)
     }
 

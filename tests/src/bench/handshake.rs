@@ -1,13 +1,18 @@
 //! The handshake, one side's part at a time.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use peermux_core::crypto::StaticSecret;
 use peermux_core::time::Instant;
 use peermux_core::wire::QUANTUM;
 use peermux_core::{Config, Connection, Identity, Remote, Role, Transmit};
 
 use super::drain_events;
 use crate::{initiator_key, responder_key, rng};
+
+/// The static keys, which an application makes once for all connections.
+static INITIATOR: LazyLock<StaticSecret> = LazyLock::new(initiator_key);
+static RESPONDER: LazyLock<StaticSecret> = LazyLock::new(responder_key);
 
 /// A way to begin a connection.
 #[derive(Clone, Copy, Debug)]
@@ -42,14 +47,14 @@ impl Handshake {
         let mut initiator = None;
         let mut responder = None;
         by(Role::Initiator, &mut || {
-            let identity = if self.authenticated { Identity::Known(initiator_key()) } else { Identity::Anonymous };
-            let remote = if self.known { Remote::Key(responder_key().public_key()) } else { Remote::Anyone };
+            let identity = if self.authenticated { Identity::Known(INITIATOR.clone()) } else { Identity::Anonymous };
+            let remote = if self.known { Remote::Key(RESPONDER.public_key()) } else { Remote::Anyone };
             let made = Connection::initiator(config.clone(), identity, remote, now, &mut rng(1));
             let connection = initiator.insert(made.expect("the configuration is valid"));
             len = transmit(connection, &mut wire);
         });
         by(Role::Responder, &mut || {
-            let made = Connection::responder(config.clone(), responder_key().into(), now, &mut rng(2));
+            let made = Connection::responder(config.clone(), RESPONDER.clone().into(), now, &mut rng(2));
             let connection = responder.insert(made.expect("the configuration is valid"));
             receive(connection, &mut wire[..len]);
             len = transmit(connection, &mut wire);

@@ -2,6 +2,7 @@
 //! are the real ones.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use peermux_core::crypto::{
     AeadKey, AuthError, Encapsulated, KemSecret, Provider, SealError, Suite, TAG_LEN, X25519Key, default_provider,
@@ -84,7 +85,7 @@ impl Provider for Spy {
         Some(Box::new(SpyKey(default_provider().aead(suite, key)?)))
     }
 
-    fn x25519(&self, secret: &[u8; 32]) -> Box<dyn X25519Key> {
+    fn x25519(&self, secret: &[u8; 32]) -> Arc<dyn X25519Key> {
         default_provider().x25519(secret)
     }
 
