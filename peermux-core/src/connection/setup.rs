@@ -103,9 +103,9 @@ impl Connection {
         let mut hello = self.hello(Flags { anonymous, early: !self.early.sent.is_empty() });
         hello.timestamp = timestamp;
         let provider = self.config.provider;
-        let (await_m2, m1) = initiator::start(provider, &mut self.rng, &secret, remote.key(), &hello, &frames)?;
-        self.ephemeral.copy_from_slice(&m1[..32]);
-        self.flight.extend_from_slice(&m1[..]);
+        let await_m2 = initiator::start(provider, &mut self.rng, &secret, remote.key(), &hello, &frames)?;
+        self.ephemeral.copy_from_slice(&await_m2.m1()[..32]);
+        self.flight.extend_from_slice(await_m2.m1());
         self.phase = Phase::AwaitM2(await_m2, remote);
         Ok(())
     }

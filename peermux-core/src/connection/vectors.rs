@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::{Connection, Event, PeerInfo, Phase, Transmit};
 use crate::codec::Reader;
 use crate::config::{Config, Remote};
-use crate::crypto::{Rng, RustCrypto, StaticSecret, Suite};
+use crate::crypto::{PublicKey, Rng, RustCrypto, StaticSecret, Suite};
 use crate::error::{ConnectionError, HandshakeError};
 use crate::handshake::vectors::{frames, hello as hello_of, read_m1, start_initiator};
 use crate::handshake::{FLIGHT_LEN, M1_LEN, initiator, responder};
@@ -96,7 +96,13 @@ fn receives(connection: &mut Connection, bytes: &mut [u8]) {
 /// M1 of a peer that is no connection, with `raw` for P1.
 fn dial(known: bool, raw: Option<Vec<u8>>) -> (initiator::AwaitM2, Box<[u8; M1_LEN]>) {
     let remote = known.then(|| responder_secret().public_key());
-    initiator::start(&RustCrypto, &mut rng(5), &initiator_secret(), remote, &hello(raw), &[]).expect("M1")
+    begin(remote, &hello(raw), &[])
+}
+
+fn begin(remote: Option<PublicKey>, hello: &Hello, early: &[u8]) -> (initiator::AwaitM2, Box<[u8; M1_LEN]>) {
+    let await_m2 = initiator::start(&RustCrypto, &mut rng(5), &initiator_secret(), remote, hello, early).expect("M1");
+    let m1 = Box::new(*await_m2.m1());
+    (await_m2, m1)
 }
 
 /// M2 of a peer that is no connection, with `raw` for P2.
@@ -258,8 +264,7 @@ pub(crate) fn run_early(vector: &Value) -> Outputs {
     hello.flags.early = true;
     let remote = Some(responder_secret().public_key());
     let early = bytes(&vector["early"]);
-    let (await_m2, mut m1) =
-        initiator::start(&RustCrypto, &mut rng(5), &initiator_secret(), remote, &hello, &early).expect("M1");
+    let (await_m2, mut m1) = begin(remote, &hello, &early);
     receives(&mut connection, &mut m1[..]);
     assert!(matches!(connection.poll_event(), Some(Event::EarlyData(_))), "{}: no offer", vector["name"]);
     if flag(&vector["accepted"]) {

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::payload::Payload;
 use super::{Established, FLIGHT_LEN, M1_LEN, Secrets, at, begin_fallback, begin_ik, nonzero};
 use crate::crypto::{
-    EphemeralSecret, KemSecret, Provider, PublicKey, SharedSecret, StaticSecret, Suite, SymmetricState, blake2b_256,
+    EphemeralSecret, KemSecret, Provider, PublicKey, SharedSecret, StaticSecret, Suite, SymmetricState,
 };
 use crate::error::HandshakeError;
 use crate::id::Mode;
@@ -22,9 +22,8 @@ pub(crate) struct AwaitM2 {
     anonymous: bool,
     ephemeral: EphemeralSecret,
     kem: KemSecret,
-    e: [u8; 32],
-    e1: Box<[u8; 1184]>,
-    m1_hash: [u8; 32],
+    /// Fallback hashes it.
+    m1: Box<[u8; M1_LEN]>,
     /// The state after M1, and whom it was for, if this is IK.
     ik: Option<(SymmetricState, PublicKey)>,
 }
@@ -50,20 +49,19 @@ pub(crate) fn start(
     remote: Option<PublicKey>,
     hello: &Hello,
     early: &[u8],
-) -> Result<(AwaitM2, Box<[u8; M1_LEN]>), HandshakeError> {
+) -> Result<AwaitM2, HandshakeError> {
     let secret = secret.prepare(provider);
     let ephemeral = EphemeralSecret::generate(provider, rng);
     let mut seed = Zeroizing::new([0; 64]);
     rng.fill_bytes(&mut seed[..]);
     let (e1, kem) = provider.kem_generate(&seed);
-    let e = *ephemeral.public_key().as_bytes();
 
     let mut m1 = Box::new([0; M1_LEN]);
-    m1[at::E].copy_from_slice(&e);
+    m1[at::E].copy_from_slice(ephemeral.public_key().as_bytes());
     m1[at::M1_E1].copy_from_slice(&e1[..]);
     let ik = match remote {
         Some(responder) => {
-            let mut state = begin_ik(provider, &responder, &e, &e1[..]);
+            let mut state = begin_ik(provider, &responder, &m1[at::E], &m1[at::M1_E1]);
             state.mix_key(nonzero(ephemeral.diffie_hellman(&responder))?.as_bytes());
             m1[at::M1_S.start..at::M1_S.start + 32].copy_from_slice(secret.public_key().as_bytes());
             state.encrypt_and_hash(&mut m1[at::M1_S]).map_err(|_| HandshakeError::Provider)?;
@@ -80,24 +78,17 @@ pub(crate) fn start(
             None
         }
     };
-    let await_m2 = AwaitM2 {
-        provider,
-        anonymous: hello.flags.anonymous,
-        secret,
-        ephemeral,
-        kem,
-        e,
-        e1,
-        m1_hash: blake2b_256(&m1[..]),
-        ik,
-    };
-    Ok((await_m2, m1))
+    Ok(AwaitM2 { provider, anonymous: hello.flags.anonymous, secret, ephemeral, kem, m1, ik })
 }
 
 impl AwaitM2 {
+    pub(crate) const fn m1(&self) -> &[u8; M1_LEN] {
+        &self.m1
+    }
+
     /// Reads M2: under IK if M1 was, and then under fallback.
     pub(crate) fn read(self, m2: &mut [u8; FLIGHT_LEN]) -> Result<Proved, HandshakeError> {
-        let Self { provider, secret, anonymous, ephemeral, kem, e, e1, m1_hash, ik } = self;
+        let Self { provider, secret, anonymous, ephemeral, kem, m1, ik } = self;
         let mut e_r = [0; 32];
         e_r.copy_from_slice(&m2[at::E]);
         let e_r = PublicKey::from_bytes(e_r);
@@ -115,7 +106,7 @@ impl AwaitM2 {
             }
         }
 
-        let mut state = begin_fallback(provider, &m1_hash, &e, &e1[..]);
+        let mut state = begin_fallback(provider, &m1);
         mix_answer(&mut state, m2, &ee, &kem)?;
         state.decrypt_and_hash(&mut m2[at::M2_S]).map_err(|_| HandshakeError::Answer)?;
         let mut s_r = [0; 32];

@@ -11,7 +11,7 @@ pub(crate) mod vectors;
 
 use zeroize::Zeroizing;
 
-use crate::crypto::{Provider, PublicKey, SharedSecret, Suite, SymmetricState, traffic_secret};
+use crate::crypto::{Provider, PublicKey, SharedSecret, Suite, SymmetricState, blake2b_256, traffic_secret};
 use crate::error::HandshakeError;
 
 /// The length of M1, in bytes.
@@ -110,15 +110,15 @@ fn begin_ik(provider: &'static dyn Provider, responder: &PublicKey, e: &[u8], e1
     state
 }
 
-/// The symmetric state of fallback up to and with the pre-message; `m1_hash` is BLAKE2b-256 of M1 as it was sent.
-fn begin_fallback(provider: &'static dyn Provider, m1_hash: &[u8; 32], e: &[u8], e1: &[u8]) -> SymmetricState {
+/// The symmetric state of fallback up to and with the pre-message.
+fn begin_fallback(provider: &'static dyn Provider, m1: &[u8; M1_LEN]) -> SymmetricState {
     let mut prologue = [0; PROLOGUE.len() + 32];
     prologue[..PROLOGUE.len()].copy_from_slice(PROLOGUE);
-    prologue[PROLOGUE.len()..].copy_from_slice(m1_hash);
+    prologue[PROLOGUE.len()..].copy_from_slice(&blake2b_256(m1));
     let mut state = SymmetricState::initialize(provider, FALLBACK);
     state.mix_hash(&prologue);
-    state.mix_hash(e);
-    state.mix_hash(e1);
+    state.mix_hash(&m1[at::E]);
+    state.mix_hash(&m1[at::M1_E1]);
     state
 }
 

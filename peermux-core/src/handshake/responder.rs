@@ -9,9 +9,7 @@ use zeroize::Zeroizing;
 use super::payload::Payload;
 use super::{Established, FLIGHT_LEN, M1_LEN, Secrets, at, begin_fallback, begin_ik, nonzero};
 use crate::config::ResponderKeys;
-use crate::crypto::{
-    EphemeralSecret, Provider, PublicKey, SharedSecret, StaticSecret, Suite, SymmetricState, blake2b_256,
-};
+use crate::crypto::{EphemeralSecret, Provider, PublicKey, SharedSecret, StaticSecret, Suite, SymmetricState};
 use crate::error::HandshakeError;
 use crate::wire::Hello;
 
@@ -106,7 +104,7 @@ impl Start {
             Some(path) => path,
             None if !fallback => return Err(HandshakeError::NoFallback),
             None => {
-                let state = begin_fallback(provider, &blake2b_256(m1), &m1[at::E], e1);
+                let state = begin_fallback(provider, m1);
                 Path::Fallback { state, current: keys.current.public_key(), es }
             }
         };

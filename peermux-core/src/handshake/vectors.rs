@@ -106,7 +106,8 @@ pub(crate) fn start_initiator(vector: &Value) -> Result<(initiator::AwaitM2, Box
     let mut script = Script::new([&side["ephemeral"], &side["kem_seed"], &side["filler"]]);
     let started = initiator::start(provider(), &mut script, &secret, known, &hello, &early)?;
     assert!(script.0.is_empty());
-    Ok(started)
+    let m1 = Box::new(*started.m1());
+    Ok((started, m1))
 }
 
 pub(crate) fn read_m1(vector: &Value, m1: &[u8; M1_LEN]) -> Result<responder::Trial, HandshakeError> {
