@@ -7,6 +7,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use peermux_core::driver::{self, Driver, ReadBuffer, Waiter, WriteBuffer};
 use peermux_core::time::Instant;
@@ -18,6 +19,10 @@ use tokio::time::Sleep;
 /// Bytes after which other tasks have their turn: so what was read is taken, and what was sent is filled up again, while it is still in the
 /// processor's cache.
 const TURN: usize = 64 * 1024;
+
+/// When the alarm is set to go off first, at the latest: each time that it is set to go off before all others, Tokio wakes the thread that waits for the system. So a connection
+/// that ends soon does not set it twice, for its handshake and for its end.
+const FIRST_ALARM: Duration = Duration::from_secs(2);
 
 /// The clock of a connection: the time since it began.
 #[derive(Clone, Copy)]
@@ -181,7 +186,9 @@ impl Pump {
     fn alarm_rings(&self, cx: &mut Context<'_>, mut alarm: Pin<&mut Sleep>, timer: Option<Instant>) -> bool {
         let Some(timer) = timer else { return false };
         let Some(deadline) = self.clock.at(timer) else { return false };
-        if deadline < alarm.deadline() {
+        if alarm.deadline() == self.clock.0 {
+            alarm.as_mut().reset(deadline.min(self.clock.0 + FIRST_ALARM));
+        } else if deadline < alarm.deadline() {
             alarm.as_mut().reset(deadline);
         }
         while alarm.as_mut().poll(cx).is_ready() {
