@@ -4,7 +4,6 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use arrayvec::ArrayVec;
 use bytes::{Buf, Bytes, BytesMut};
 
 /// Bytes in order, less than 4 GiB. Taking whole chunks copies nothing; small pieces are gathered, so that they pin no larger buffer.
@@ -30,7 +29,7 @@ struct Pieces {
 #[derive(Debug, Default)]
 pub(super) struct Spares {
     small: Vec<BytesMut>,
-    full: ArrayVec<BytesMut, 16>,
+    full: Vec<BytesMut>,
     /// So many full ones were not needed since the last [`Spares::shed`].
     unneeded: usize,
     #[allow(clippy::vec_box, reason = "they move into streams")]
@@ -38,8 +37,9 @@ pub(super) struct Spares {
 }
 
 impl Spares {
-    /// How many small tails are kept: 32 KiB.
+    /// How many small tails are kept, 32 KiB; and full ones, 1 MiB, as long as they are needed.
     const SMALL_ONES: usize = 64;
+    const FULL_ONES: usize = 64;
     /// How many queues are kept, and of how many places each at most: 64 KiB, and 5 KiB for what is around them.
     const QUEUES: usize = 64;
     const PLACES: usize = 32;
@@ -51,7 +51,7 @@ impl Spares {
         let _ = tail.try_reclaim(tail.capacity() + 1);
         match tail.capacity() {
             Chunks::SMALL if self.small.len() < Self::SMALL_ONES => self.small.push(tail),
-            Chunks::FULL if !self.full.is_full() => self.full.push(tail),
+            Chunks::FULL if self.full.len() < Self::FULL_ONES => self.full.push(tail),
             _ => {}
         }
     }
