@@ -17,7 +17,7 @@ const ONE_WAY: Duration = Duration::from_millis(10);
 const STEP: Duration = Duration::from_micros(20);
 const PATH: Path = Path { rate: RATE, one_way: ONE_WAY, step: STEP };
 /// The longest time that a record of the usual length takes on this line.
-const RECORD_TIME: Duration = Duration::from_micros(1_000_000 * 4 * 1408 / RATE);
+const RECORD_TIME: Duration = Duration::from_micros(1_000_000 * 6 * 1408 / RATE);
 
 /// Two ends of a connection whose first stream carries bulk both ways.
 fn saturated() -> (End, End, [StreamId; 2], Instant) {

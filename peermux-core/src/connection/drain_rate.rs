@@ -8,23 +8,43 @@ use crate::wire::{MAX_RECORD, QUANTUM};
 /// The largest record, in bytes.
 const LARGEST: usize = MAX_RECORD as usize * QUANTUM;
 
-/// Measures the rate at which the transport takes records while there is always one more.
+/// Measures the rate at which the transport takes records.
+///
+/// While there is always one more, that is what it drains. Where the application was what was waited for, it drains at least that.
 #[derive(Default)]
 pub(super) struct DrainRate {
-    /// Since when there has always been one more, and the bytes that were taken since.
-    busy: Option<(Instant, u64)>,
+    span: Option<Span>,
     /// Bytes each second.
     rate: Option<u64>,
+}
+
+/// What is measured now.
+struct Span {
+    since: Instant,
+    /// Bytes that were taken since.
+    taken: u64,
+    /// When the last record was taken; and nothing waits since then.
+    last: Instant,
+    idle: bool,
+    /// That was so before.
+    gaps: bool,
+}
+
+impl Span {
+    /// The record that was taken at `now` does not count: it may have waited for the application.
+    const fn begin(now: Instant, more: bool) -> Self {
+        Self { since: now, taken: 0, last: now, idle: !more, gaps: false }
+    }
 }
 
 impl DrainRate {
     /// A measurement takes at least so long: less would measure the buffers of the transport.
     const SPAN: Duration = Duration::from_millis(20);
     /// How long a record takes at most, as long as it has no fewer quanta than `FEWEST`.
-    const RECORD: Duration = Duration::from_micros(500);
+    const RECORD: Duration = Duration::from_micros(750);
     const FEWEST: u64 = 4;
-    /// Before the first measurement.
-    const UNKNOWN: u8 = 8;
+    /// Bytes each second before the first measurement.
+    const ASSUMED: u64 = 100_000_000 / 8;
     /// How long what is given to the transport at once takes at most, and what of it waits there in any case.
     const BURST: Duration = Duration::from_micros(250);
     const WAITS: usize = 16 * 1024;
@@ -34,36 +54,39 @@ impl DrainRate {
 
     /// `bytes` were taken at `now`; `more` says whether payload waits behind them.
     pub(super) fn sent(&mut self, now: Instant, bytes: usize, more: bool) {
-        if !more {
-            return self.idle();
+        let over = |span: &Span| span.idle && now.saturating_since(span.last) >= Self::SPAN;
+        if self.span.as_ref().is_none_or(over) {
+            self.span = Some(Span::begin(now, more));
         }
-        let (since, taken) = *self.busy.get_or_insert((now, 0));
-        let taken = taken + bytes as u64;
-        let span = now.saturating_since(since);
-        if span < Self::SPAN {
-            self.busy = Some((since, taken));
+        let Some(span) = &mut self.span else { return };
+        let time = now.saturating_since(span.since);
+        if time > Duration::ZERO {
+            span.taken += bytes as u64;
+            span.gaps |= span.idle;
+        }
+        (span.last, span.idle) = (now, !more);
+        if time < Self::SPAN {
             return;
         }
-        let measured = u64::try_from(u128::from(taken) * 1_000_000 / span.as_micros()).unwrap_or(u64::MAX);
-        // An average of about four spans.
-        self.rate = Some(match self.rate {
-            Some(rate) => rate / 4 * 3 + measured / 4,
-            None => measured,
-        });
-        self.busy = Some((now, 0));
+        let measured = u64::try_from(u128::from(span.taken) * 1_000_000 / time.as_micros()).unwrap_or(u64::MAX);
+        if !span.gaps || measured > self.rate.unwrap_or(Self::ASSUMED) {
+            // An average of about four spans.
+            self.rate = Some(self.rate.map_or(measured, |rate| rate / 4 * 3 + measured / 4));
+        }
+        self.span = Some(Span::begin(now, more));
     }
 
-    /// Nothing waits: the next measurement begins anew.
+    /// Nothing waits.
     pub(super) const fn idle(&mut self) {
-        self.busy = None;
+        if let Some(span) = &mut self.span {
+            span.idle = true;
+        }
     }
 
     /// The largest record that takes no longer than it should, in quanta.
     pub(super) fn largest_record(&self) -> u8 {
-        let Some(rate) = self.rate else { return Self::UNKNOWN };
-        let bytes = u128::from(rate) * Self::RECORD.as_micros() / 1_000_000;
-        let quanta = u64::try_from(bytes).unwrap_or(u64::MAX) / QUANTUM as u64;
-        quanta.clamp(Self::FEWEST, u64::from(MAX_RECORD)) as u8
+        let quanta = self.bytes_in(Self::RECORD) / QUANTUM;
+        (quanta as u64).clamp(Self::FEWEST, u64::from(MAX_RECORD)) as u8
     }
 
     /// How many bytes may be given to the transport at once: a record of the largest size, or some of them where a system call for each would
@@ -82,9 +105,18 @@ impl DrainRate {
 
     /// Records of the largest size that take no longer than a burst, besides what waits anyway: a power of two, so that it seldom changes.
     fn records(&self, most: usize) -> usize {
-        let bytes = u128::from(self.rate.unwrap_or(0)) * Self::BURST.as_micros() / 1_000_000;
-        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let bytes = self.bytes_in(Self::BURST);
         1 << (bytes.saturating_sub(Self::WAITS) / LARGEST).clamp(1, most).ilog2()
+    }
+
+    /// Whether a record is gone so soon that what comes before it may wait for it: 0.25 ms at most.
+    pub(super) fn is_fast(&self) -> bool {
+        self.bytes_in(Self::BURST) >= LARGEST
+    }
+
+    fn bytes_in(&self, time: Duration) -> usize {
+        let bytes = u128::from(self.rate.unwrap_or(Self::ASSUMED)) * time.as_micros() / 1_000_000;
+        usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 }
 
@@ -118,12 +150,29 @@ mod tests {
     }
 
     #[test]
-    fn a_record_takes_about_half_a_millisecond() {
-        assert_eq!(DrainRate::default().largest_record(), 8);
+    fn a_record_takes_less_than_a_millisecond() {
+        assert_eq!(DrainRate::default().largest_record(), 6);
+        assert_eq!(at(1_000_000 / 8), 4);
         assert_eq!(at(10_000_000 / 8), 4);
-        assert_eq!(at(100_000_000 / 8), 4);
-        assert_eq!(at(200_000_000 / 8), 8);
+        assert_eq!(at(100_000_000 / 8), 6);
+        assert_eq!(at(200_000_000 / 8), 13);
         assert_eq!(at(1_000_000_000 / 8), 16);
+    }
+
+    #[test]
+    fn only_on_a_fast_transport_a_record_waits_for_the_next_one() {
+        assert!(!DrainRate::default().is_fast());
+        assert!(!drained_at(100_000_000 / 8).is_fast());
+        assert!(drained_at(1_000_000_000 / 8).is_fast());
+    }
+
+    #[test]
+    fn a_transport_that_takes_long_for_a_record_is_slow() {
+        let mut drain_rate = drained_at(1_000_000_000 / 8);
+        for record in 0..100 {
+            drain_rate.sent(Instant::from_millis(2000 + record * 50), 8 * QUANTUM, true);
+        }
+        assert_eq!(drain_rate.largest_record(), 4);
     }
 
     #[test]
@@ -135,5 +184,19 @@ mod tests {
             }
         }
         assert_eq!(drain_rate.largest_record(), 16);
+        for milli in 0..1000 {
+            drain_rate.sent(Instant::from_millis(20_000 + milli), 1000, false);
+        }
+        assert_eq!(drain_rate.largest_record(), 16);
+    }
+
+    #[test]
+    fn a_transport_is_fast_that_takes_much_though_nothing_waits_now_and_then() {
+        let mut drain_rate = DrainRate::default();
+        for milli in 0..1000 {
+            drain_rate.sent(Instant::from_millis(milli), 2_000_000, milli % 2 == 0);
+            drain_rate.idle();
+        }
+        assert_eq!(drain_rate.burst(), DrainRate::MOST * LARGEST);
     }
 }

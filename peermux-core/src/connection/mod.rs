@@ -280,18 +280,25 @@ impl Connection {
         };
         let records = matches!(self.phase, Phase::Records);
         let live = records && self.closing.error.is_none();
-        [
-            handshake,
+        let mut first = handshake;
+        let mut or = |timer: Option<Instant>| {
+            if let Some(timer) = timer {
+                first = Some(first.map_or(timer, |first| first.min(timer)));
+            }
+        };
+        if live {
+            or(self.liveness.idle_at());
+        }
+        if live && self.decision == Decision::Accepted {
+            or(self.liveness.ping_at());
+        }
+        if records {
+            or(self.closing.linger_until);
             // The command that closed had no time: the next call has.
-            (records && self.closing.waits_without_limit()).then_some(self.now),
-            self.closing.linger_until.filter(|_| records),
-            self.slot_at(),
-            self.liveness.idle_at().filter(|_| live),
-            self.liveness.ping_at().filter(|_| live && self.decision == Decision::Accepted),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+            or(self.closing.waits_without_limit().then_some(self.now));
+        }
+        or(self.slot_at());
+        first
     }
 
     /// The next slot of a shaper, as long as there are slots.
@@ -543,6 +550,12 @@ impl Connection {
     /// a TCP socket that is TCP_NOTSENT_LOWAT. 16 KiB, and up to 352 KiB while the transport takes more than about 2 Gbit/s.
     pub fn unsent_limit(&self) -> usize {
         self.drain_rate.unsent()
+    }
+
+    /// Whether the transport takes a record in so short a time, 0.25 ms at most, that what fills no packet may wait for the next record. It should, while there is
+    /// one: for a TCP socket that is TCP_CORK.
+    pub fn fills_packets(&self) -> bool {
+        self.drain_rate.is_fast()
     }
 
     /// The bytes that complete what is read next: a flight of the handshake, or a record. While input is discarded this is one quantum.
