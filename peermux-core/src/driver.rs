@@ -52,17 +52,23 @@ struct State {
 /// What the writer is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pump {
-    /// Send what is in the buffer. If there is `more`, wait until the transport takes more before you ask again.
-    Send {
-        /// Something else waits already.
-        more: bool,
-    },
+    /// Send what is in the buffer, and then do as the second one says.
+    Send(Then),
     /// Wait to be woken, at the latest until the timer, and then call [`Driver::handle_timeout`].
     Wait(Option<Instant>),
     /// Half-close the transport, once; then wait to be woken, at the latest until the timer.
     HalfClose(Option<Instant>),
     /// Close the transport: nothing more is to be sent or received.
     Close,
+}
+
+/// What the writer is to do when all is with the transport that it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Something else waits already: ask again as soon as the transport takes more.
+    Ask,
+    /// As [`Pump::Wait`].
+    Wait(Option<Instant>),
 }
 
 /// Who writes, where one reads.
@@ -136,7 +142,18 @@ impl Driver {
 
     /// The transport gave bytes: takes what is whole from the front of `input`.
     pub fn handle_input(&self, now: Instant, input: &mut ReadBuffer, writes: Writes) {
-        self.act(writes == Writes::Another, |state| {
+        let wake_writer = writes == Writes::Another;
+        // No long record is opened under the lock.
+        while input.next >= Connection::LONG_RECORD {
+            let begun = self.lock().connection.begin_record(now, &mut input.bytes);
+            let Some((mut record, unopened)) = begun else { break };
+            let authentic = unopened.open(&mut record);
+            input.next = self.act(wake_writer, |state| {
+                state.connection.end_record(now, record, authentic);
+                state.connection.next_input_len()
+            });
+        }
+        self.act(wake_writer, |state| {
             state.connection.handle_input(now, &mut input.bytes);
             input.next = state.connection.next_input_len();
         });
@@ -155,29 +172,51 @@ impl Driver {
     /// The time is `now`.
     pub fn handle_timeout(&self, now: Instant) {
         self.with(|connection| connection.handle_timeout(now));
+        buffers::shed();
     }
 
     /// For the writer, when the transport can take more: the next thing to do. `waker` is woken when that changes. What is to be sent is put
     /// into `buffer`: a flight, a record, or several of a [burst](Connection::burst_len).
     pub fn poll_transmit(&self, now: Instant, buffer: &mut WriteBuffer, waker: &Waker) -> Pump {
-        self.act(false, |state| {
+        let pump = self.act(false, |state| {
             let transmit = buffer.fill(&mut state.connection, now);
             if let Transmit::Bytes(_) = transmit {
-                return Pump::Send { more: state.connection.wants_transmit() };
+                // To ask at once saves the writer another call, where nothing else waits.
+                return Pump::Send(match state.connection.poll_transmit(now, &mut []) {
+                    Ok(Transmit::Idle) if !state.connection.is_closed() => Then::Wait(state.wait(waker)),
+                    _ => Then::Ask,
+                });
             }
             if state.connection.is_closed() {
                 return Pump::Close;
             }
-            state.armed = state.connection.poll_timeout();
-            match &mut state.writer {
-                Some(writer) => writer.clone_from(waker),
-                None => state.writer = Some(waker.clone()),
-            }
+            let timer = state.wait(waker);
             match transmit {
-                Transmit::Finished => Pump::HalfClose(state.armed),
-                _ => Pump::Wait(state.armed),
+                Transmit::Finished => Pump::HalfClose(timer),
+                _ => Pump::Wait(timer),
             }
-        })
+        });
+        if self.seal(buffer) { pump } else { Pump::Close }
+    }
+
+    /// Seals what is in `buffer`, not under the lock; false if that failed, which ends the connection.
+    fn seal(&self, buffer: &mut WriteBuffer) -> bool {
+        let sealed = buffer.seal();
+        if !sealed {
+            self.with(Connection::provider_failed);
+        }
+        sealed
+    }
+
+    /// For another than the writer, who would wait otherwise: puts the next records into `buffer`, as [`Driver::poll_transmit`] does, and says whether there are more. `None` if there
+    /// is no record to send: all else is left to the writer.
+    pub fn transmit_records(&self, now: Instant, buffer: &mut WriteBuffer) -> Option<bool> {
+        let more = self.act(true, |state| {
+            let filled = state.connection.wants_record()
+                && matches!(buffer.fill(&mut state.connection, now), Transmit::Bytes(_));
+            filled.then(|| state.connection.wants_record())
+        });
+        more.filter(|_| self.seal(buffer))
     }
 
     /// For the reader: whether it need not read on, since nothing that arrives is looked at any more and the transport is to be closed.
@@ -369,18 +408,30 @@ impl State {
         register.strike(&offer.ephemeral, offer.timestamp, offer.now).is_ok()
     }
 
+    /// The writer waits for something to do, and for the timer that this returns.
+    fn wait(&mut self, waker: &Waker) -> Option<Instant> {
+        match &mut self.writer {
+            Some(writer) => writer.clone_from(waker),
+            None => self.writer = Some(waker.clone()),
+        }
+        self.armed = self.connection.poll_timeout();
+        self.armed
+    }
+
     /// The writer has something to do: bytes, an end, or a timer that is earlier than the one it was told of.
     fn take_writer(&mut self, wakers: &mut Wakers) {
         if self.writer.is_none() {
             return;
         }
-        let earlier = match (self.connection.poll_timeout(), self.armed) {
-            (Some(timeout), Some(armed)) => timeout < armed,
-            (timeout, armed) => timeout.is_some() && armed.is_none(),
-        };
-        if earlier || self.connection.is_closed() || self.connection.wants_transmit() {
-            wakers.many.extend(self.writer.take());
+        if self.connection.wants_transmit() || self.connection.is_closed() || self.is_early() {
+            wakers.take(&mut self.writer);
         }
+    }
+
+    /// There is a timer, and the writer knows of none or of a later one.
+    fn is_early(&self) -> bool {
+        let Some(timeout) = self.connection.poll_timeout() else { return false };
+        self.armed.is_none_or(|armed| timeout < armed)
     }
 }
 
@@ -399,8 +450,17 @@ impl Wakers {
         }
     }
 
+    fn take(&mut self, waker: &mut Option<Waker>) {
+        if let Some(waker) = waker.take() {
+            self.add(waker);
+        }
+    }
+
     fn wake(self) {
-        self.one.into_iter().chain(self.many).for_each(Waker::wake);
+        if let Some(waker) = self.one {
+            waker.wake();
+        }
+        self.many.into_iter().for_each(Waker::wake);
     }
 }
 

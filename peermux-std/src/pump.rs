@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use peermux_core::driver::{Driver, Pump, ReadBuffer, WriteBuffer, Writes};
+use peermux_core::driver::{Driver, Pump, ReadBuffer, Then, WriteBuffer, Writes};
 use peermux_core::time::Instant as Moment;
 use peermux_core::trace::in_span;
 use rustix::buffer::spare_capacity;
@@ -25,6 +25,17 @@ fn has_short_segments(socket: &TcpStream) -> bool {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn has_short_segments(_: &TcpStream) -> bool {
     false
+}
+
+/// Sets whether segments that are not full wait until they are. MSG_MORE makes them wait only for the next acknowledgement.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn cork(socket: &TcpStream, on: bool) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_tcp_cork(socket, on)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn cork(_: &TcpStream, _: bool) -> io::Result<()> {
+    Ok(())
 }
 
 /// How long a writer waits for a socket that takes nothing before it looks whether the connection has ended or has a new timer meanwhile.
@@ -164,7 +175,7 @@ impl Loops {
         loop {
             let seen = self.signal.seen();
             let timer = match self.send(&mut unsent) {
-                Ok(Pump::Send { .. }) => continue,
+                Ok(Pump::Send(_)) => continue,
                 Ok(Pump::Wait(timer)) => timer,
                 Ok(Pump::HalfClose(timer)) => {
                     if !std::mem::replace(&mut half_closed, true) {
@@ -181,19 +192,39 @@ impl Loops {
         }
     }
 
-    /// Sends records until there are no more. What goes into each is decided when the socket can take it.
+    /// Sends records until there are no more.
     fn send(&self, unsent: &mut usize) -> io::Result<Pump> {
+        let mut corked = false;
+        let pump = self.send_all(unsent, &mut corked)?;
+        if corked {
+            cork(&self.socket, false)?;
+        }
+        Ok(pump)
+    }
+
+    /// What goes into each record is decided when the socket can take it.
+    fn send_all(&self, unsent: &mut usize, corked: &mut bool) -> io::Result<Pump> {
         let waker = self.signal.waker();
         let mut buffer = WriteBuffer::default();
+        let mut busy = false;
         loop {
             let pump = self.driver.poll_transmit(self.clock.now(), &mut buffer, &waker);
-            let Pump::Send { more } = pump else { return Ok(pump) };
+            let Pump::Send(then) = pump else { return Ok(pump) };
+            let more = then == Then::Ask;
+            if busy && more && self.short_segments && buffer.fills_packets() && !*corked {
+                *corked = true;
+                cork(&self.socket, true)?;
+            }
+            busy = more;
             if *unsent != buffer.unsent_limit() {
                 *unsent = buffer.unsent_limit();
                 limit_unsent(&self.socket, *unsent)?;
             }
             if !self.write_all(buffer.bytes(), more && self.short_segments)? || more && !self.wait_writable()? {
                 return Ok(Pump::Close);
+            }
+            if let Then::Wait(timer) = then {
+                return Ok(Pump::Wait(timer));
             }
         }
     }

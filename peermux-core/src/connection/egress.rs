@@ -5,7 +5,7 @@ use crate::code::{Code, ProtocolCode};
 use crate::codec::Writer;
 use crate::error::{BufferTooSmall, ConnectionError};
 use crate::id::Role;
-use crate::record::{TAG, quanta_for};
+use crate::record::{TAG, Unsealed, quanta_for};
 use crate::time::Instant;
 use crate::wire::{Attestation, Close, Frame, FrameKind, HANDSHAKE_FRAMES, QUANTUM, Shaping};
 
@@ -33,6 +33,23 @@ impl Connection {
     /// # Errors
     /// [`BufferTooSmall`] if `out` is smaller than what is to be sent: at most [`Connection::next_transmit_len`] bytes. Nothing is lost.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Result<Transmit, BufferTooSmall> {
+        let (transmit, unsealed) = self.poll_unsealed(now, out)?;
+        if let (Transmit::Bytes(len), Some(unsealed)) = (transmit, unsealed)
+            && unsealed.seal(&mut out[..len]).is_none()
+        {
+            out[..len].fill(0);
+            self.provider_failed();
+            return Ok(Transmit::Finished);
+        }
+        Ok(transmit)
+    }
+
+    /// As [`Connection::poll_transmit`], but what it says must be done to a record before it is sent.
+    pub(crate) fn poll_unsealed(
+        &mut self,
+        now: Instant,
+        out: &mut [u8],
+    ) -> Result<(Transmit, Option<Unsealed>), BufferTooSmall> {
         self.advance(now);
         if matches!(self.phase, Phase::Dial(_) | Phase::Answer(_)) {
             Self::check_buffer(self.next_transmit_len(), out)?;
@@ -45,24 +62,26 @@ impl Connection {
             self.flight.clear();
             self.liveness.flight_sent(self.now);
             self.traffic.bytes_sent += len as u64;
-            return Ok(Transmit::Bytes(len));
+            return Ok((Transmit::Bytes(len), None));
         }
         match self.next_action() {
             Action::Nothing => {
                 self.drain_rate.idle();
                 self.mux.shed();
-                return Ok(Transmit::Idle);
+                return Ok((Transmit::Idle, None));
             }
-            Action::Finish => return Ok(Transmit::Finished),
+            Action::Finish => return Ok((Transmit::Finished, None)),
             Action::Close(code) => self.close(Code::Protocol(code), ""),
             Action::Record => {}
         }
         let Some(len) = self.sealer.as_ref().map(crate::record::Sealer::next_len) else {
-            return Ok(Transmit::Idle);
+            return Ok((Transmit::Idle, None));
         };
         Self::check_buffer(len, out)?;
-        self.write_record(&mut out[..len]);
-        Ok(if self.sealer.is_some() { Transmit::Bytes(len) } else { Transmit::Finished })
+        Ok(match self.write_record(&mut out[..len]) {
+            Some(unsealed) => (Transmit::Bytes(len), Some(unsealed)),
+            None => (Transmit::Finished, None),
+        })
     }
 
     /// Whether [`Connection::poll_transmit`] has anything to do: bytes to write, or an end to tell of.
@@ -74,6 +93,12 @@ impl Connection {
                 Action::Finish => !core::mem::replace(&mut self.closing.finish_told, true),
                 Action::Close(_) | Action::Record => true,
             }
+    }
+
+    /// Whether the next thing to do about sending is a record.
+    #[cfg(feature = "driver")]
+    pub(crate) fn wants_record(&mut self) -> bool {
+        self.flight.is_empty() && matches!(self.next_action(), Action::Record)
     }
 
     /// Whether answers to early data may leave: before flight 3, and one record at most.
@@ -117,7 +142,8 @@ impl Connection {
         }
     }
 
-    fn write_record(&mut self, record: &mut [u8]) {
+    /// Writes the next record, which is still to be sealed; `None` if it must not be sent.
+    fn write_record(&mut self, record: &mut [u8]) -> Option<Unsealed> {
         let len = record.len();
         let short = self.role == Role::Initiator && core::mem::take(&mut self.first_is_short);
         let area_len = if short { HANDSHAKE_FRAMES } else { len - TAG - 1 };
@@ -155,18 +181,23 @@ impl Connection {
         if !short {
             self.shaper.sent(quanta(len), self.now);
         }
-        let sealed = self.sealer.as_mut().and_then(|sealer| sealer.seal(record, next, close.is_some(), self.now));
+        let unsealed = self.sealer.as_mut().and_then(|sealer| sealer.prepare(record, next, close.is_some(), self.now));
         self.drain_rate.sent(self.now, len, next > 1);
         self.liveness.record_sent(self.now, &self.config, &mut self.rng);
-        if sealed.is_none() {
-            // The provider failed: nothing that is not sealed must leave, and nothing can be said.
+        if unsealed.is_none() {
             record.fill(0);
-            self.sealer = None;
-            self.end_with(ConnectionError::Transport("the provider of cryptography failed".into()));
-            self.phase = Phase::Over;
+            self.provider_failed();
         } else if close.is_some() {
             self.close_was_sent();
         }
+        unsealed
+    }
+
+    /// The provider failed: nothing that is not sealed must leave, and nothing can be said.
+    pub(crate) fn provider_failed(&mut self) {
+        self.sealer = None;
+        self.end_with(ConnectionError::Transport("the provider of cryptography failed".into()));
+        self.phase = Phase::Over;
     }
 
     /// The size of the record after this one of `after` quanta: more than one quantum only for payload that is held and may be sent, or for padding that shaping requires.

@@ -7,8 +7,12 @@ use crate::code::ProtocolCode;
 use crate::error::Violation;
 use crate::id::Role;
 use crate::mux::{Budget, Source};
+#[cfg(feature = "driver")]
+use crate::record::Unopened;
 use crate::record::{Header, OpenError, TAG};
 use crate::time::Instant;
+#[cfg(feature = "driver")]
+use crate::wire::QUANTUM;
 use crate::wire::{Frame, FrameError, Frames, HANDSHAKE_FRAMES};
 
 /// SETTINGS and ATTESTATION stand in the first records, if anywhere.
@@ -93,9 +97,45 @@ impl Connection {
         }
     }
 
+    /// Opening a shorter record takes less than to come back for it.
+    #[cfg(feature = "driver")]
+    pub(crate) const LONG_RECORD: usize = 4 * QUANTUM;
+
+    /// A record from the front of `input` that takes long to open: that can be done while the connection goes on, and [`Connection::end_record`] must follow.
+    #[cfg(feature = "driver")]
+    pub(crate) fn begin_record(&mut self, now: Instant, input: &mut BytesMut) -> Option<(BytesMut, Unopened)> {
+        self.advance(now);
+        let len = self.next_input_len();
+        if !matches!(self.phase, Phase::Records) || self.discards() || len < Self::LONG_RECORD || input.len() < len {
+            return None;
+        }
+        let unopened = self.opener.as_mut()?.begin()?;
+        self.traffic.bytes_received += len as u64;
+        Some((input.split_to(len), unopened))
+    }
+
+    /// A record of [`Connection::begin_record`] was opened, and is `authentic` or not.
+    #[cfg(feature = "driver")]
+    pub(crate) fn end_record(&mut self, now: Instant, record: BytesMut, authentic: bool) {
+        self.advance(now);
+        let record = record.freeze();
+        let opened = self.opener.as_mut().map(|opener| opener.finish(&record, authentic));
+        // The connection may have ended meanwhile.
+        if let Some(opened) = opened.filter(|_| !self.discards())
+            && let Some(header) = self.opened(opened)
+            && let Some(area) = self.frame_area(&record)
+        {
+            self.on_frames(header, area, Source::Shared(&record));
+        }
+    }
+
     fn open_record(&mut self, record: &mut [u8]) -> Option<Header> {
-        let opener = self.opener.as_mut()?;
-        match opener.open(record) {
+        let opened = self.opener.as_mut()?.open(record);
+        self.opened(opened)
+    }
+
+    fn opened(&mut self, opened: Result<Header, OpenError>) -> Option<Header> {
+        match opened {
             Ok(header) => {
                 self.liveness.record_received(self.now);
                 if self.is_unconfirmed() {

@@ -2,15 +2,20 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use std::sync::{Mutex, PoisonError};
+use core::ops::Range;
+use core::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use arrayvec::ArrayVec;
 use bytes::buf::Limit;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::MAX_INPUT_BUFFER;
 use crate::connection::{Connection, Transmit};
 use crate::error::BufferTooSmall;
-use crate::time::Instant;
+use crate::record::Unsealed;
+use crate::time::Instant as Moment;
 use crate::wire::QUANTUM;
 
 /// What a reader reads into: what has arrived of the next record.
@@ -80,11 +85,16 @@ impl Drop for ReadBuffer {
 pub struct WriteBuffer {
     memory: Vec<u8>,
     len: usize,
+    /// Records of it that are still to be sealed.
+    unsealed: ArrayVec<(Range<usize>, Unsealed), { Self::RECORDS }>,
     unsent: usize,
+    fills_packets: bool,
     crowded: bool,
 }
 
 impl WriteBuffer {
+    /// Records that are made at once, at most.
+    const RECORDS: usize = 16;
     /// Streams that are no crowd.
     const FEW: usize = 8;
 
@@ -98,31 +108,50 @@ impl WriteBuffer {
         self.unsent
     }
 
+    /// Whether packets should be full while one record follows another: see [`Connection::fills_packets`].
+    pub const fn fills_packets(&self) -> bool {
+        self.fills_packets
+    }
+
     /// Whether the connection has so many streams that a writer who waits a moment sends fewer and fuller records.
     pub const fn is_crowded(&self) -> bool {
         self.crowded
     }
 
     /// Takes what `connection` has to send, as much as is worth sending at once.
-    pub(super) fn fill(&mut self, connection: &mut Connection, now: Instant) -> Transmit {
+    pub(super) fn fill(&mut self, connection: &mut Connection, now: Moment) -> Transmit {
         self.len = 0;
         self.crowded = connection.stream_count() > Self::FEW;
         self.unsent = connection.unsent_limit();
+        self.fills_packets = connection.fills_packets();
         let mut room = if connection.wants_transmit() { connection.burst_len() } else { 0 };
         loop {
-            match connection.poll_transmit(now, self.room(room)) {
-                Ok(Transmit::Bytes(len)) => {
-                    self.len += len;
-                    if self.len + connection.next_transmit_len() > room {
+            match connection.poll_unsealed(now, self.room(room)) {
+                Ok((Transmit::Bytes(len), unsealed)) => {
+                    let record = self.len..self.len + len;
+                    self.len = record.end;
+                    self.unsealed.extend(unsealed.map(|unsealed| (record, unsealed)));
+                    if self.len + connection.next_transmit_len() > room || self.unsealed.is_full() {
                         return Transmit::Bytes(self.len);
                     }
                 }
                 Ok(_) if self.len > 0 => return Transmit::Bytes(self.len),
-                Ok(transmit) => return transmit,
+                Ok((transmit, _)) => return transmit,
                 // A timer came due, and has something to say.
                 Err(BufferTooSmall { needed }) => room = self.len + needed,
             }
         }
+    }
+
+    /// Seals the records; false, and nothing is to be sent, if that fails.
+    pub(super) fn seal(&mut self) -> bool {
+        let sealed =
+            self.unsealed.drain(..).all(|(record, unsealed)| unsealed.seal(&mut self.memory[record]).is_some());
+        if !sealed {
+            self.memory.fill(0);
+            self.len = 0;
+        }
+        sealed
     }
 
     /// What is behind the bytes, up to `end`.
@@ -145,8 +174,8 @@ impl Drop for WriteBuffer {
     }
 }
 
-/// Buffers whose memory is free once no stream keeps a part of it: 704 KiB at most.
-static RECEIVING: Pool<BytesMut, 32> = Pool::new();
+/// Buffers whose memory is free once no stream keeps a part of it: 5.5 MiB at most.
+static RECEIVING: Pool<BytesMut, 256> = Pool::new();
 
 /// Buffers that records are made in: at most 352 KiB.
 static SENDING: Pool<Vec<u8>, 4> = Pool::new();
@@ -156,36 +185,71 @@ fn take() -> BytesMut {
     free.unwrap_or_else(|| BytesMut::with_capacity(MAX_INPUT_BUFFER))
 }
 
+/// Gives memory back that no connection of the process has needed for a while. To be called now and then.
+pub(super) fn shed() {
+    RECEIVING.shed(Instant::now());
+}
+
 /// At most `N` buffers that nobody uses.
-struct Pool<B, const N: usize>(Mutex<VecDeque<B>>);
+struct Pool<B, const N: usize>(Mutex<Buffers<B>>);
+
+struct Buffers<B> {
+    /// The oldest first.
+    queue: VecDeque<B>,
+    /// So many were not needed since some were last given up, and when that was.
+    unneeded: usize,
+    since: Option<Instant>,
+}
 
 impl<B, const N: usize> Pool<B, N> {
     /// How many are looked at for one that will do.
-    const LOOKS: usize = 4;
+    const LOOKS: usize = 8;
+    /// What is not needed for so long is given up.
+    const WHILE: Duration = Duration::from_secs(1);
 
     const fn new() -> Self {
-        Self(Mutex::new(VecDeque::new()))
+        Self(Mutex::new(Buffers { queue: VecDeque::new(), unneeded: 0, since: None }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Buffers<B>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self, will_do: impl Fn(&mut B) -> bool) -> Option<B> {
-        let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..Self::LOOKS.min(pool.len()) {
-            let mut buffer = pool.pop_front()?;
+        let mut pool = self.lock();
+        for _ in 0..Self::LOOKS.min(pool.queue.len()) {
+            let mut buffer = pool.queue.pop_front()?;
             if will_do(&mut buffer) {
+                pool.unneeded = pool.unneeded.min(pool.queue.len());
                 return Some(buffer);
             }
-            pool.push_back(buffer);
+            pool.queue.push_back(buffer);
         }
+        pool.unneeded = 0;
         None
     }
 
     /// The oldest makes room: a stream may keep a part of it for long.
     fn give(&self, buffer: B) {
-        let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = if pool.len() >= N { pool.pop_front() } else { None };
-        pool.push_back(buffer);
+        let mut pool = self.lock();
+        let oldest = if pool.queue.len() >= N { pool.queue.pop_front() } else { None };
+        pool.queue.push_back(buffer);
         drop(pool);
         drop(oldest);
+    }
+
+    fn shed(&self, now: Instant) {
+        let mut pool = self.lock();
+        if pool.since.is_some_and(|since| now.saturating_duration_since(since) < Self::WHILE) {
+            return;
+        }
+        pool.since = Some(now);
+        let unneeded = pool.unneeded;
+        let kept = pool.queue.split_off(unneeded);
+        pool.unneeded = kept.len();
+        let unneeded = core::mem::replace(&mut pool.queue, kept);
+        drop(pool);
+        drop(unneeded);
     }
 }
 
@@ -203,6 +267,27 @@ mod tests {
         assert_eq!(buffer.room().remaining_mut(), 8 * QUANTUM - 1000);
         buffer.next = MAX_INPUT_BUFFER;
         assert_eq!(buffer.room().remaining_mut(), MAX_INPUT_BUFFER - 1000);
+    }
+
+    #[test]
+    fn what_is_not_needed_for_a_while_is_given_up() {
+        let pool = Pool::<u8, 8>::new();
+        let begin = Instant::now();
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        (0..6).for_each(|buffer| pool.give(buffer));
+        pool.shed(begin);
+        assert_eq!(pool.lock().queue.len(), 6, "just given");
+        for buffer in [0, 1] {
+            assert_eq!(pool.take(|_| true), Some(buffer));
+        }
+        (6..8).for_each(|buffer| pool.give(buffer));
+        pool.shed(after(0));
+        assert_eq!(pool.lock().queue.len(), 6, "too soon");
+        pool.shed(after(1));
+        assert_eq!(pool.lock().queue, [6, 7], "four were there all the time");
+        pool.shed(after(2));
+        assert!(pool.lock().queue.is_empty());
+        assert_eq!(pool.take(|_| true), None);
     }
 
     #[test]

@@ -2,16 +2,21 @@
 //!
 //! [`Sealer`] and [`Opener`] are the two ends of one direction. Each owns the direction's key and counter, so a nonce cannot be used
 //! twice: the counter moves with every record, and neither can be cloned.
+//!
+//! Sealing and opening are what takes long. [`Unsealed`] and [`Unopened`] do that for one record each, while the direction goes on.
 
 mod open;
 mod seal;
 #[cfg(test)]
 pub(crate) mod vectors;
 
+#[cfg(feature = "driver")]
+pub(crate) use open::Unopened;
 pub(crate) use open::{OpenError, Opener};
-pub(crate) use seal::Sealer;
+pub(crate) use seal::{Sealer, Unsealed};
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::time::Duration;
 
 use zeroize::Zeroizing;
@@ -60,12 +65,16 @@ impl Header {
     }
 }
 
+/// A key that protects a record while the direction goes on.
+type SharedKey = Arc<Box<dyn AeadKey>>;
+
 /// The key of one direction, and how much it was used.
 struct DirectionKey {
     provider: &'static dyn Provider,
     suite: Suite,
     secret: Zeroizing<[u8; 32]>,
-    key: Box<dyn AeadKey>,
+    /// Boxed besides, since moving a key would leave a copy behind.
+    key: SharedKey,
     /// The counter of the next record; it goes on across key updates.
     n: u64,
     /// Records under this key so far.
@@ -75,7 +84,7 @@ struct DirectionKey {
 impl DirectionKey {
     /// `None` if the provider does not support the suite.
     fn new(provider: &'static dyn Provider, suite: Suite, secret: Zeroizing<[u8; 32]>, n: u64) -> Option<Self> {
-        let key = provider.aead(suite, &secret)?;
+        let key = Arc::new(provider.aead(suite, &secret)?);
         Some(Self { provider, suite, secret, key, n, used: 0 })
     }
 
@@ -92,7 +101,7 @@ impl DirectionKey {
 
     fn update(&mut self) -> Option<()> {
         self.secret = rekey(self.provider, self.suite, &self.secret)?;
-        self.key = self.provider.aead(self.suite, &self.secret)?;
+        self.key = Arc::new(self.provider.aead(self.suite, &self.secret)?);
         self.used = 0;
         Some(())
     }

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::{DirectionKey, Header, KEY_RECORDS};
+use super::{DirectionKey, Header, KEY_RECORDS, SharedKey};
 use crate::code::ProtocolCode;
 use crate::crypto::{Provider, Suite};
 use crate::error::Violation;
@@ -24,6 +24,21 @@ pub(crate) struct Opener {
     expected: u8,
     /// The largest record that this side takes, in quanta.
     largest: u8,
+}
+
+/// A record that has its place in the direction, and is to be opened.
+#[must_use]
+pub(crate) struct Unopened {
+    key: SharedKey,
+    n: u64,
+}
+
+impl Unopened {
+    /// Opens the record in place; whether it is authentic.
+    #[must_use]
+    pub(crate) fn open(self, record: &mut [u8]) -> bool {
+        self.key.open(self.n, &[], record).is_ok()
+    }
 }
 
 impl Opener {
@@ -65,11 +80,23 @@ impl Opener {
     /// Opens `record` in place. The frames are `record[1..record.len() - 16]`.
     pub(crate) fn open(&mut self, record: &mut [u8]) -> Result<Header, OpenError> {
         debug_assert_eq!(record.len(), self.next_len());
-        let used_up = self.key.used == KEY_RECORDS;
-        let n = self.key.next_nonce().ok_or(OpenError::NotAuthentic)?;
-        self.key.key.open(n, &[], record).map_err(|_| OpenError::NotAuthentic)?;
+        let authentic = self.begin().is_some_and(|unopened| unopened.open(record));
+        self.finish(record, authentic)
+    }
+
+    /// The next record takes its place; [`Opener::finish`] must follow before the one after it begins. `None` if the counter is used up.
+    pub(crate) fn begin(&mut self) -> Option<Unopened> {
+        let n = self.key.next_nonce()?;
+        Some(Unopened { key: self.key.key.clone(), n })
+    }
+
+    /// `record` was opened, and is `authentic` or not.
+    pub(crate) fn finish(&mut self, record: &[u8], authentic: bool) -> Result<Header, OpenError> {
+        if !authentic {
+            return Err(OpenError::NotAuthentic);
+        }
         let invalid = |code, what| Err(OpenError::Violation(Violation::new(code, what)));
-        if used_up {
+        if self.key.used > KEY_RECORDS {
             return invalid(ProtocolCode::KEY_LIMIT, "a key was used for more than 65,536 records");
         }
         let Some(header) = record.first().copied().and_then(Header::from_byte) else {

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::{DirectionKey, Header, KEY_AGE, KEY_RECORDS, TAG};
+use super::{DirectionKey, Header, KEY_AGE, KEY_RECORDS, SharedKey, TAG};
 use crate::crypto::{Provider, Suite};
 use crate::time::Instant;
 use crate::wire::QUANTUM;
@@ -14,6 +14,26 @@ pub(crate) struct Sealer {
     /// The size that the next record must have, in quanta.
     announced: u8,
     ended: bool,
+}
+
+/// A record that has its place in the direction, and is to be sealed before it is sent.
+#[must_use]
+pub(crate) struct Unsealed {
+    key: SharedKey,
+    n: u64,
+}
+
+impl core::fmt::Debug for Unsealed {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Unsealed").field("n", &self.n).finish_non_exhaustive()
+    }
+}
+
+impl Unsealed {
+    /// Seals the record in place; `None` if the provider fails.
+    pub(crate) fn seal(self, record: &mut [u8]) -> Option<()> {
+        self.key.seal(self.n, &[], record).ok()
+    }
 }
 
 impl Sealer {
@@ -46,12 +66,12 @@ impl Sealer {
         self.key.n
     }
 
-    /// Seals `record` in place: frames and zeros stand in it, but for the first byte and the last 16. `next` is the size of the record
+    /// Gives `record` its place in the direction: frames and zeros stand in it, but for the first byte and the last 16. `next` is the size of the record
     /// after it; there is none if this one is the `end`.
     ///
-    /// Updates the key where it must. Returns `None`, and seals nothing, if the length is not the one announced, after the end,
-    /// or when the counter is used up.
-    pub(crate) fn seal(&mut self, record: &mut [u8], next: u8, end: bool, now: Instant) -> Option<()> {
+    /// Updates the key where it must. Returns `None` if the length is not the one announced, after the end,
+    /// when the counter is used up, or if the provider fails.
+    pub(crate) fn prepare(&mut self, record: &mut [u8], next: u8, end: bool, now: Instant) -> Option<Unsealed> {
         if record.len() != self.next_len() || self.ended {
             return None;
         }
@@ -61,13 +81,19 @@ impl Sealer {
         let (first, rest) = record.split_first_mut()?;
         debug_assert!(rest.len() > TAG);
         *first = header.byte();
-        self.key.key.seal(n, &[], record).ok()?;
+        let unsealed = Unsealed { key: self.key.key.clone(), n };
         self.announced = header.next;
         self.ended = end;
         if header.key_update {
             self.key.update()?;
             self.key_since = now;
         }
-        Some(())
+        Some(unsealed)
+    }
+
+    /// Seals `record` in place: [`Sealer::prepare`] and [`Unsealed::seal`].
+    #[cfg(test)]
+    pub(crate) fn seal(&mut self, record: &mut [u8], next: u8, end: bool, now: Instant) -> Option<()> {
+        self.prepare(record, next, end, now)?.seal(record)
     }
 }
