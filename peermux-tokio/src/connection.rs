@@ -8,8 +8,9 @@ use peermux_core::driver::{Driver, Progress};
 use peermux_core::trace::Trace;
 use tokio::net::{TcpStream, ToSocketAddrs};
 
-use crate::pump::{self, Clock};
+use crate::pump;
 use crate::stream::Stream;
+use crate::transport::{Clock, Transport, unix_millis};
 use crate::{Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote};
 
 /// A connection to a peer. Clones are handles to the same one; when the last handle and the last stream are dropped, it closes.
@@ -19,16 +20,17 @@ pub struct Connection {
 }
 
 struct Handle {
-    driver: Arc<Driver>,
+    transport: Arc<Transport>,
     peer: PeerInfo,
     trace: Trace,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.trace.drains(&self.driver);
+        let driver = self.transport.driver();
+        self.trace.drains(driver);
         // What streams have finished is still sent; streams that are still held end with the connection.
-        self.driver.with(|connection| {
+        driver.with(|connection| {
             connection.drain(ProtocolCode::GOING_AWAY);
             // Nobody is left to accept these, and the connection would wait for them.
             while let Some(id) = connection.accept() {
@@ -95,9 +97,8 @@ pub async fn connect_over(
 /// Where [`Config::early_data`] is set and the responder's key is known, what is written to streams of [`Dialing::open_early`] travels with the first flight, so that a host that
 /// accepts early data answers in one round trip. Where it does not, the data goes again by itself.
 pub struct Dialing {
-    driver: Arc<Driver>,
+    transport: Arc<Transport>,
     socket: TcpStream,
-    clock: Clock,
     trace: Trace,
 }
 
@@ -129,9 +130,9 @@ impl Dialing {
         let mut rng = getrandom::SysRng;
         let mut connection = peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut rng)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        connection.set_wall_clock(clock.now(), pump::unix_millis());
+        connection.set_wall_clock(clock.now(), unix_millis());
         let trace = Trace::dialing(socket.peer_addr().ok());
-        Ok(Self { driver: Driver::new(connection), socket, clock, trace })
+        Ok(Self { transport: Transport::new(Driver::new(connection), clock), socket, trace })
     }
 
     /// Opens a stream that may travel as early data: its first bytes, up to 1136 with all that is early, if they are written before
@@ -144,9 +145,9 @@ impl Dialing {
     /// See [`OpenError`].
     pub fn open_early(&self, protocol: &str, priority: Priority) -> Result<Stream, OpenError> {
         let protocol = (!protocol.is_empty()).then_some(protocol);
-        let stream = self.driver.open_early(protocol, priority)?;
+        let stream = self.transport.driver().open_early(protocol, priority)?;
         self.trace.opened(&stream);
-        Ok(Stream::new(stream))
+        Ok(Stream::new(stream, &self.transport))
     }
 
     /// Begins, and waits for the handshake; `accept` is asked about the peer where the configuration or `remote` says so. An answer to early data can come before.
@@ -157,10 +158,10 @@ impl Dialing {
     /// # Cancel safety
     /// Dropping the future gives the connection up.
     pub async fn establish(self, accept: impl FnMut(&PeerInfo) -> bool) -> io::Result<Connection> {
-        let Self { driver, socket, clock, trace } = self;
-        trace.start(&driver, || pump::start(socket, &driver, clock))?;
-        let peer = establish(&driver, accept, false, &trace).await?;
-        Ok(Connection::new(driver, peer, trace))
+        let Self { transport, socket, trace } = self;
+        trace.start(transport.driver(), || pump::start(socket, &transport))?;
+        let peer = establish(transport.driver(), accept, false, &trace).await?;
+        Ok(Connection::new(transport, peer, trace))
     }
 }
 
@@ -208,8 +209,12 @@ pub(crate) async fn establish(
 }
 
 impl Connection {
-    pub(crate) fn new(driver: Arc<Driver>, peer: PeerInfo, trace: Trace) -> Self {
-        Self { handle: Arc::new(Handle { driver, peer, trace }) }
+    pub(crate) fn new(transport: Arc<Transport>, peer: PeerInfo, trace: Trace) -> Self {
+        Self { handle: Arc::new(Handle { transport, peer, trace }) }
+    }
+
+    pub(crate) fn transport(&self) -> &Arc<Transport> {
+        &self.handle.transport
     }
 
     pub(crate) fn trace(&self) -> &Trace {
@@ -224,9 +229,9 @@ impl Connection {
     /// See [`OpenError`].
     pub fn open(&self, protocol: &str, priority: Priority) -> Result<Stream, OpenError> {
         let protocol = (!protocol.is_empty()).then_some(protocol);
-        let stream = self.handle.driver.open(protocol, priority)?;
+        let stream = self.driver().open(protocol, priority)?;
         self.handle.trace.opened(&stream);
-        Ok(Stream::new(stream))
+        Ok(Stream::new(stream, self.transport()))
     }
 
     /// The next stream that the peer opened. Several tasks may wait at once; each stream goes to one of them.
@@ -237,10 +242,10 @@ impl Connection {
     /// # Cancel safety
     /// No stream is lost when the future is dropped.
     pub async fn accept(&self) -> Result<Stream, ConnectionError> {
-        let mut waiter = self.handle.driver.waiter();
+        let mut waiter = self.driver().waiter();
         let stream = poll_fn(|cx| waiter.poll_accept(cx.waker())).await?;
         self.handle.trace.stream_accepted(&stream);
-        Ok(Stream::new(stream))
+        Ok(Stream::new(stream, self.transport()))
     }
 
     /// Waits until the peer has proved its key. That is so from the beginning, except for a connection whose early data was accepted: it is there before, with
@@ -252,7 +257,7 @@ impl Connection {
     /// # Cancel safety
     /// The future can be dropped at any time.
     pub async fn confirmed(&self) -> Result<PeerInfo, ConnectionError> {
-        let mut waiter = self.handle.driver.waiter();
+        let mut waiter = self.driver().waiter();
         poll_fn(|cx| waiter.poll_confirmed(cx.waker())).await
     }
 
@@ -272,7 +277,7 @@ impl Connection {
     /// # Cancel safety
     /// The connection is closed even if the future is dropped after its first poll.
     pub async fn close(&self, code: u64, reason: &str) {
-        self.handle.driver.with(|connection| connection.close(Code::Application(code), reason));
+        self.driver().with(|connection| connection.close(Code::Application(code), reason));
         self.closed().await;
     }
 
@@ -282,8 +287,8 @@ impl Connection {
     /// # Cancel safety
     /// The connection drains even if the future is dropped after its first poll.
     pub async fn drain(&self) {
-        self.handle.trace.drains(&self.handle.driver);
-        self.handle.driver.with(|connection| connection.drain(ProtocolCode::GOING_AWAY));
+        self.handle.trace.drains(self.driver());
+        self.driver().with(|connection| connection.drain(ProtocolCode::GOING_AWAY));
         self.closed().await;
     }
 
@@ -292,23 +297,23 @@ impl Connection {
     /// # Cancel safety
     /// The future can be dropped at any time.
     pub async fn ended(&self) -> ConnectionError {
-        let mut waiter = self.handle.driver.waiter();
+        let mut waiter = self.driver().waiter();
         poll_fn(|cx| waiter.poll_ended(cx.waker())).await
     }
 
     async fn closed(&self) {
-        let mut waiter = self.handle.driver.waiter();
+        let mut waiter = self.driver().waiter();
         poll_fn(|cx| waiter.poll_closed(cx.waker())).await;
     }
 
     /// Why the connection ended, if it has.
     pub fn error(&self) -> Option<ConnectionError> {
-        self.handle.driver.with(|connection| connection.error().cloned())
+        self.driver().with(|connection| connection.error().cloned())
     }
 
     /// The shared state machine, for all that this adapter does not show.
     pub fn driver(&self) -> &Arc<Driver> {
-        &self.handle.driver
+        self.handle.transport.driver()
     }
 }
 

@@ -14,7 +14,7 @@ use peermux_core::endpoint::{self, Decision, EndpointLimits, Link, Next, Registe
 use tokio::net::{TcpListener, ToSocketAddrs, lookup_host};
 use tokio::task::JoinHandle;
 
-use crate::pump::Clock;
+use crate::transport::Clock;
 use crate::{Config, Connection, PeerInfo, PublicKey, StaticSecret, Stream};
 
 mod incoming;
@@ -208,7 +208,7 @@ impl Acceptor {
         let _turn = self.turn.lock().await;
         let (stream, connection) = poll_fn(|cx| self.streams.poll_accept(cx.waker())).await?;
         connection.trace().stream_accepted(&stream);
-        Some((Stream::new(stream), connection))
+        Some((Stream::new(stream, connection.transport()), connection))
     }
 
     /// The protocol's name.

@@ -71,6 +71,7 @@ mod futures;
 mod listener;
 mod pump;
 mod stream;
+mod transport;
 
 pub use connection::{Connection, Dialing, connect, connect_over, connect_with};
 pub use endpoint::{Acceptor, Endpoint};

@@ -15,7 +15,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::connection::{Connection, establish};
-use crate::pump::{self, Clock};
+use crate::pump;
+use crate::transport::{Clock, Transport, unix_millis};
 use crate::{Config, PeerInfo, ResponderKeys, StaticSecret};
 
 /// Handshakes that may be under way at once; more dialers wait in the kernel's queue.
@@ -90,7 +91,7 @@ impl Listener {
         config: Config,
         accept: impl Fn(&PeerInfo) -> bool + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let register = config.early_data.then(|| StrikeRegister::new(FIRST_FLIGHTS, pump::unix_millis()));
+        let register = config.early_data.then(|| StrikeRegister::new(FIRST_FLIGHTS, unix_millis()));
         Self::with_register(socket, keys, config, register.map(|register| Arc::new(Mutex::new(register))), accept)
     }
 
@@ -192,21 +193,22 @@ async fn handshake(
     outcome: mpsc::Sender<Result<Connection, AcceptError>>,
 ) {
     let failed = |error| AcceptError { peer: Some(peer), error };
-    let (driver, trace) = match start(socket, keys, shared.config.clone(), shared.register.clone()) {
+    let (transport, trace) = match start(socket, keys, shared.config.clone(), shared.register.clone()) {
         Ok(started) => started,
         Err(error) => {
             let _ = outcome.send(Err(failed(error))).await;
             return;
         }
     };
-    match establish(&driver, &shared.decide, true, &trace).await {
+    let driver = transport.driver();
+    match establish(driver, &shared.decide, true, &trace).await {
         Ok(peer) => {
             if !driver.with(|connection| connection.is_established()) {
                 // Early data was accepted; the decision about the peer comes later.
                 let (driver, trace) = (driver.clone(), trace.clone());
                 tokio::spawn(async move { establish(&driver, &shared.decide, false, &trace).await });
             }
-            let _ = outcome.send(Ok(Connection::new(driver, peer, trace))).await;
+            let _ = outcome.send(Ok(Connection::new(transport, peer, trace))).await;
         }
         Err(error) => {
             let _ = outcome.send(Err(failed(error.into()))).await;
@@ -221,15 +223,15 @@ fn start(
     keys: ResponderKeys,
     config: Arc<Config>,
     register: Option<Arc<Mutex<StrikeRegister>>>,
-) -> io::Result<(Arc<Driver>, Trace)> {
+) -> io::Result<(Arc<Transport>, Trace)> {
     let trace = Trace::accepted(socket.peer_addr().ok());
     let clock = Clock::start();
     let mut connection =
         peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
-    connection.set_wall_clock(clock.now(), pump::unix_millis());
-    let driver = Driver::with_register(connection, register);
-    trace.start(&driver, || pump::start(socket, &driver, clock))?;
-    Ok((driver, trace))
+    connection.set_wall_clock(clock.now(), unix_millis());
+    let transport = Transport::new(Driver::with_register(connection, register), clock);
+    trace.start(transport.driver(), || pump::start(socket, &transport))?;
+    Ok((transport, trace))
 }
 
 /// Accepts one peer over a socket that was just accepted, as the holder of `keys`. `accept` is asked about the peer if [`Config::ask`] is set. Early data is
@@ -246,9 +248,9 @@ pub async fn accept_over(
     config: Config,
     accept: impl FnMut(&PeerInfo) -> bool,
 ) -> io::Result<Connection> {
-    let (driver, trace) = start(socket, keys.into(), Arc::new(config), None)?;
-    let peer = establish(&driver, accept, false, &trace).await?;
-    Ok(Connection::new(driver, peer, trace))
+    let (transport, trace) = start(socket, keys.into(), Arc::new(config), None)?;
+    let peer = establish(transport.driver(), accept, false, &trace).await?;
+    Ok(Connection::new(transport, peer, trace))
 }
 
 fn invalid(error: crate::ConfigError) -> io::Error {

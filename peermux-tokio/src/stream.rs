@@ -4,12 +4,14 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use peermux_core::driver;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop;
 
+use crate::transport::Transport;
 use crate::{Code, Priority, ReadError, WriteError};
 
 /// A stream of a connection: [`AsyncRead`] and [`AsyncWrite`].
@@ -26,30 +28,60 @@ pub struct Stream {
 
 /// The receiving half of a stream. Dropping it tells the peer that nothing more is wanted.
 pub struct ReadHalf {
-    stream: Arc<driver::Stream>,
+    shared: Arc<Shared>,
 }
 
 /// The sending half of a stream. Dropping it resets it unless it was shut down.
 pub struct WriteHalf {
-    stream: Arc<driver::Stream>,
+    shared: Arc<Shared>,
+}
+
+/// What both halves hold.
+struct Shared {
+    stream: driver::Stream,
+    transport: Arc<Transport>,
+}
+
+impl Shared {
+    /// As `act` says. Whoever would have to wait, as long as `may_help`, takes the steps of the connection's task instead.
+    fn poll<T>(
+        &self,
+        cx: &mut Context<'_>,
+        may_help: impl Fn(&Transport) -> bool,
+        mut act: impl FnMut(&driver::Stream, &Waker) -> Poll<T>,
+    ) -> Poll<T> {
+        let mut help = None;
+        while may_help(&self.transport) {
+            // Nobody has to be woken for what this task does itself.
+            if let Poll::Ready(ready) = act(&self.stream, Waker::noop()) {
+                return Poll::Ready(ready);
+            }
+            let budget = ready!(coop::poll_proceed(cx));
+            if !help.get_or_insert_with(|| self.transport.help()).step() {
+                break;
+            }
+            budget.made_progress();
+        }
+        act(&self.stream, cx.waker())
+    }
 }
 
 impl Drop for ReadHalf {
     fn drop(&mut self) {
-        self.stream.drop_receiving_half();
+        self.shared.stream.drop_receiving_half();
     }
 }
 
 impl Drop for WriteHalf {
     fn drop(&mut self) {
-        self.stream.drop_sending_half();
+        self.shared.stream.drop_sending_half();
     }
 }
 
 impl Stream {
-    pub(crate) fn new(stream: driver::Stream) -> Self {
-        let stream = Arc::new(stream);
-        Self { read: ReadHalf { stream: stream.clone() }, write: WriteHalf { stream } }
+    pub(crate) fn new(stream: driver::Stream, transport: &Arc<Transport>) -> Self {
+        let shared = Arc::new(Shared { stream, transport: transport.clone() });
+        Self { read: ReadHalf { shared: shared.clone() }, write: WriteHalf { shared } }
     }
 
     /// Splits the stream into halves that can live in different tasks.
@@ -60,23 +92,23 @@ impl Stream {
     /// Joins the halves of one stream; gives them back if they are not of one.
     #[expect(clippy::missing_errors_doc, reason = "said above")]
     pub fn join(read: ReadHalf, write: WriteHalf) -> Result<Self, (ReadHalf, WriteHalf)> {
-        if Arc::ptr_eq(&read.stream, &write.stream) { Ok(Self { read, write }) } else { Err((read, write)) }
+        if Arc::ptr_eq(&read.shared, &write.shared) { Ok(Self { read, write }) } else { Err((read, write)) }
     }
 
     /// The protocol that the opener named, if it did.
     pub fn protocol(&self) -> Option<Arc<str>> {
-        self.read.stream.protocol()
+        self.read.shared.stream.protocol()
     }
 
     /// Whether the stream came as early data, which can be a replay where no strike register prevents it, or could go as such.
     pub fn is_early(&self) -> bool {
-        let id = self.read.stream.id();
-        self.read.stream.driver().with(|connection| connection.recv(id).is_early())
+        let id = self.read.shared.stream.id();
+        self.read.shared.stream.driver().with(|connection| connection.recv(id).is_early())
     }
 
     /// The priority that this side sends with.
     pub fn priority(&self) -> Priority {
-        self.read.stream.priority()
+        self.read.shared.stream.priority()
     }
 
     /// The receiving half.
@@ -91,7 +123,7 @@ impl Stream {
 
     /// Refuses a stream of the peer: both halves end with `code`.
     pub fn refuse(self, code: Code) {
-        let stream = &self.read.stream;
+        let stream = &self.read.shared.stream;
         stream.driver().with(|connection| connection.refuse(stream.id(), code));
     }
 }
@@ -105,18 +137,19 @@ impl ReadHalf {
     /// # Cancel safety
     /// No byte is lost when the future is dropped.
     pub async fn read_chunk(&mut self, max: usize) -> Result<Option<Bytes>, ReadError> {
-        poll_fn(|cx| self.stream.poll_read_chunk(cx.waker(), max)).await
+        poll_fn(|cx| self.shared.poll(cx, Transport::has_input, |stream, waker| stream.poll_read_chunk(waker, max)))
+            .await
     }
 
     /// Tells the peer that nothing more is wanted, and why.
     pub fn stop(&mut self, code: Code) {
-        self.stream.stop(code);
+        self.shared.stream.stop(code);
     }
 
     /// Asks the peer to send with `priority`.
     pub fn request_priority(&mut self, priority: Priority) {
-        let id = self.stream.id();
-        self.stream.driver().with(|connection| connection.recv(id).request_priority(priority));
+        let id = self.shared.stream.id();
+        self.shared.stream.driver().with(|connection| connection.recv(id).request_priority(priority));
     }
 }
 
@@ -130,20 +163,20 @@ impl WriteHalf {
     /// What was queued is removed from `chunk`, so what is left of it was not.
     pub async fn write_chunk(&mut self, chunk: &mut Bytes) -> Result<(), WriteError> {
         while !chunk.is_empty() {
-            poll_fn(|cx| self.stream.poll_write_chunk(cx.waker(), chunk)).await?;
+            poll_fn(|cx| self.shared.poll(cx, |_| true, |stream, waker| stream.poll_write_chunk(waker, chunk))).await?;
         }
         Ok(())
     }
 
     /// Gives this half up: what is queued is dropped, and the peer learns `code`.
     pub fn reset(&mut self, code: Code) {
-        self.stream.reset(code);
+        self.shared.stream.reset(code);
     }
 
     /// Sends with `priority` from now on.
     pub fn set_priority(&mut self, priority: Priority) {
-        let id = self.stream.id();
-        self.stream.driver().with(|connection| connection.send(id).set_priority(priority));
+        let id = self.shared.stream.id();
+        self.shared.stream.driver().with(|connection| connection.send(id).set_priority(priority));
     }
 }
 
@@ -152,7 +185,8 @@ impl AsyncRead for ReadHalf {
         if out.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        let read = ready!(self.stream.poll_read(cx.waker(), out.initialize_unfilled()))?;
+        let room = out.initialize_unfilled();
+        let read = ready!(self.shared.poll(cx, Transport::has_input, |stream, waker| stream.poll_read(waker, room)))?;
         out.advance(read);
         Poll::Ready(Ok(()))
     }
@@ -163,15 +197,15 @@ impl AsyncWrite for WriteHalf {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.stream.poll_write(cx.waker(), bytes).map_err(Into::into)
+        self.shared.poll(cx, |_| true, |stream, waker| stream.poll_write(waker, bytes)).map_err(Into::into)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.poll_flush(cx.waker()).map_err(Into::into)
+        self.shared.poll(cx, |transport| !transport.is_crowded(), driver::Stream::poll_flush).map_err(Into::into)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.poll_finish(cx.waker()).map_err(Into::into)
+        self.shared.poll(cx, |transport| !transport.is_crowded(), driver::Stream::poll_finish).map_err(Into::into)
     }
 }
 
@@ -197,12 +231,12 @@ impl AsyncWrite for Stream {
 
 impl std::fmt::Debug for ReadHalf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ReadHalf({:?})", self.stream.id())
+        write!(f, "ReadHalf({:?})", self.shared.stream.id())
     }
 }
 
 impl std::fmt::Debug for WriteHalf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "WriteHalf({:?})", self.stream.id())
+        write!(f, "WriteHalf({:?})", self.shared.stream.id())
     }
 }

@@ -13,7 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{Shared, serve};
 use crate::Connection;
 use crate::connection::establish;
-use crate::pump::{self, Clock};
+use crate::pump;
+use crate::transport::{Clock, Transport};
 
 /// How long to wait when the system has no socket to give, as when all file descriptors are in use.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -38,16 +39,17 @@ async fn handshake(socket: TcpStream, place: Place<Connection>, shared: Arc<Shar
     let (config, keys) = (shared.config.clone(), shared.key.clone().into());
     let connection = peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    let driver = Driver::new(connection);
-    place.begin(&driver);
-    trace.start(&driver, || pump::start(socket, &driver, clock))?;
+    let transport = Transport::new(Driver::new(connection), clock);
+    let driver = transport.driver();
+    place.begin(driver);
+    trace.start(driver, || pump::start(socket, &transport))?;
     // An error is between that dialer and its socket.
-    let Ok(peer) = establish(&driver, &shared.decide, false, &trace).await else {
+    let Ok(peer) = establish(driver, &shared.decide, false, &trace).await else {
         let mut waiter = driver.waiter();
         poll_fn(|cx| waiter.poll_closed(cx.waker())).await;
         return Ok(());
     };
-    let serving = shared.links.adopt(shared.clock.now(), &Connection::new(driver, peer, trace));
+    let serving = shared.links.adopt(shared.clock.now(), &Connection::new(transport, peer, trace));
     drop(place);
     if let Some(serving) = serving {
         serve(serving, shared.clock).await;

@@ -11,7 +11,8 @@ use tokio::net::TcpStream;
 
 use super::{Shared, serve};
 use crate::connection::establish;
-use crate::pump::{self, Clock};
+use crate::pump;
+use crate::transport::{Clock, Transport};
 use crate::{Connection, Identity, Remote};
 
 /// Dials, until nobody waits for it any more, and then serves the connection.
@@ -23,18 +24,18 @@ pub(super) async fn dial(dialing: Dialing<Connection>, shared: Arc<Shared>) {
         let connection =
             peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut getrandom::SysRng)
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let driver = Driver::new(connection);
-        dialing.begin(&driver);
-        trace.start(&driver, || pump::start(socket, &driver, clock))?;
-        Ok((driver, trace))
+        let transport = Transport::new(Driver::new(connection), clock);
+        dialing.begin(transport.driver());
+        trace.start(transport.driver(), || pump::start(socket, &transport))?;
+        Ok((transport, trace))
     };
     let started = tokio::select! {
         started = connecting => started,
         () = poll_fn(|cx| dialing.poll_unwanted(cx.waker())) => return,
     };
     let result = match started {
-        Ok((driver, trace)) => match establish(&driver, &shared.decide, false, &trace).await {
-            Ok(peer) => Ok(Connection::new(driver, peer, trace)),
+        Ok((transport, trace)) => match establish(transport.driver(), &shared.decide, false, &trace).await {
+            Ok(peer) => Ok(Connection::new(transport, peer, trace)),
             Err(error) => Err(error.into()),
         },
         Err(error) => Err(error),
