@@ -67,7 +67,7 @@ pub enum Pump {
 pub enum Then {
     /// Something else waits already: ask again as soon as the transport takes more.
     Ask,
-    /// As [`Pump::Wait`].
+    /// As [`Pump::Wait`]; but whoever has to wait until the transport takes it all asks again.
     Wait(Option<Instant>),
 }
 
@@ -172,7 +172,11 @@ impl Driver {
     /// The time is `now`.
     pub fn handle_timeout(&self, now: Instant) {
         self.with(|connection| connection.handle_timeout(now));
-        buffers::shed();
+    }
+
+    /// The connection's next timer.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.lock().connection.poll_timeout()
     }
 
     /// For the writer, when the transport can take more: the next thing to do. `waker` is woken when that changes. What is to be sent is put

@@ -194,28 +194,29 @@ impl Loops {
 
     /// Sends records until there are no more.
     fn send(&self, unsent: &mut usize) -> io::Result<Pump> {
-        let mut corked = false;
-        let pump = self.send_all(unsent, &mut corked)?;
-        if corked {
+        let mut holds = false;
+        let pump = self.send_all(unsent, &mut holds)?;
+        if holds {
             cork(&self.socket, false)?;
         }
         Ok(pump)
     }
 
-    /// What goes into each record is decided when the socket can take it.
-    fn send_all(&self, unsent: &mut usize, corked: &mut bool) -> io::Result<Pump> {
+    /// What goes into each record is decided when the socket can take it. `holds` says whether the socket holds something back for more.
+    fn send_all(&self, unsent: &mut usize, holds: &mut bool) -> io::Result<Pump> {
         let waker = self.signal.waker();
         let mut buffer = WriteBuffer::default();
-        let mut busy = false;
+        let (mut busy, mut corked) = (false, false);
         loop {
             let pump = self.driver.poll_transmit(self.clock.now(), &mut buffer, &waker);
             let Pump::Send(then) = pump else { return Ok(pump) };
             let more = then == Then::Ask;
-            if busy && more && self.short_segments && buffer.fills_packets() && !*corked {
-                *corked = true;
-                cork(&self.socket, true)?;
+            let full = busy && more && self.short_segments && buffer.fills_packets();
+            if std::mem::replace(&mut corked, full) != full {
+                cork(&self.socket, full)?;
             }
             busy = more;
+            *holds = more && self.short_segments;
             if *unsent != buffer.unsent_limit() {
                 *unsent = buffer.unsent_limit();
                 limit_unsent(&self.socket, *unsent)?;

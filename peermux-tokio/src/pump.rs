@@ -1,6 +1,6 @@
 //! The task of a connection: it reads and writes, unless somebody else does, and minds the timers.
 //!
-//! One task reads and writes: what arrives is often answered at once, by credit or by the application, and two tasks would wake each other for it.
+//! One task reads and writes at a time: what arrives is often answered at once, by credit or by the application, and two tasks would wake each other for it.
 
 use std::future::{Future as _, poll_fn};
 use std::io;
@@ -14,14 +14,14 @@ use peermux_core::driver::{Waiter, Writes};
 use peermux_core::time::Instant;
 use peermux_core::trace::instrument;
 use tokio::net::TcpStream;
+use tokio::task::coop;
 use tokio::time::Sleep;
 
 use crate::transport::{Clock, Io, Receives, Sends, Transport};
 
 /// Bytes after which other tasks have their turn: so what was read is taken, and what was sent is filled up again, while it is still in the
 /// processor's cache.
-static TURNS: std::sync::LazyLock<usize> =
-    std::sync::LazyLock::new(|| std::env::var("PM_TURN").ok().and_then(|v| v.parse().ok()).unwrap_or(64) * 1024);
+const TURN: usize = 64 * 1024;
 
 /// Starts the task of a connection over `socket`.
 pub(crate) fn start(socket: TcpStream, transport: &Arc<Transport>) -> io::Result<()> {
@@ -92,17 +92,23 @@ impl Pump {
         }
         let transport = self.transport.clone();
         let Some(mut io) = transport.enter(cx.waker()) else { return Poll::Pending };
-        io.take_error()?;
+        if let Err(error) = io.take_error() {
+            io.drain(&transport, transport.clock().now());
+            return Poll::Ready(Err(error));
+        }
         let mut turn = 0;
         loop {
             let now = transport.clock().now();
             // Reading first: once the driver has the waker, nothing that this task does itself must wake it.
             let received = self.receive(&mut io, now)?;
-            let sends = io.send(&transport, now, Some(cx.waker())).inspect_err(|_| {
-                // The peer may have said why, before it went.
-                while matches!(io.receive(&transport, now, Writes::Caller), Ok(Receives::Bytes(_))) {}
-            });
-            let (sent, timer) = match sends? {
+            let sends = match io.send(&transport, now, Some(cx.waker())) {
+                Ok(sends) => sends,
+                Err(error) => {
+                    io.drain(&transport, now);
+                    return Poll::Ready(Err(error));
+                }
+            };
+            let (sent, timer) = match sends {
                 Sends::Bytes(sent) => (sent, None),
                 Sends::Idle(sent, timer) => {
                     self.crowded = transport.is_crowded();
@@ -113,11 +119,11 @@ impl Pump {
                     (0, Some(timer))
                 }
                 Sends::Blocked if closed.poll_closed(cx.waker()).is_ready() => return Poll::Ready(Ok(())),
-                Sends::Blocked => (0, Some(transport.driver().with(|connection| connection.poll_timeout()))),
+                Sends::Blocked => (0, Some(transport.driver().poll_timeout())),
                 Sends::Over => return Poll::Ready(Ok(())),
             };
             turn += received + sent;
-            if turn >= *TURNS {
+            if turn >= TURN {
                 return give_way(cx);
             }
             let Some(timer) = timer else { continue };
@@ -125,6 +131,7 @@ impl Pump {
                 continue;
             }
             // Nothing moves.
+            io.release_input();
             if !timer.is_some_and(|timer| alarm.rings(cx, transport.clock(), timer)) {
                 return Poll::Pending;
             }
@@ -189,7 +196,8 @@ impl Alarm<'_> {
             let first = if std::mem::take(&mut self.is_new) { self.sleep.deadline() + FIRST_ALARM } else { deadline };
             self.sleep.as_mut().reset(deadline.min(first));
         }
-        self.is_set = true;
+        // Out of budget, Tokio has not looked at it.
+        self.is_set = coop::has_budget_remaining();
         false
     }
 }

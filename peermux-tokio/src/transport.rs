@@ -4,10 +4,8 @@
 //! and nobody has to be woken for it.
 
 use std::io;
-use std::sync::atomic::{
-    AtomicBool,
-    Ordering::{Relaxed, SeqCst},
-};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -47,7 +45,7 @@ pub(crate) struct Transport {
     driver: Arc<Driver>,
     clock: Clock,
     io: Mutex<Io>,
-    /// The connection's task has found another at work, and is to be woken when that one leaves.
+    /// The connection's task is to be woken when whoever is at work leaves: it has found him there, or he leaves it something to do.
     wanted: AtomicBool,
     /// The last read took all that it had room for: the next one may find more at once.
     has_input: AtomicBool,
@@ -129,7 +127,13 @@ impl Transport {
     fn try_lock(&self) -> Option<MutexGuard<'_, Io>> {
         match self.io.try_lock() {
             Ok(io) => Some(io),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::Poisoned(poisoned)) => {
+                self.io.clear_poison();
+                let mut io = poisoned.into_inner();
+                (io.input, io.output, io.written, io.then) = Default::default();
+                io.error = Some(io::Error::other("a task panicked while it sent or received"));
+                Some(io)
+            }
             Err(TryLockError::WouldBlock) => None,
         }
     }
@@ -150,6 +154,7 @@ impl Transport {
     pub(crate) fn enter(&self, waker: &Waker) -> Option<MutexGuard<'_, Io>> {
         let mut io = self.try_lock().or_else(|| {
             self.wanted.store(true, SeqCst);
+            fence(SeqCst);
             // He may have left just before he could know.
             self.try_lock()
         })?;
@@ -173,55 +178,80 @@ impl Transport {
 
     /// For somebody who would wait otherwise.
     pub(crate) const fn help(&self) -> Help<'_> {
-        Help(self)
+        Help { transport: self, moved: 0 }
     }
 }
 
 /// Somebody who does the work of the connection's task, step by step.
-pub(crate) struct Help<'a>(&'a Transport);
+pub(crate) struct Help<'a> {
+    transport: &'a Transport,
+    moved: usize,
+}
 
 impl Help<'_> {
+    /// Bytes after which the connection's task goes on: other tasks have their turn then.
+    const MOST: usize = 1 << 20;
+
     /// Reads a record and sends some, as far as that is possible now and nobody else is at work. Whether anything moved. What goes wrong is left to the connection's task.
     pub(crate) fn step(&mut self) -> bool {
-        let Some(mut io) = self.0.try_lock() else { return false };
-        let moved = io.step(self.0).unwrap_or_else(|error| {
+        let Some(mut io) = self.transport.try_lock() else { return false };
+        let had_to_wait = io.blocked || io.error.is_some();
+        let moved = if self.moved < Self::MOST { io.step(self.transport) } else { Ok(0) };
+        let moved = moved.unwrap_or_else(|error| {
             io.error = Some(error);
-            false
+            0
         });
-        // The rest is the task's, who hears from the socket.
-        if io.blocked || io.error.is_some() {
-            self.0.wanted.store(true, SeqCst);
+        self.moved += moved;
+        // The connection's task hears from the socket.
+        if self.moved >= Self::MOST || !had_to_wait && (io.blocked || io.error.is_some()) {
+            self.transport.wanted.store(true, SeqCst);
         }
-        moved
+        moved > 0
     }
 }
 
 impl Drop for Help<'_> {
     fn drop(&mut self) {
-        let transport = self.0;
-        // Where somebody else is at work, he leaves later.
-        if transport.wanted.load(SeqCst)
-            && let Some(io) = transport.try_lock()
-            && transport.wanted.swap(false, SeqCst)
-        {
-            let waker = io.waker.clone();
+        if std::thread::panicking() {
+            self.transport.wanted.store(true, SeqCst);
+        }
+        fence(SeqCst);
+        while self.transport.wanted.load(SeqCst) {
+            // Whoever else is at work leaves later.
+            let Some(io) = self.transport.try_lock() else { return };
+            let waker = io.waker.clone().filter(|_| self.transport.wanted.swap(false, SeqCst));
             drop(io);
-            waker.iter().for_each(Waker::wake_by_ref);
+            match waker {
+                Some(waker) => waker.wake(),
+                None => return,
+            }
         }
     }
 }
 
 impl Io {
-    fn step(&mut self, transport: &Transport) -> io::Result<bool> {
+    /// How many bytes were moved.
+    fn step(&mut self, transport: &Transport) -> io::Result<usize> {
         let now = transport.clock.now();
-        let received = matches!(self.receive(transport, now, Writes::Another)?, Receives::Bytes(_));
-        let sent = matches!(self.send(transport, now, None)?, Sends::Bytes(_) | Sends::Idle(1.., _));
-        Ok(received || sent)
+        let received = match self.receive(transport, now, Writes::Another)? {
+            Receives::Bytes(len) => len,
+            Receives::Nothing | Receives::End => 0,
+        };
+        let sent = match self.send(transport, now, None)? {
+            Sends::Bytes(len) | Sends::Idle(len, _) => len,
+            Sends::Blocked | Sends::HalfClose(_) | Sends::Over => 0,
+        };
+        Ok(received + sent)
     }
 
     /// What another than the connection's task has met.
     pub(crate) fn take_error(&mut self) -> io::Result<()> {
         self.error.take().map_or(Ok(()), Err)
+    }
+
+    /// Reads on after a failure: the peer may have said why, before it went.
+    pub(crate) fn drain(&mut self, transport: &Transport, now: Instant) {
+        while matches!(self.receive(transport, now, Writes::Caller), Ok(Receives::Bytes(_))) {}
     }
 
     /// Reads what is there, up to a record.
@@ -243,8 +273,7 @@ impl Io {
                 Ok(Receives::Bytes(len))
             }
             None => {
-                // No buffer is held while nothing arrives.
-                self.input.release();
+                self.release_input();
                 match result {
                     Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
                     _ => Ok(Receives::Nothing),
@@ -280,9 +309,9 @@ impl Io {
                 Pump::Send(then) => {
                     (self.written, self.then) = (0, Some(then));
                     let busy = std::mem::replace(&mut self.busy, then == Then::Ask);
-                    if busy && self.busy && self.short_segments && self.output.fills_packets() && !self.corked {
-                        self.corked = true;
-                        cork(socket, true)?;
+                    let corked = busy && self.busy && self.short_segments && self.output.fills_packets();
+                    if std::mem::replace(&mut self.corked, corked) != corked {
+                        cork(socket, corked)?;
                     }
                 }
                 Pump::Wait(timer) => {
@@ -293,7 +322,10 @@ impl Io {
                     self.rest()?;
                     return Ok(Sends::HalfClose(timer));
                 }
-                Pump::Close => return Ok(Sends::Over),
+                Pump::Close => {
+                    self.socket = None;
+                    return Ok(Sends::Over);
+                }
             }
             if self.unsent != self.output.unsent_limit() {
                 self.unsent = self.output.unsent_limit();
@@ -301,32 +333,40 @@ impl Io {
             }
         }
         let rest = &self.output.bytes()[self.written..];
-        let Some(len) = write(socket, rest, self.then == Some(Then::Ask) && self.short_segments)? else {
+        let whole = rest.len();
+        let len = write(socket, rest, self.then == Some(Then::Ask) && self.short_segments)?;
+        match len {
+            Some(0) if whole > 0 => return Err(io::ErrorKind::WriteZero.into()),
+            Some(len) => self.written += len,
+            None => {}
+        }
+        if len != Some(whole) {
             self.blocked = true;
-            return Ok(Sends::Blocked);
-        };
-        if len == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
+            // Until the rest is written, there may be something else: the driver is asked again.
+            self.then = self.then.filter(|then| *then == Then::Ask);
+            return Ok(len.map_or(Sends::Blocked, Sends::Bytes));
         }
-        self.written += len;
         if let Some(Then::Wait(timer)) = self.then {
-            if self.written == self.output.bytes().len() {
-                self.rest()?;
-                return Ok(Sends::Idle(len, timer));
-            }
-            // Until the rest is written, there may be something else.
-            self.then = None;
+            self.rest()?;
+            return Ok(Sends::Idle(whole, timer));
         }
-        Ok(Sends::Bytes(len))
+        Ok(Sends::Bytes(whole))
     }
 
     /// There is nothing to send: no buffer is held, and nothing waits for more.
     fn rest(&mut self) -> io::Result<()> {
-        (self.output, self.written, self.then, self.busy) = (WriteBuffer::default(), 0, None, false);
+        let holds = self.corked || (self.then == Some(Then::Ask) && self.short_segments);
+        (self.output, self.written, self.then) = (WriteBuffer::default(), 0, None);
+        (self.busy, self.corked) = (false, false);
         match &self.socket {
-            Some(socket) if std::mem::take(&mut self.corked) => cork(socket, false),
+            Some(socket) if holds => cork(socket, false),
             _ => Ok(()),
         }
+    }
+
+    /// No buffer is held while nothing arrives.
+    pub(crate) fn release_input(&mut self) {
+        self.input.release();
     }
 
     /// Ready if the socket takes more again, which it did not; the connection's task is woken when it does.

@@ -3,9 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::time::Duration;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use bytes::buf::Limit;
@@ -15,7 +13,7 @@ use crate::MAX_INPUT_BUFFER;
 use crate::connection::{Connection, Transmit};
 use crate::error::BufferTooSmall;
 use crate::record::Unsealed;
-use crate::time::Instant as Moment;
+use crate::time::Instant;
 use crate::wire::QUANTUM;
 
 /// What a reader reads into: what has arrived of the next record.
@@ -84,7 +82,9 @@ impl Drop for ReadBuffer {
 #[derive(Debug, Default)]
 pub struct WriteBuffer {
     memory: Vec<u8>,
+    /// What there is of it, and what of that may be sent.
     len: usize,
+    sealed: usize,
     /// Records of it that are still to be sealed.
     unsealed: ArrayVec<(Range<usize>, Unsealed), { Self::RECORDS }>,
     unsent: usize,
@@ -100,7 +100,7 @@ impl WriteBuffer {
 
     /// What is to be sent: flights and sealed records.
     pub fn bytes(&self) -> &[u8] {
-        &self.memory[..self.len]
+        &self.memory[..self.sealed]
     }
 
     /// How many bytes may wait in the transport unsent: see [`Connection::unsent_limit`].
@@ -119,8 +119,9 @@ impl WriteBuffer {
     }
 
     /// Takes what `connection` has to send, as much as is worth sending at once.
-    pub(super) fn fill(&mut self, connection: &mut Connection, now: Moment) -> Transmit {
-        self.len = 0;
+    pub(super) fn fill(&mut self, connection: &mut Connection, now: Instant) -> Transmit {
+        (self.len, self.sealed) = (0, 0);
+        self.unsealed.clear();
         self.crowded = connection.stream_count() > Self::FEW;
         self.unsent = connection.unsent_limit();
         self.fills_packets = connection.fills_packets();
@@ -147,9 +148,10 @@ impl WriteBuffer {
     pub(super) fn seal(&mut self) -> bool {
         let sealed =
             self.unsealed.drain(..).all(|(record, unsealed)| unsealed.seal(&mut self.memory[record]).is_some());
-        if !sealed {
+        if sealed {
+            self.sealed = self.len;
+        } else {
             self.memory.fill(0);
-            self.len = 0;
         }
         sealed
     }
@@ -185,30 +187,25 @@ fn take() -> BytesMut {
     free.unwrap_or_else(|| BytesMut::with_capacity(MAX_INPUT_BUFFER))
 }
 
-/// Gives memory back that no connection of the process has needed for a while. To be called now and then.
-pub(super) fn shed() {
-    RECEIVING.shed(Instant::now());
-}
-
 /// At most `N` buffers that nobody uses.
 struct Pool<B, const N: usize>(Mutex<Buffers<B>>);
 
 struct Buffers<B> {
     /// The oldest first.
     queue: VecDeque<B>,
-    /// So many were not needed since some were last given up, and when that was.
+    /// How often one was taken since some were last given up, and how many were there all the time.
+    taken: usize,
     unneeded: usize,
-    since: Option<Instant>,
 }
 
 impl<B, const N: usize> Pool<B, N> {
     /// How many are looked at for one that will do.
     const LOOKS: usize = 8;
-    /// What is not needed for so long is given up.
-    const WHILE: Duration = Duration::from_secs(1);
+    /// What is not needed while so many are taken is given up.
+    const WHILE: usize = 1 << 12;
 
     const fn new() -> Self {
-        Self(Mutex::new(Buffers { queue: VecDeque::new(), unneeded: 0, since: None }))
+        Self(Mutex::new(Buffers { queue: VecDeque::new(), taken: 0, unneeded: 0 }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Buffers<B>> {
@@ -217,16 +214,27 @@ impl<B, const N: usize> Pool<B, N> {
 
     fn take(&self, will_do: impl Fn(&mut B) -> bool) -> Option<B> {
         let mut pool = self.lock();
+        let mut found = None;
         for _ in 0..Self::LOOKS.min(pool.queue.len()) {
             let mut buffer = pool.queue.pop_front()?;
             if will_do(&mut buffer) {
-                pool.unneeded = pool.unneeded.min(pool.queue.len());
-                return Some(buffer);
+                found = Some(buffer);
+                break;
             }
             pool.queue.push_back(buffer);
         }
-        pool.unneeded = 0;
-        None
+        let left = if found.is_some() { pool.queue.len() } else { 0 };
+        pool.unneeded = pool.unneeded.min(left);
+        pool.taken += 1;
+        if pool.taken >= Self::WHILE {
+            let unneeded = pool.unneeded;
+            let kept = pool.queue.split_off(unneeded);
+            (pool.taken, pool.unneeded) = (0, kept.len());
+            let unneeded = core::mem::replace(&mut pool.queue, kept);
+            drop(pool);
+            drop(unneeded);
+        }
+        found
     }
 
     /// The oldest makes room: a stream may keep a part of it for long.
@@ -236,20 +244,6 @@ impl<B, const N: usize> Pool<B, N> {
         pool.queue.push_back(buffer);
         drop(pool);
         drop(oldest);
-    }
-
-    fn shed(&self, now: Instant) {
-        let mut pool = self.lock();
-        if pool.since.is_some_and(|since| now.saturating_duration_since(since) < Self::WHILE) {
-            return;
-        }
-        pool.since = Some(now);
-        let unneeded = pool.unneeded;
-        let kept = pool.queue.split_off(unneeded);
-        pool.unneeded = kept.len();
-        let unneeded = core::mem::replace(&mut pool.queue, kept);
-        drop(pool);
-        drop(unneeded);
     }
 }
 
@@ -271,23 +265,20 @@ mod tests {
 
     #[test]
     fn what_is_not_needed_for_a_while_is_given_up() {
+        const WHILE: usize = Pool::<u8, 8>::WHILE;
         let pool = Pool::<u8, 8>::new();
-        let begin = Instant::now();
-        let after = |seconds| begin + Duration::from_secs(seconds);
-        (0..6).for_each(|buffer| pool.give(buffer));
-        pool.shed(begin);
-        assert_eq!(pool.lock().queue.len(), 6, "just given");
-        for buffer in [0, 1] {
-            assert_eq!(pool.take(|_| true), Some(buffer));
-        }
-        (6..8).for_each(|buffer| pool.give(buffer));
-        pool.shed(after(0));
-        assert_eq!(pool.lock().queue.len(), 6, "too soon");
-        pool.shed(after(1));
-        assert_eq!(pool.lock().queue, [6, 7], "four were there all the time");
-        pool.shed(after(2));
-        assert!(pool.lock().queue.is_empty());
-        assert_eq!(pool.take(|_| true), None);
+        (0..8).for_each(|buffer| pool.give(buffer));
+        let use_two = |times| {
+            for _ in 0..times / 2 {
+                let two = [pool.take(|_| true), pool.take(|_| true)];
+                two.into_iter().flatten().for_each(|buffer| pool.give(buffer));
+            }
+            pool.lock().queue.len()
+        };
+        assert_eq!(use_two(WHILE), 8, "they were just given");
+        assert_eq!(use_two(WHILE - 2), 8, "not yet");
+        assert_eq!(use_two(2), 2, "six were there all the time");
+        assert_eq!(use_two(2 * WHILE), 2);
     }
 
     #[test]
