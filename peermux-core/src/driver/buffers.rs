@@ -19,7 +19,7 @@ use crate::wire::QUANTUM;
 /// What a reader reads into: what has arrived of the next record.
 ///
 /// Records are decrypted where they were read, and streams keep parts of it until the application has taken them. The memory comes from a
-/// small pool that all connections of the process share: an idle connection holds none, and a busy one allocates none.
+/// pool that all connections of the process share, of 5.5 MiB at most: an idle connection holds none, and a busy one allocates none.
 #[derive(Debug, Default)]
 pub struct ReadBuffer {
     pub(super) bytes: BytesMut,
