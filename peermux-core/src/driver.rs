@@ -4,7 +4,7 @@
 //! [`Driver::handle_input`]. The writer calls [`Driver::poll_transmit`], writes what stands in the [`WriteBuffer`], and waits until the socket takes more. Everything else is a call with a [`Waker`], which an
 //! asynchronous adapter takes from its task and a blocking one makes of its thread. No call here waits, and no waker is woken under the lock.
 //!
-//! There is one reader and one writer at a time, since records are opened and sealed while the lock is free. They may be one after the other whoever has a moment: see [`Driver::transmit_records`].
+//! There is one reader and one writer at a time, since records are opened and sealed while the lock is free. Different tasks may take turns at it: see [`Driver::transmit_records`].
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;

@@ -3,10 +3,12 @@
 //! Between the two ends is a relay that stops now and then, with small buffers, so that sockets are full at every possible moment. No connection has
 //! a timer that would go off and set things right.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use peermux_core::crypto::{AeadKey, AuthError, Encapsulated, KemSecret, Provider, RustCrypto, SealError, Suite};
 use peermux_core::{Config, Identity, Remote};
 use peermux_tests::{initiator_key, responder_key, rng};
 use peermux_tokio::{Connection, Listener, Priority, ResponderKeys, Stream, connect_over};
@@ -221,5 +223,100 @@ fn nobody_is_forgotten_where_all_tasks_share_a_thread() {
         for seed in 100..103 {
             everything(seed).await;
         }
+    });
+}
+
+/// ChaCha20-Poly1305 that panics where it seals, in the thread where it is told to.
+#[derive(Debug)]
+struct Trap;
+
+thread_local! {
+    static TRAPPED: Cell<bool> = const { Cell::new(false) };
+}
+
+struct TrapKey(Box<dyn AeadKey>);
+
+impl AeadKey for TrapKey {
+    fn seal(&self, nonce: u64, aad: &[u8], buf: &mut [u8]) -> Result<(), SealError> {
+        assert!(!TRAPPED.get(), "a trap");
+        self.0.seal(nonce, aad, buf)
+    }
+
+    fn open(&self, nonce: u64, aad: &[u8], buf: &mut [u8]) -> Result<(), AuthError> {
+        self.0.open(nonce, aad, buf)
+    }
+}
+
+impl Provider for Trap {
+    fn supports(&self, suite: Suite) -> bool {
+        RustCrypto.supports(suite)
+    }
+
+    fn aead(&self, suite: Suite, key: &[u8; 32]) -> Option<Box<dyn AeadKey>> {
+        Some(Box::new(TrapKey(RustCrypto.aead(suite, key)?)))
+    }
+
+    fn kem_generate(&self, seed: &[u8; 64]) -> (Box<[u8; 1184]>, KemSecret) {
+        RustCrypto.kem_generate(seed)
+    }
+
+    fn kem_check(&self, encapsulation_key: &[u8; 1184]) -> bool {
+        RustCrypto.kem_check(encapsulation_key)
+    }
+
+    fn kem_encapsulate(&self, encapsulation_key: &[u8; 1184], randomness: &[u8; 32]) -> Option<Encapsulated> {
+        RustCrypto.kem_encapsulate(encapsulation_key, randomness)
+    }
+}
+
+#[test]
+fn a_panic_of_whoever_does_the_work_ends_the_connection_and_sends_nothing_in_the_clear() {
+    const SECRET: &[u8] = b"nobody else may read this";
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    runtime.block_on(async {
+        let listener = TcpListener::bind(LOOPBACK).await.expect("loopback listens");
+        let address = listener.local_addr().expect("it is bound");
+        // Answers the handshake through a relay that keeps what it has seen.
+        let accepting = tokio::spawn(async move {
+            let keys = || ResponderKeys::from(responder_key());
+            let behind = TcpListener::bind(LOOPBACK).await.expect("loopback listens");
+            let through = behind.local_addr().expect("it is bound");
+            let listening = Listener::over(behind, keys, config(), |_| true).expect("it is valid");
+            let (near, _) = listener.accept().await.expect("somebody dials");
+            let far = TcpStream::connect(through).await.expect("it listens");
+            let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (near.into_split(), far.into_split());
+            let seen = tokio::spawn(async move {
+                let (mut seen, mut buffer) = (Vec::new(), vec![0; 16 * 1024]);
+                while let Ok(len @ 1..) = near_in.read(&mut buffer).await {
+                    seen.extend_from_slice(&buffer[..len]);
+                    // The peer may be gone before all has come.
+                    let _ = far_out.write_all(&buffer[..len]).await;
+                }
+                seen
+            });
+            tokio::spawn(async move { tokio::io::copy(&mut far_in, &mut near_out).await });
+            let accepted = listening.accept().await.expect("somebody came");
+            accepted.ended().await;
+            seen.await.expect("it does not panic")
+        });
+        let trapped = Config { provider: &Trap, ..config() };
+        let remote = Remote::Key(responder_key().public_key());
+        let socket = TcpStream::connect(address).await.expect("it listens");
+        let dialed = connect_over(socket, Identity::Known(initiator_key()), remote, trapped, |_| true);
+        let dialed = dialed.await.expect("it connects");
+        let mut stream = dialed.open("", Priority::default()).expect("it is open");
+        let helping = tokio::spawn(async move {
+            TRAPPED.set(true);
+            // More than is queued: this task does the work, before the connection's task can.
+            stream.write_all(&SECRET.repeat(40_000)).await
+        });
+        let panicked = helping.await.expect_err("the trap is shut");
+        TRAPPED.set(false);
+        assert!(panicked.is_panic());
+        let ended = timeout(Duration::from_secs(10), dialed.ended()).await.expect("the connection ends");
+        assert!(ended.to_string().contains("a task panicked"), "{ended}");
+        let seen =
+            timeout(Duration::from_secs(10), accepting).await.expect("the peer hears of it").expect("it is over");
+        assert!(!seen.windows(SECRET.len()).any(|window| window == SECRET), "in the clear");
     });
 }

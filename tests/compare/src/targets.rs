@@ -74,8 +74,10 @@ fn all() -> Vec<Target> {
         all.push(target(what, (name, "churn", "streams_per_s"), Vec::new(), AtLeast(300_000.0)));
     }
     let setup = |name| (name, "setup", "cpu_us");
-    let what = "peermux-aws: CPU of connection set-up, of tls-aws (with X25519MLKEM768)";
-    all.push(target(what.to_owned(), setup("peermux-aws"), vec![setup("tls-aws")], AtMost(1.2)));
+    for (name, _) in SUITES.into_iter().chain([("peermux-aws", "tls-aws")]) {
+        let what = format!("{name}: CPU of connection set-up, of tls-aws (with X25519MLKEM768)");
+        all.push(target(what, setup(name), vec![setup("tls-aws")], AtMost(1.2)));
+    }
     let name = "peermux-aes";
     for (metric, value, what, most) in [
         ("stream-memory", "client", "bytes per idle stream, opener", 400.0),
