@@ -1,23 +1,13 @@
 //! The AEADs: published answers, agreement of the providers, and what they refuse.
 
-use peermux_core::crypto::{AeadKey, AuthError, Provider, Rng, RustCrypto, SealError, Suite, TAG_LEN, rekey};
+use peermux_core::crypto::{AeadKey, AuthError, Rng, SealError, Suite, TAG_LEN, providers, rekey};
 use rand_core::Rng as _;
 
 const SUITES: [Suite; 2] = [Suite::ChaCha20Poly1305, Suite::Aes256Gcm];
 
-fn providers() -> Vec<&'static dyn Provider> {
-    vec![
-        &RustCrypto,
-        #[cfg(feature = "ring")]
-        &peermux_core::crypto::Ring,
-        #[cfg(feature = "aws-lc-rs")]
-        &peermux_core::crypto::AwsLc,
-    ]
-}
-
 /// Every AEAD of every provider under `key`.
 fn aeads(key: &[u8; 32]) -> Vec<Box<dyn AeadKey>> {
-    let all = providers().into_iter().flat_map(|provider| SUITES.map(|suite| provider.aead(suite, key)));
+    let all = providers().iter().copied().flat_map(|provider| SUITES.map(|suite| provider.aead(suite, key)));
     all.flatten().collect()
 }
 
@@ -43,7 +33,7 @@ fn chacha20_poly1305_answers_as_rfc_8439_says() {
         "305beaba2eda04df997b714d6c6f2c29a6ad5cb4022b02709b",
         "eead9d67890cbb22392336fea1851f38",
     ));
-    for provider in providers() {
+    for &provider in providers() {
         let aead = provider.aead(Suite::ChaCha20Poly1305, &key).unwrap();
         let mut buf = plaintext.as_bytes().to_vec();
         buf.extend([0; TAG_LEN]);
@@ -57,7 +47,7 @@ fn chacha20_poly1305_answers_as_rfc_8439_says() {
 /// Test cases 13 and 14 of the specification of GCM that was submitted to NIST.
 #[test]
 fn aes_256_gcm_answers_as_its_specification_says() {
-    for aead in providers().into_iter().filter_map(|provider| provider.aead(Suite::Aes256Gcm, &[0; 32])) {
+    for aead in providers().iter().copied().filter_map(|provider| provider.aead(Suite::Aes256Gcm, &[0; 32])) {
         let mut tag = [0; TAG_LEN];
         aead.seal(0, &[], &mut tag).unwrap();
         assert_eq!(hex::encode(tag), "530f8afbc74536b9a963b4f1c4cb738b");
@@ -70,6 +60,8 @@ fn aes_256_gcm_answers_as_its_specification_says() {
 #[cfg(feature = "ring")]
 #[test]
 fn the_counter_of_aes_256_gcm_is_big_endian() {
+    use peermux_core::crypto::Provider as _;
+
     use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
     let key = [7; 32];
@@ -101,7 +93,7 @@ fn the_providers_agree() {
             rng.fill_bytes(&mut aad);
             let mut plaintext = vec![0; length + TAG_LEN];
             rng.fill_bytes(&mut plaintext);
-            let aeads: Vec<_> = providers().into_iter().filter_map(|provider| provider.aead(suite, &key)).collect();
+            let aeads: Vec<_> = providers().iter().copied().filter_map(|provider| provider.aead(suite, &key)).collect();
             let seal = |aead: &dyn AeadKey| {
                 let mut sealed = plaintext.clone();
                 aead.seal(nonce, &aad, &mut sealed).unwrap();
@@ -153,7 +145,7 @@ fn a_buffer_shorter_than_a_tag_is_refused() {
 
 #[test]
 fn every_provider_has_chacha20_poly1305_and_says_what_else_it_has() {
-    for provider in providers() {
+    for &provider in providers() {
         assert!(provider.supports(Suite::ChaCha20Poly1305));
         for suite in SUITES {
             assert_eq!(provider.supports(suite), provider.aead(suite, &[0; 32]).is_some());

@@ -2,27 +2,17 @@
 
 use core::fmt;
 
-use peermux_core::crypto::{EphemeralSecret, ParseKeyError, Provider, PublicKey, Rng, RustCrypto, StaticSecret};
+use peermux_core::crypto::{EphemeralSecret, ParseKeyError, PublicKey, Rng, StaticSecret, providers};
 use rand_core::{Rng as _, TryCryptoRng, TryRng};
 
 fn decode(text: &str) -> [u8; 32] {
     hex::decode(text).unwrap().try_into().unwrap()
 }
 
-fn providers() -> Vec<&'static dyn Provider> {
-    vec![
-        &RustCrypto,
-        #[cfg(feature = "ring")]
-        &peermux_core::crypto::Ring,
-        #[cfg(feature = "aws-lc-rs")]
-        &peermux_core::crypto::AwsLc,
-    ]
-}
-
 /// X25519 by every provider and by a static secret, which must agree.
 fn x25519(scalar: &[u8; 32], point: [u8; 32]) -> [u8; 32] {
     let answer = *StaticSecret::from_bytes(scalar).diffie_hellman(&PublicKey::from_bytes(point)).unwrap().as_bytes();
-    for provider in providers() {
+    for &provider in providers() {
         assert_eq!(*provider.x25519(scalar).diffie_hellman(&point), answer, "{provider:?}");
     }
     answer
@@ -70,7 +60,7 @@ fn two_sides_agree_as_rfc_7748_says() {
     let bob = decode("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb");
     let alice_public = "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a";
     let bob_public = "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f";
-    for provider in providers() {
+    for &provider in providers() {
         assert_eq!(hex::encode(provider.x25519(&alice).public_key()), alice_public, "{provider:?}");
         assert_eq!(hex::encode(provider.x25519(&bob).public_key()), bob_public, "{provider:?}");
     }
@@ -98,7 +88,7 @@ fn the_providers_agree() {
         }
         let expected = StaticSecret::from_bytes(&secret);
         x25519(&secret, point);
-        for provider in providers() {
+        for &provider in providers() {
             let public = provider.x25519(&secret).public_key();
             assert_eq!(&public, expected.public_key().as_bytes(), "{provider:?}");
         }
@@ -119,7 +109,7 @@ fn points_of_low_order_yield_nothing() {
     ];
     let Ok(secret) = StaticSecret::generate(&mut Rng::from_seed(&[1; 32]));
     let ephemeral = |provider| EphemeralSecret::generate(provider, &mut Rng::from_seed(&[2; 32]));
-    let ephemerals: Vec<_> = providers().into_iter().map(ephemeral).collect();
+    let ephemerals: Vec<_> = providers().iter().copied().map(ephemeral).collect();
     for point in points {
         let mut point = decode(point);
         for top_bit in [0x00, 0x80] {
@@ -127,7 +117,7 @@ fn points_of_low_order_yield_nothing() {
             let public = PublicKey::from_bytes(point);
             assert!(secret.diffie_hellman(&public).is_none(), "{public}");
             assert!(ephemerals.iter().all(|secret| secret.diffie_hellman(&public).is_none()), "{public}");
-            for provider in providers() {
+            for &provider in providers() {
                 assert_eq!(*provider.x25519(&[7; 32]).diffie_hellman(&point), [0; 32], "{provider:?}");
             }
         }
@@ -144,7 +134,7 @@ fn secrets_survive_being_stored_and_are_not_printed() {
     let public = secret.public_key();
     assert_eq!(format!("{secret:?}"), format!("StaticSecret {{ public: PublicKey({public}), .. }}"));
 
-    for provider in providers() {
+    for &provider in providers() {
         let ephemeral = EphemeralSecret::generate(provider, &mut rng);
         let shared = secret.diffie_hellman(&ephemeral.public_key()).unwrap();
         assert_eq!(ephemeral.diffie_hellman(&public).unwrap().as_bytes(), shared.as_bytes());

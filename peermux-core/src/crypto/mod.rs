@@ -28,7 +28,7 @@ pub use keys::{EphemeralSecret, ParseKeyError, PublicKey, SharedSecret, StaticSe
 pub use noise::{NoiseError, SymmetricState};
 pub use provider::{
     AeadKey, AuthError, Encapsulated, KemKey, KemSecret, Provider, SealError, TAG_LEN, X25519Key, default_provider,
-    rekey,
+    providers, rekey,
 };
 #[cfg(feature = "ring")]
 pub use ring_provider::Ring;

@@ -115,14 +115,20 @@ pub trait Provider: fmt::Debug + Send + Sync {
     fn kem_encapsulate(&self, encapsulation_key: &[u8; 1184], randomness: &[u8; 32]) -> Option<Encapsulated>;
 }
 
+/// All providers that are compiled in, the fastest first.
+pub const fn providers() -> &'static [&'static dyn Provider] {
+    &[
+        #[cfg(feature = "aws-lc-rs")]
+        &super::AwsLc,
+        #[cfg(feature = "ring")]
+        &super::Ring,
+        &super::RustCrypto,
+    ]
+}
+
 /// The fastest provider that is compiled in.
-pub fn default_provider() -> &'static dyn Provider {
-    #[cfg(feature = "aws-lc-rs")]
-    return &super::AwsLc;
-    #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
-    return &super::Ring;
-    #[cfg(not(any(feature = "ring", feature = "aws-lc-rs")))]
-    return &super::RustCrypto;
+pub const fn default_provider() -> &'static dyn Provider {
+    providers()[0]
 }
 
 /// Whether the processor computes AES and the multiplication of GCM. Without the standard library, what the compiler was

@@ -9,7 +9,6 @@ mod rules;
 
 use alloc::format;
 use alloc::string::{String, ToString as _};
-use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::Cell;
 
@@ -17,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 pub(crate) use frames::area;
 
-use crate::crypto::{Provider, RustCrypto, Suite, default_provider};
+use crate::crypto::{Provider, RustCrypto, Suite, default_provider, providers};
 use crate::varint;
 use crate::{connection, handshake, record};
 
@@ -77,16 +76,6 @@ std::thread_local! {
 /// The provider whose turn it is.
 pub(crate) fn provider() -> &'static dyn Provider {
     PROVIDER.get()
-}
-
-fn providers() -> Vec<&'static dyn Provider> {
-    vec![
-        &RustCrypto,
-        #[cfg(feature = "ring")]
-        &crate::crypto::Ring,
-        #[cfg(feature = "aws-lc-rs")]
-        &crate::crypto::AwsLc,
-    ]
 }
 
 pub(crate) fn outputs(value: Value) -> Outputs {
@@ -173,7 +162,7 @@ fn regenerate(stem: &str, text: &str) -> (String, usize) {
 }
 
 fn check(stem: &str) {
-    for provider in providers() {
+    for &provider in providers() {
         PROVIDER.set(provider);
         check_one(stem);
     }
