@@ -188,10 +188,12 @@ impl Driver {
             let transmit = buffer.fill(&mut state.connection, now);
             if let Transmit::Bytes(_) = transmit {
                 // To ask at once saves the writer another call, where nothing else waits.
-                return Pump::Send(match state.connection.poll_transmit(now, &mut []) {
+                let then = match state.connection.poll_transmit(now, &mut []) {
                     Ok(Transmit::Idle) if !state.connection.is_closed() => Then::Wait(state.wait(waker)),
                     _ => Then::Ask,
-                });
+                };
+                buffer.followed_by(then == Then::Ask);
+                return Pump::Send(then);
             }
             if state.connection.is_closed() {
                 return Pump::Close;
@@ -220,7 +222,9 @@ impl Driver {
         let more = self.act(true, |state| {
             let filled = state.connection.wants_record()
                 && matches!(buffer.fill(&mut state.connection, now), Transmit::Bytes(_));
-            filled.then(|| state.connection.wants_record())
+            let more = filled && state.connection.wants_record();
+            buffer.followed_by(more);
+            filled.then_some(more)
         });
         more.filter(|_| self.seal(buffer))
     }

@@ -206,16 +206,15 @@ impl Loops {
     fn send_all(&self, unsent: &mut usize, holds: &mut bool) -> io::Result<Pump> {
         let waker = self.signal.waker();
         let mut buffer = WriteBuffer::default();
-        let (mut busy, mut corked) = (false, false);
+        let mut corked = false;
         loop {
             let pump = self.driver.poll_transmit(self.clock.now(), &mut buffer, &waker);
             let Pump::Send(then) = pump else { return Ok(pump) };
             let more = then == Then::Ask;
-            let full = busy && more && self.short_segments && buffer.fills_packets();
+            let full = self.short_segments && buffer.fills_packets();
             if std::mem::replace(&mut corked, full) != full {
                 cork(&self.socket, full)?;
             }
-            busy = more;
             *holds = more && self.short_segments;
             if *unsent != buffer.unsent_limit() {
                 *unsent = buffer.unsent_limit();

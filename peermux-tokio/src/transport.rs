@@ -71,8 +71,7 @@ pub(crate) struct Io {
     /// As the socket was told.
     unsent: usize,
     short_segments: bool,
-    /// One record follows another; and segments that are not full wait for the next.
-    busy: bool,
+    /// Segments that are not full wait for more.
     corked: bool,
     /// What another than the connection's task has met.
     error: Option<io::Error>,
@@ -308,8 +307,7 @@ impl Io {
             match pump {
                 Pump::Send(then) => {
                     (self.written, self.then) = (0, Some(then));
-                    let busy = std::mem::replace(&mut self.busy, then == Then::Ask);
-                    let corked = busy && self.busy && self.short_segments && self.output.fills_packets();
+                    let corked = self.short_segments && self.output.fills_packets();
                     if std::mem::replace(&mut self.corked, corked) != corked {
                         cork(socket, corked)?;
                     }
@@ -357,7 +355,7 @@ impl Io {
     fn rest(&mut self) -> io::Result<()> {
         let holds = self.corked || (self.then == Some(Then::Ask) && self.short_segments);
         (self.output, self.written, self.then) = (WriteBuffer::default(), 0, None);
-        (self.busy, self.corked) = (false, false);
+        self.corked = false;
         match &self.socket {
             Some(socket) if holds => cork(socket, false),
             _ => Ok(()),

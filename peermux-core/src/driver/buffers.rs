@@ -88,6 +88,9 @@ pub struct WriteBuffer {
     /// Records of it that are still to be sealed.
     unsealed: ArrayVec<(Range<usize>, Unsealed), { Self::RECORDS }>,
     unsent: usize,
+    /// The transport is fast; what is here follows something else; and see [`WriteBuffer::fills_packets`].
+    fast: bool,
+    follows: bool,
     fills_packets: bool,
     crowded: bool,
 }
@@ -108,7 +111,7 @@ impl WriteBuffer {
         self.unsent
     }
 
-    /// Whether packets should be full while one record follows another: see [`Connection::fills_packets`].
+    /// Whether packets should be full now, since what is here follows something else, more follows it, and the transport is fast: see [`Connection::fills_packets`].
     pub const fn fills_packets(&self) -> bool {
         self.fills_packets
     }
@@ -124,7 +127,7 @@ impl WriteBuffer {
         self.unsealed.clear();
         self.crowded = connection.stream_count() > Self::FEW;
         self.unsent = connection.unsent_limit();
-        self.fills_packets = connection.fills_packets();
+        self.fast = connection.fills_packets();
         let mut room = if connection.wants_transmit() { connection.burst_len() } else { 0 };
         loop {
             match connection.poll_unsealed(now, self.room(room)) {
@@ -142,6 +145,12 @@ impl WriteBuffer {
                 Err(BufferTooSmall { needed }) => room = self.len + needed,
             }
         }
+    }
+
+    /// `more` says whether something waits behind what is here.
+    pub(super) const fn followed_by(&mut self, more: bool) {
+        self.fills_packets = self.follows && more && self.fast;
+        self.follows = more;
     }
 
     /// Seals the records; false, and nothing is to be sent, if that fails.
