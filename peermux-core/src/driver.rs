@@ -400,7 +400,7 @@ impl State {
                     self.drained = Some(code);
                     wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
                 }
-                Event::Readable(_) | Event::Writable(_) | Event::Attestation(_) => {}
+                Event::Readable(_) | Event::Writable(_) | Event::Stopped(_) | Event::Attestation(_) => {}
             }
         }
         if self.connection.is_closed() {
@@ -570,6 +570,26 @@ impl Stream {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(WriteError::Blocked),
                 Err(error) => Err(error),
+            }
+        })
+    }
+
+    /// Ready once the sending half has ended: see [`SendStream::stopped`](crate::SendStream::stopped). `waker` is woken then; only the last one is kept.
+    ///
+    /// # Errors
+    /// Returns the [`ConnectionError`] if the connection ended before the half did.
+    pub fn poll_stopped(&self, waker: &Waker) -> Poll<Result<Option<Code>, ConnectionError>> {
+        self.driver.with(|connection| {
+            let mut send = connection.send(self.id);
+            match send.stopped() {
+                Ok(code) => Poll::Ready(Ok(code)),
+                Err(WriteError::Connection(error)) => Poll::Ready(Err(error)),
+                Err(WriteError::Blocked) => {
+                    send.register_stopped(waker);
+                    Poll::Pending
+                }
+                // The stream was refused here.
+                Err(_) => Poll::Ready(Ok(None)),
             }
         })
     }

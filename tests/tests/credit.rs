@@ -27,7 +27,8 @@ fn read(conn: &mut Connection, id: StreamId, max: usize) -> usize {
 fn a_sender_never_exceeds_what_it_was_given() {
     let settings = vec![(1, 16), (2, 5_000), (3, 3_000), (4, 100)];
     let mut duel = DuelBuilder { role: Role::Initiator, settings, ..DuelBuilder::default() }.build();
-    let (one, two) = (opened(duel.conn()), opened(duel.conn()));
+    let mut in_order = || duel.conn().open(None, Priority::new(3, false)).expect("it opens");
+    let (one, two) = (in_order(), in_order());
     for id in [one, two] {
         assert_eq!(duel.conn().send(id).write(&[1; 10_000]), Ok(3_000), "no more is taken than may be sent");
     }

@@ -88,6 +88,27 @@ fn open_goes_at_the_urgency_of_its_stream() {
 }
 
 #[test]
+fn streams_of_the_default_priority_share_the_link() {
+    let mut duel = duel();
+    let ids: Vec<_> = (0..3).map(|_| duel.conn().open(None, Priority::default()).expect("it opens")).collect();
+    duel.hear();
+    let mut sent = [0; 3];
+    for _ in 0..300 {
+        // Two that always have more, and one that writes a little now and then.
+        for &id in &ids[..2] {
+            let _ = duel.conn().send(id).write(&[1; 8_000]);
+        }
+        let trickle = duel.conn().send(ids[2]).write(&[1; 10]).expect("nothing of it waits for long");
+        assert_eq!(trickle, 10);
+        for (stream, len) in next(&mut duel) {
+            sent[stream as usize / 2] += len;
+        }
+    }
+    assert!(sent[0].abs_diff(sent[1]) <= 2 * Q, "{sent:?}");
+    assert!(sent[2] >= 298 * 10, "{sent:?}");
+}
+
+#[test]
 fn incremental_streams_take_turns_of_one_record() {
     let mut duel = duel();
     streams(&mut duel, &[(3, true), (3, true), (3, true)], 20_000);

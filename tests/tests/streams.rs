@@ -154,12 +154,81 @@ fn stop_is_answered_by_reset_with_the_same_code() {
     assert_eq!(pair.responder.conn.unread(), 0);
     pair.settle();
     assert_eq!(pair.initiator.conn.send(id).write(b"x"), Err(WriteError::Stopped(Code::Application(12))));
-    assert_eq!(pair.initiator.conn.send(id).finish(), Err(WriteError::Stopped(Code::Application(12))));
+    assert_eq!(pair.initiator.conn.send(id).finish(), Ok(()), "all that was written had been sent");
     assert_eq!(pair.responder.conn.recv(theirs).read(&mut [0; 8]), Err(ReadError::Reset(Code::Application(12))));
     // The other half goes on.
     pair.responder.conn.send(theirs).write(b"enough, thanks").expect("it is open");
     pair.settle();
     assert_eq!(read_all(&mut pair.initiator.conn, id).0, b"enough, thanks");
+}
+
+#[test]
+fn finish_and_flush_fail_after_stop_only_if_written_bytes_were_dropped() {
+    let settings = vec![(1, 16), (2, 1 << 20), (3, 3_000), (4, 100)];
+    let code = Code::Application(5);
+    let ends = |written: usize, sent: bool, finish_first: bool| {
+        let mut duel =
+            DuelBuilder { role: Role::Initiator, settings: settings.clone(), ..DuelBuilder::default() }.build();
+        let id = opened(duel.conn());
+        duel.conn().send(id).write(b"x").expect("there is room");
+        duel.hear();
+        if written > 0 {
+            assert_eq!(duel.conn().send(id).write(&vec![1; written]), Ok(written));
+        }
+        if finish_first {
+            duel.conn().send(id).finish().expect("it is open");
+        }
+        if sent {
+            duel.hear();
+        }
+        duel.say(&stop(0, 5));
+        let mut send = duel.conn().send(id);
+        let ends = (send.finish(), send.is_flushed());
+        assert_eq!(send.finish(), ends.0, "the answer stays the same");
+        let told = frames(&duel.hear()).iter().any(|frame| matches!(frame, Frame::Reset(_)));
+        assert_eq!(told, !(finish_first && sent), "RESET answers STOP unless FIN was sent");
+        ends
+    };
+    let lost = (Err(WriteError::Stopped(code)), Err(WriteError::Stopped(code)));
+    for finish_first in [false, true] {
+        assert_eq!(ends(0, true, finish_first), (Ok(()), Ok(true)));
+        assert_eq!(ends(2_000, true, finish_first), (Ok(()), Ok(true)));
+        assert_eq!(ends(2_000, false, finish_first), lost);
+    }
+    assert_eq!(ends(0, false, true), (Ok(()), Ok(true)), "FIN alone holds no bytes");
+}
+
+#[test]
+fn stopped_tells_how_a_sending_half_ended() {
+    let mut pair = Pair::established();
+    let ids: Vec<_> = (0..4).map(|_| opened(&mut pair.initiator.conn)).collect();
+    let (counter, waker) = counter();
+    for &id in &ids {
+        pair.initiator.conn.send(id).write(b"x").expect("there is room");
+        assert_eq!(pair.initiator.conn.send(id).stopped(), Err(WriteError::Blocked));
+        pair.initiator.conn.send(id).register_stopped(&waker);
+    }
+    let theirs = accepted(&mut pair);
+    assert_eq!(woken(&mut pair.initiator.conn, &counter), 0, "sending wakes nobody");
+    pair.responder.conn.recv(theirs).stop(Code::Application(9));
+    pair.settle();
+    assert_eq!(woken(&mut pair.initiator.conn, &counter), 1);
+    assert_eq!(pair.initiator.conn.send(ids[0]).stopped(), Ok(Some(Code::Application(9))));
+    pair.initiator.conn.send(ids[1]).finish().expect("it is open");
+    pair.settle();
+    assert_eq!(woken(&mut pair.initiator.conn, &counter), 2);
+    assert_eq!(pair.initiator.conn.send(ids[1]).stopped(), Ok(None));
+    pair.initiator.conn.send(ids[2]).reset(Code::Application(1));
+    assert_eq!(woken(&mut pair.initiator.conn, &counter), 3);
+    assert_eq!(pair.initiator.conn.send(ids[2]).stopped(), Ok(None));
+    // Without a waker there is an event; and the end of the connection is an end as well.
+    let id = opened(&mut pair.initiator.conn);
+    assert_eq!(pair.initiator.conn.send(id).stopped(), Err(WriteError::Blocked));
+    pair.initiator.conn.close(Code::Application(0), "");
+    assert_eq!(woken(&mut pair.initiator.conn, &counter), 4);
+    assert!(matches!(pair.initiator.conn.send(ids[3]).stopped(), Err(WriteError::Connection(_))));
+    assert!(std::iter::from_fn(|| pair.initiator.conn.poll_event()).any(|event| event == Event::Stopped(id)));
+    assert_eq!(pair.initiator.conn.send(ids[0]).stopped(), Ok(Some(Code::Application(9))), "what was so stays so");
 }
 
 #[test]

@@ -58,6 +58,8 @@ pub enum Event {
     Readable(StreamId),
     /// A stream that had no room may have some now, or an error; or it is flushed.
     Writable(StreamId),
+    /// The sending half of a stream, which [`stopped`](super::SendStream::stopped) was called on, has ended.
+    Stopped(StreamId),
     /// The peer attests another identity in a frame, since it was too long for the handshake. Nobody has verified it.
     Attestation(Bytes),
     /// The peer wants no more streams; what is open may finish.

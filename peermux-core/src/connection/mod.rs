@@ -261,6 +261,7 @@ impl Connection {
                 StreamEvent::Opened => Event::StreamOpened,
                 StreamEvent::Readable(id) => Event::Readable(id),
                 StreamEvent::Writable(id) => Event::Writable(id),
+                StreamEvent::Stopped(id) => Event::Stopped(id),
             });
         }
     }

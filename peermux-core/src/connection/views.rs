@@ -47,8 +47,12 @@ impl<'a> SendStream<'a> {
 
     /// Ends this half once all that is queued is sent: FIN. Doing it again changes nothing.
     ///
+    /// Succeeds after the peer's STOP as well, if everything that was written had been sent before: nothing was lost. What the peer has read, only its
+    /// answer can tell. [`SendStream::stopped`] says whether the peer sent STOP.
+    ///
     /// # Errors
-    /// [`WriteError`] if this half has ended otherwise.
+    /// Returns [`WriteError::Stopped`] if the peer's STOP made this side drop bytes that were written, or if the stream was refused before its OPEN was sent.
+    /// Returns [`WriteError::Finished`] if this half was reset here, and [`WriteError::Connection`] if the connection has ended.
     pub fn finish(&mut self) -> Result<(), WriteError> {
         self.connection.mux.finish(self.id)
     }
@@ -57,7 +61,7 @@ impl<'a> SendStream<'a> {
     /// If not, [`Event::Writable`](super::Event::Writable) or the registered waker tells when.
     ///
     /// # Errors
-    /// [`WriteError`] if this half was reset, or the connection ended before.
+    /// Returns [`WriteError`] as [`SendStream::finish`] does: after the peer's STOP only if bytes that were written were dropped.
     pub fn is_flushed(&mut self) -> Result<bool, WriteError> {
         self.connection.mux.is_flushed(self.id)
     }
@@ -86,6 +90,20 @@ impl<'a> SendStream<'a> {
     /// `waker` is woken instead of an event, once, when this half is told of something.
     pub fn register(&mut self, waker: &Waker) {
         self.connection.mux.register_writer(self.id, waker);
+    }
+
+    /// Returns how this half ended: `Some` with the code if the peer sent STOP, `None` if this side finished it (FIN was sent) or reset it.
+    ///
+    /// # Errors
+    /// Returns [`WriteError::Blocked`] if the half has not ended: [`Event::Stopped`](super::Event::Stopped), or the waker of
+    /// [`SendStream::register_stopped`], reports the end. Returns [`WriteError::Connection`] if the connection ended before the half did.
+    pub fn stopped(&mut self) -> Result<Option<Code>, WriteError> {
+        self.connection.mux.stopped(self.id)
+    }
+
+    /// Registers `waker` to be woken once, instead of an event, when this half ends. Replaces the previous waker.
+    pub fn register_stopped(&mut self, waker: &Waker) {
+        self.connection.mux.register_stopped(self.id, waker);
     }
 }
 

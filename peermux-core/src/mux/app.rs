@@ -168,6 +168,8 @@ impl Mux {
                 Ok(())
             }
             SendState::Finishing | SendState::Finished => Ok(()),
+            // All that was written was sent; the peer asked for nothing more to follow.
+            SendState::Stopped if !stream.send.lost => Ok(()),
             SendState::Stopped => Err(WriteError::Stopped(stream.send_code())),
             SendState::Reset => Err(WriteError::Finished),
         }
@@ -180,6 +182,7 @@ impl Mux {
         let stream = &mut self.streams[slot as usize];
         let flushed = match stream.send.state {
             SendState::Finished => true,
+            SendState::Stopped if !stream.send.lost => true,
             SendState::Stopped => return Err(WriteError::Stopped(stream.send_code())),
             SendState::Reset => return Err(WriteError::Finished),
             SendState::Finishing => false,
@@ -225,6 +228,7 @@ impl Mux {
         let stream = &mut self.streams[slot as usize];
         let unopened = stream.wire().is_none();
         stream.send.state = state;
+        stream.send.lost = unopened || stream.send.queue.len() > 0;
         stream.send.queue.clear();
         stream.rare().send_code = code;
         if unopened {
@@ -239,8 +243,30 @@ impl Mux {
         if unopened {
             self.tell(slot);
         }
+        self.tell_stopped(slot);
         self.tell_room();
         self.try_free(slot);
+    }
+
+    /// How the sending half ended: by STOP with this code, or otherwise. Registers the interest if it has not.
+    pub(crate) fn stopped(&mut self, id: StreamId) -> Result<Option<Code>, WriteError> {
+        let slot = self.slot(id).ok_or(WriteError::UnknownStream)?;
+        let stream = &mut self.streams[slot as usize];
+        match (stream.send.state, &self.ended) {
+            (SendState::Stopped, _) => Ok(Some(stream.send_code())),
+            (SendState::Finished | SendState::Reset, _) => Ok(None),
+            (_, Some(error)) => Err(WriteError::Connection(error.clone())),
+            (_, None) => {
+                stream.rare().stop_interest.want_event();
+                Err(WriteError::Blocked)
+            }
+        }
+    }
+
+    pub(crate) fn register_stopped(&mut self, id: StreamId, waker: &Waker) {
+        if let Some(slot) = self.slot(id) {
+            self.streams[slot as usize].rare().stop_interest.want_wake(waker);
+        }
     }
 
     // Reading.
@@ -355,6 +381,9 @@ impl Mux {
         stream.held = false;
         stream.send.interest = crate::wakers::Interest::Nobody;
         stream.recv.interest = crate::wakers::Interest::Nobody;
+        if let Some(rare) = &mut stream.rare {
+            rare.stop_interest = crate::wakers::Interest::Nobody;
+        }
         self.try_free(slot);
     }
 

@@ -168,6 +168,7 @@ impl Mux {
         self.streams[slot as usize].send.state = SendState::Finished;
         self.refresh(slot);
         self.tell_writable(slot);
+        self.tell_stopped(slot);
         self.after_end_of_half(slot);
     }
 

@@ -16,6 +16,8 @@ pub(super) struct SendHalf {
     pub(super) interest: Interest,
     /// This side's application chose the priority: what the peer asks for counts no more.
     pub(super) priority_is_ours: bool,
+    /// The half was given up before OPEN was sent, or while bytes that were written had not been sent.
+    pub(super) lost: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,7 @@ impl SendHalf {
             state: SendState::Open,
             interest: Interest::Nobody,
             priority_is_ours: false,
+            lost: false,
         }
     }
 

@@ -51,6 +51,8 @@ pub(crate) enum StreamEvent {
     Readable(StreamId),
     /// There may be room to write, or an end or an error to learn of.
     Writable(StreamId),
+    /// The sending half has ended, by the peer's STOP or otherwise.
+    Stopped(StreamId),
 }
 
 /// How much a mux may hold.
@@ -96,7 +98,7 @@ struct Stream {
     rare: Option<Box<Rare>>,
 }
 
-/// What a stream has only once it was cancelled, or its writer was held up.
+/// What a stream has only once it was cancelled, its writer was blocked, or somebody waits for STOP.
 #[derive(Debug)]
 struct Rare {
     /// Why the sending half was reset, or the peer stopped it; and why the receiving half was stopped, or the peer reset it.
@@ -105,11 +107,19 @@ struct Rare {
     /// Since when its writer has been held up, and for what; and how long it was before.
     blocked: Option<(Instant, Wait)>,
     waited: Waited,
+    /// The waiter for the end of the sending half.
+    stop_interest: Interest,
 }
 
 impl Default for Rare {
     fn default() -> Self {
-        Self { send_code: Code::CANCELLED, recv_code: Code::CANCELLED, blocked: None, waited: Waited::default() }
+        Self {
+            send_code: Code::CANCELLED,
+            recv_code: Code::CANCELLED,
+            blocked: None,
+            waited: Waited::default(),
+            stop_interest: Interest::Nobody,
+        }
     }
 }
 
@@ -353,6 +363,7 @@ impl Mux {
             stream.send.queue.clear();
             self.refresh(slot);
             self.tell(slot);
+            self.tell_stopped(slot);
             self.try_free(slot);
         }
         self.tell_opened();
@@ -529,6 +540,14 @@ impl Mux {
             self.waited.add(wait, time);
         }
         self.notices.tell(&mut stream.send.interest, || StreamEvent::Writable(id));
+    }
+
+    /// The sending half has ended.
+    fn tell_stopped(&mut self, slot: u32) {
+        let id = self.id(slot);
+        if let Some(rare) = &mut self.streams[slot as usize].rare {
+            self.notices.tell(&mut rare.stop_interest, || StreamEvent::Stopped(id));
+        }
     }
 
     fn tell(&mut self, slot: u32) {

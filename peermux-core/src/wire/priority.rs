@@ -47,10 +47,10 @@ impl Priority {
     }
 }
 
-/// Urgency 3, not incremental: what RFC 9218 says where nobody said otherwise.
+/// Urgency 3, incremental: streams share the link unless the application asks for an order.
 impl Default for Priority {
     fn default() -> Self {
-        Self::new(3, false)
+        Self::new(3, true)
     }
 }
 
