@@ -327,15 +327,19 @@ struct Direction {
     suite: Suite,
     key: [u8; 32],
     n: u64,
+    /// Records under this key.
+    under_key: u64,
     quanta: usize,
 }
 
 impl Direction {
     fn after(&mut self, header: u8) {
         self.n += 1;
+        self.under_key += 1;
         self.quanta = usize::from(header & 0x0f) + 1;
         if header & 0x10 != 0 {
             self.key = *rekey(provider(), self.suite, &self.key).expect("the suite is supported");
+            self.under_key = 0;
         }
     }
 }
@@ -377,7 +381,7 @@ impl Wire {
         let key = |label: &[u8]| *traffic_secret(state.chaining_key(), label, suite, state.handshake_hash());
         let (i2r, r2i) = (key(b"peermux/1 i2r"), key(b"peermux/1 r2i"));
         let (ours, theirs) = if role == Role::Initiator { (i2r, r2i) } else { (r2i, i2r) };
-        let direction = |key, quanta| Direction { suite, key, n: 0, quanta: usize::from(quanta) };
+        let direction = |key, quanta| Direction { suite, key, n: 0, under_key: 0, quanta: usize::from(quanta) };
         Self { out: direction(ours, sends), back: direction(theirs, receives), binding: *state.handshake_hash() }
     }
 
@@ -701,7 +705,9 @@ impl Duel {
 
     /// The hostile peer says `frames` in one record of one quantum.
     pub fn say(&mut self, frames: &[u8]) {
-        let record = self.wire.seal(0, frames);
+        // The 65,536th record under a key updates it.
+        let header = if self.wire.out.under_key == 65_535 { 0x10 } else { 0 };
+        let record = self.wire.seal(header, frames);
         self.feed(&record);
     }
 

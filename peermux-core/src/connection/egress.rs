@@ -226,6 +226,9 @@ impl Connection {
         if !self.config.grease || area.room() < LONGEST || area.len() == 0 || self.rng.uniform(0, 16) != 0 {
             return;
         }
+        if !self.mux.may_send_control() {
+            return;
+        }
         // 31·N + 27 within 0x40 to 0x3fff.
         let kind = 31 * self.rng.uniform(2, 528) + 27;
         let mut frame = [0; LONGEST];

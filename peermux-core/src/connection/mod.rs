@@ -292,6 +292,7 @@ impl Connection {
         }
         if live && self.decision == Decision::Accepted {
             or(self.liveness.ping_at());
+            or(self.mux.timeout());
         }
         if records {
             or(self.closing.linger_until);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::halves::{RecvState, SendState};
 use super::ingress::SHARE_FROM;
-use super::{Mux, Pending, SEND_RESERVE};
+use super::{Budget, Mux, Pending, SEND_RESERVE, exists};
 use crate::code::{Code, ProtocolCode};
 use crate::error::{OpenError, ReadError, Wait, WriteError};
 use crate::id::StreamId;
@@ -117,7 +117,7 @@ impl Mux {
             stream.rare().blocked.get_or_insert((now, wait));
             if full && !stream.in_room {
                 stream.in_room = true;
-                self.room.push_back(slot);
+                self.room.push(slot, stream.serial);
             }
             return Err(WriteError::Blocked);
         }
@@ -341,7 +341,7 @@ impl Mux {
             self.want_control(slot);
         } else if raise >= window / 16 && !stream.in_riders {
             stream.in_riders = true;
-            self.riders.push_back(slot);
+            self.riders.push(slot, stream.serial);
         }
     }
 
@@ -415,10 +415,18 @@ impl Mux {
         if let Some(slot) = self.slot(id) {
             let stream = &mut self.streams[slot as usize];
             // A stream that was given up before OPEN never sends its control frames, and must not keep any.
-            if stream.recv.is_open() {
-                stream.pending.priority = Some(priority);
-                self.want_control(slot);
+            if !stream.recv.is_open() {
+                return;
             }
+            stream.pending.priority = Some(priority);
+            if !stream.restrained && !self.restraint.allows(self.now) {
+                if self.restrained.is_empty() {
+                    self.restrained_until = self.now + Budget::COOLS;
+                }
+                stream.restrained = true;
+                self.restrained.push(slot, stream.serial);
+            }
+            self.want_control(slot);
         }
     }
 
@@ -494,12 +502,9 @@ impl Mux {
         if self.room.is_empty() || self.queued > self.limits.send_buffer / 4 * 3 {
             return;
         }
-        while let Some(slot) = self.room.pop_front() {
-            if let Some(stream) = self.streams.get_mut(slot as usize)
-                && core::mem::take(&mut stream.in_room)
-            {
-                self.tell_writable(slot);
-            }
+        while let Some(slot) = self.room.pop(|slot, serial| exists(&self.streams, slot, serial)) {
+            self.streams[slot as usize].in_room = false;
+            self.tell_writable(slot);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Budgets for what a peer may repeat for free: `docs/spec.md` section 18.2.
 
+use core::time::Duration;
+
 use crate::code::ProtocolCode;
 use crate::error::Violation;
 use crate::time::Instant;
@@ -20,6 +22,17 @@ impl Bucket {
 
     /// Whether the level stays within its capacity after rising by `cost`.
     fn rise(&mut self, now: Instant, cost: u64) -> bool {
+        self.fall_with_time(now);
+        self.level += cost;
+        self.level <= self.capacity
+    }
+
+    fn has_room(&mut self, now: Instant) -> bool {
+        self.fall_with_time(now);
+        self.level < self.capacity
+    }
+
+    fn fall_with_time(&mut self, now: Instant) {
         let micros = now.saturating_since(self.fallen_at).as_micros();
         let fallen = u64::try_from(micros * u128::from(self.falls_each_second) / 1_000_000).unwrap_or(u64::MAX);
         if fallen >= self.level {
@@ -29,10 +42,8 @@ impl Bucket {
             self.level -= fallen;
             // The moment moves by what the whole units took, so nothing is rounded away.
             let took = u128::from(fallen) * 1_000_000 / u128::from(self.falls_each_second);
-            self.fallen_at = self.fallen_at + core::time::Duration::from_micros(took as u64);
+            self.fallen_at = self.fallen_at + Duration::from_micros(took as u64);
         }
-        self.level += cost;
-        self.level <= self.capacity
     }
 
     const fn fall(&mut self, by: u64) {
@@ -40,31 +51,39 @@ impl Bucket {
     }
 }
 
-/// The two budgets of a connection.
+/// What a peer may repeat, and how fast places of streams that it cancels come back.
 #[derive(Debug)]
 pub(crate) struct Budget {
     control: Bucket,
-    cancel: Bucket,
     /// Payload bytes that have not yet made the control level fall.
     payload: u64,
+    /// Frames for streams that have ended, and that nothing was done about.
+    ignored: u64,
+    cancelled: Bucket,
 }
 
 impl Budget {
     const CONTROL: u64 = 20_000;
     const CONTROL_EACH_SECOND: u64 = 1_000;
-    const CANCEL: u64 = 10_000;
-    const CANCEL_EACH_SECOND: u64 = 500;
     /// Payload bytes that make the control level fall by one.
     const PAYLOAD: u64 = 512;
+    /// Ignored frames that each stream which was ever opened pays for: RESET, STOP and FIN cross the end of a stream once each.
+    const IGNORED: u64 = 4;
+    /// Cancelled streams whose places come back at once.
+    const CANCELLED: u64 = 1_000;
+    const CANCELLED_EACH_SECOND: u64 = 1_000;
 
     pub(crate) const EMPTY_RECORD: u64 = 4;
     pub(crate) const KEY_UPDATE: u64 = 16;
+    /// After this time more places of cancelled streams may have come back.
+    pub(super) const COOLS: Duration = Duration::from_millis(20);
 
     pub(crate) const fn new(now: Instant) -> Self {
         Self {
             control: Bucket::new(Self::CONTROL, Self::CONTROL_EACH_SECOND, now),
-            cancel: Bucket::new(Self::CANCEL, Self::CANCEL_EACH_SECOND, now),
             payload: 0,
+            ignored: 0,
+            cancelled: Bucket::new(Self::CANCELLED, Self::CANCELLED_EACH_SECOND, now),
         }
     }
 
@@ -77,13 +96,10 @@ impl Budget {
         }
     }
 
-    /// The peer cancelled a half of a stream.
-    pub(crate) fn cancel(&mut self, now: Instant) -> Result<(), Violation> {
-        if self.cancel.rise(now, 1) {
-            Ok(())
-        } else {
-            Err(Violation::new(ProtocolCode::EXCESSIVE_LOAD, "too many cancelled streams"))
-        }
+    /// The peer sent a frame without payload that is ignored, since it can have crossed the end of one of the `streams` that were ever opened.
+    pub(crate) fn ignored(&mut self, now: Instant, streams: u64) -> Result<(), Violation> {
+        self.ignored += 1;
+        if self.ignored <= streams.saturating_mul(Self::IGNORED) { Ok(()) } else { self.control(now, 1) }
     }
 
     /// Payload went in either direction.
@@ -93,9 +109,54 @@ impl Budget {
         self.payload %= Self::PAYLOAD;
     }
 
-    /// A stream ended with FIN in both directions.
-    pub(crate) const fn stream_finished(&mut self) {
-        self.cancel.fall(2);
+    /// A stream is over. Its place comes back by MAX_STREAMS.
+    pub(super) const fn stream_over(&mut self) {
+        self.control.fall(1);
+    }
+
+    /// A stream of the peer is over that the peer did not cancel.
+    pub(super) const fn stream_worked(&mut self) {
+        self.cancelled.fall(1);
+    }
+
+    /// Whether the place of a stream that the peer cancelled comes back now.
+    pub(super) fn gives_back(&mut self, now: Instant) -> bool {
+        self.cancelled.has_room(now) && self.cancelled.rise(now, 1)
+    }
+}
+
+/// This side's own count of the control frames that it sends, as its peer counts them but with half of the capacity, which falls half as fast with time. While it is full, frames that
+/// can wait do, so that an application which causes many of them never exceeds the peer's budget, however they bunch on the way.
+#[derive(Debug)]
+pub(crate) struct Restraint {
+    control: Bucket,
+    payload: u64,
+}
+
+impl Restraint {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self { control: Bucket::new(Budget::CONTROL / 2, Budget::CONTROL_EACH_SECOND / 2, now), payload: 0 }
+    }
+
+    /// A control frame was sent.
+    pub(crate) fn sent(&mut self, now: Instant) {
+        self.control.rise(now, 1);
+    }
+
+    /// Whether a frame that can wait may be sent now.
+    pub(crate) fn allows(&mut self, now: Instant) -> bool {
+        self.control.has_room(now)
+    }
+
+    /// Payload went in either direction.
+    pub(super) const fn payload(&mut self, bytes: usize) {
+        self.payload += bytes as u64;
+        self.control.fall(self.payload / Budget::PAYLOAD);
+        self.payload %= Budget::PAYLOAD;
+    }
+
+    pub(super) const fn stream_over(&mut self) {
+        self.control.fall(1);
     }
 }
 
@@ -115,14 +176,25 @@ mod tests {
     }
 
     #[test]
-    fn cancelling_as_many_as_finish_is_never_too_much() {
+    fn what_can_cross_the_end_of_a_stream_is_free_however_many_streams_end_at_once() {
         let mut budget = Budget::new(Instant::ZERO);
-        for _ in 0..100_000 {
-            budget.cancel(Instant::ZERO).expect("RESET");
-            budget.cancel(Instant::ZERO).expect("STOP");
-            budget.stream_finished();
+        for streams in 1..=1_000_000 {
+            for _ in 0..4 {
+                budget.ignored(Instant::ZERO, streams).expect("no more than can cross");
+            }
         }
-        assert!((0..20_000).any(|_| budget.cancel(Instant::ZERO).is_err()));
+        let more = (0..30_000).take_while(|_| budget.ignored(Instant::ZERO, 1_000_000).is_ok()).count();
+        assert_eq!(more, 20_000);
+    }
+
+    #[test]
+    fn places_of_cancelled_streams_come_back_a_thousand_at_once_and_a_thousand_each_second() {
+        let mut budget = Budget::new(Instant::ZERO);
+        let mut back = |milli| (0..5_000).take_while(|_| budget.gives_back(Instant::from_millis(milli))).count();
+        assert_eq!(back(0), 1_000);
+        assert_eq!(back(20), 20);
+        assert_eq!(back(1_000), 980);
+        assert_eq!(back(3_600_000), 1_000, "a quiet time saves up no more");
     }
 
     #[test]

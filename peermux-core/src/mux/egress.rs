@@ -1,14 +1,20 @@
 //! Frames that leave, decided when the record is made (`docs/spec.md` section 12.2).
 
-use super::Mux;
 use super::halves::SendState;
 use super::schedule::{Need, Pick};
+use super::{Mux, exists};
 use crate::codec::Writer;
 use crate::wire::{Drain, MaxData, MaxStreamData, MaxStreams, Open, PriorityUpdate, Reset, Stop, StreamData};
 
 impl Mux {
     /// Whether there is anything that should cause a record.
     pub(crate) fn wants_record(&mut self) -> bool {
+        // What was to be said may have lost its use since.
+        while let Some(&slot) = self.control.front()
+            && !self.says(slot)
+        {
+            self.leave_control(slot);
+        }
         let connection = self.drains.to_send.is_some() || self.max_data_is_due() || self.peer_streams.is_due();
         !self.control.is_empty() || (connection && self.accepted) || self.next_pick().is_some()
     }
@@ -57,16 +63,22 @@ impl Mux {
             if !self.write_stream_control(slot, out, keep) {
                 break;
             }
-            self.control.pop_front();
-            self.streams[slot as usize].in_control = false;
-            self.try_free(slot);
+            self.leave_control(slot);
         }
+    }
+
+    /// The first stream of those with control frames has none any more.
+    fn leave_control(&mut self, slot: u32) {
+        self.control.pop_front();
+        self.streams[slot as usize].in_control = false;
+        self.try_free(slot);
     }
 
     fn fill_connection_control(&mut self, out: &mut Writer<'_>, keep: usize) {
         let fits = |out: &Writer<'_>, len: usize| out.room() >= keep + len;
         if self.max_data_is_due() && fits(out, MaxData::MAX_LEN) {
             MaxData(self.credit_in.grant()).encode(out);
+            self.restraint.sent(self.now);
         }
         if self.peer_streams.is_due() && fits(out, MaxStreams::MAX_LEN) {
             self.write_max_streams(out);
@@ -82,14 +94,15 @@ impl Mux {
     fn write_max_streams(&mut self, out: &mut Writer<'_>) {
         self.peer_streams.granted += self.peer_streams.raise();
         MaxStreams(self.peer_streams.granted).encode(out);
+        self.restraint.sent(self.now);
     }
 
     /// Writes the control frames of one stream; false if not all of them fitted.
     fn write_stream_control(&mut self, slot: u32, out: &mut Writer<'_>, keep: usize) -> bool {
-        let stream = &mut self.streams[slot as usize];
-        let Some(wire) = stream.wire() else { return true };
         let longest = Reset::MAX_LEN.max(Stop::MAX_LEN).max(MaxStreamData::MAX_LEN).max(PriorityUpdate::MAX_LEN);
-        while if self.accepted { stream.pending.any() } else { stream.pending.answers() } {
+        while self.says(slot) {
+            let stream = &mut self.streams[slot as usize];
+            let Some(wire) = stream.wire() else { return true };
             if out.room() < keep + longest {
                 return false;
             }
@@ -102,11 +115,13 @@ impl Mux {
             } else if core::mem::take(&mut stream.pending.max_data) {
                 if stream.recv.is_open() && stream.recv.credit.raise() > 0 {
                     MaxStreamData { stream: wire, maximum: stream.recv.credit.grant() }.encode(out);
+                    self.restraint.sent(self.now);
                 }
             } else if let Some(priority) = stream.pending.priority.take()
                 && stream.recv.is_open()
             {
                 PriorityUpdate { stream: wire, priority }.encode(out);
+                self.restraint.sent(self.now);
             }
         }
         true
@@ -169,7 +184,7 @@ impl Mux {
         self.refresh(slot);
         self.tell_writable(slot);
         self.tell_stopped(slot);
-        self.after_end_of_half(slot);
+        self.try_free(slot);
     }
 
     /// Gathers payload of one stream: all that it may send, or as much as there is room for.
@@ -199,6 +214,7 @@ impl Mux {
         stream.send.credit.spend(take);
         self.credit_out.spend(take);
         self.budget.payload(take);
+        self.restraint.payload(take);
         if fin {
             self.fin_was_sent(slot);
         } else {
@@ -213,23 +229,37 @@ impl Mux {
         true
     }
 
+    /// Counts a control frame that another machine sends; false, and nothing is counted, if there were so many that this one has to wait.
+    pub(crate) fn may_send_control(&mut self) -> bool {
+        let allows = self.restraint.allows(self.now);
+        if allows {
+            self.restraint.sent(self.now);
+        }
+        allows
+    }
+
     /// Credit that is not due rides where padding would stand.
     fn fill_riders(&mut self, out: &mut Writer<'_>) {
+        if !self.restraint.allows(self.now) {
+            return;
+        }
         if self.credit_in.raise() >= self.credit_in.window() / 16 && out.room() >= MaxData::MAX_LEN {
             MaxData(self.credit_in.grant()).encode(out);
+            self.restraint.sent(self.now);
         }
         if self.peer_streams.raise() >= (self.peer_streams.window / 8).max(1) && out.room() >= MaxStreams::MAX_LEN {
             self.write_max_streams(out);
         }
         while out.room() >= MaxStreamData::MAX_LEN {
-            let Some(slot) = self.riders.pop_front() else { return };
-            let Some(stream) = self.streams.get_mut(slot as usize) else { continue };
-            if core::mem::take(&mut stream.in_riders)
-                && stream.recv.is_open()
+            let Some(slot) = self.riders.pop(|slot, serial| exists(&self.streams, slot, serial)) else { return };
+            let stream = &mut self.streams[slot as usize];
+            stream.in_riders = false;
+            if stream.recv.is_open()
                 && stream.recv.credit.raise() > 0
                 && let Some(wire) = stream.wire()
             {
                 MaxStreamData { stream: wire, maximum: stream.recv.credit.grant() }.encode(out);
+                self.restraint.sent(self.now);
             }
         }
     }

@@ -84,11 +84,13 @@ impl Mux {
             ));
         }
         self.budget.payload(len);
+        self.restraint.payload(len);
         let slot = match found {
             Found::Slot(slot) if !self.streams[slot as usize].has_ended() => slot,
             _ => {
                 self.credit_back(len);
-                return self.budget.control(self.now, 1);
+                // Payload that crosses the end of a stream costs what payload costs.
+                return if len == 0 { self.ignored() } else { Ok(()) };
             }
         };
         let stream = &mut self.streams[slot as usize];
@@ -112,13 +114,15 @@ impl Mux {
             }
         }
         if frame.fin {
-            self.streams[slot as usize].recv.state = RecvState::Finished;
+            let stream = &mut self.streams[slot as usize];
+            stream.recv.state = RecvState::Finished;
+            stream.pending.receiving_ended();
         } else if len == 0 {
             self.budget.control(self.now, 1)?;
         }
         self.tell_readable(slot);
         if frame.fin {
-            self.after_end_of_half(slot);
+            self.try_free(slot);
         }
         Ok(())
     }
@@ -126,30 +130,44 @@ impl Mux {
     pub(crate) fn on_reset(&mut self, frame: Reset) -> Result<(), Violation> {
         let slot = match self.find(frame.stream)? {
             Found::Slot(slot) if !self.streams[slot as usize].has_ended() => slot,
-            _ => return self.budget.control(self.now, 1),
+            _ => return self.ignored(),
         };
         let stream = &mut self.streams[slot as usize];
         if !stream.recv.is_open() {
             return Err(Self::violation(ProtocolCode::STREAM_STATE, "RESET after FIN or RESET", frame.stream));
         }
         stream.recv.state = RecvState::Reset;
+        stream.pending.receiving_ended();
         stream.rare().recv_code = frame.code;
         let unread = stream.recv.queue.clear();
         stream.recv.credit.consume(unread);
         self.credit_back(unread);
         self.tell_readable(slot);
-        self.after_end_of_half(slot);
-        self.budget.cancel(self.now)
+        self.mark_cancelled(slot);
+        self.try_free(slot);
+        Ok(())
     }
 
     pub(crate) fn on_stop(&mut self, frame: Stop) -> Result<(), Violation> {
         let slot = match self.find(frame.stream)? {
             Found::Slot(slot) if self.streams[slot as usize].send.is_open() => slot,
-            _ => return self.budget.control(self.now, 1),
+            _ => return self.ignored(),
         };
+        self.mark_cancelled(slot);
         self.reset_slot(slot, SendState::Stopped, frame.code);
         self.tell_writable(slot);
-        self.budget.cancel(self.now)
+        Ok(())
+    }
+
+    /// The peer cancels `slot`. If the peer opened it, and this side's application has neither finished nor given up its half, work may have been for nothing.
+    fn mark_cancelled(&mut self, slot: u32) {
+        let stream = &mut self.streams[slot as usize];
+        stream.cancelled |= !stream.opened_here && stream.send.state == SendState::Open;
+    }
+
+    /// A frame without payload is ignored.
+    fn ignored(&mut self) -> Result<(), Violation> {
+        self.budget.ignored(self.now, self.opened + self.peer_streams.opened)
     }
 
     pub(crate) fn on_priority(&mut self, frame: PriorityUpdate) -> Result<(), Violation> {

@@ -14,6 +14,7 @@ mod egress;
 mod halves;
 mod ingress;
 mod names;
+mod queue;
 mod schedule;
 
 use alloc::boxed::Box;
@@ -27,6 +28,7 @@ use core::time::Duration;
 use slab::Slab;
 
 pub(crate) use budget::Budget;
+use budget::Restraint;
 pub(crate) use ingress::Source;
 
 use crate::code::{Code, ProtocolCode};
@@ -38,8 +40,9 @@ use crate::wakers::{Interest, Notices};
 use crate::wire::{Priority, Settings};
 use chunks::Spares;
 use credit::{Growth, RecvCredit, SendCredit};
-use halves::{RecvHalf, RecvState, SendHalf, SendState};
+use halves::{RecvHalf, SendHalf, SendState};
 use names::Names;
+use queue::SlotQueue;
 use schedule::{Need, Schedule};
 
 /// What the application may want to know of its streams.
@@ -87,9 +90,13 @@ struct Stream {
     in_riders: bool,
     /// It is in the queue of those that wait for room in the connection's send buffer.
     in_room: bool,
+    /// Its PRIORITY waits, and it is in the queue of those that do.
+    restrained: bool,
     opened_here: bool,
     /// It may travel as early data, or did.
     early: bool,
+    /// The peer opened it, and cancelled it before this side's application had ended its half.
+    cancelled: bool,
     /// The application holds it, or it waits to be accepted.
     held: bool,
     /// Its queued bytes as counted in [`Mux::queued`], and whether in [`Mux::ready`] too.
@@ -139,6 +146,13 @@ impl Pending {
     /// Of these, what may be said on early data before the peer is accepted (`docs/spec.md` section 6, rule 9).
     const fn answers(&self) -> bool {
         self.reset || self.stop || self.max_data
+    }
+
+    /// The receiving half has ended: what is about it is of no use any more.
+    const fn receiving_ended(&mut self) {
+        self.stop = false;
+        self.max_data = false;
+        self.priority = None;
     }
 }
 
@@ -198,6 +212,9 @@ struct PeerStreams {
     closed: u64,
     granted: u64,
     window: u64,
+    /// Streams that the peer cancelled and that are over: their places come back later (`docs/spec.md` section 11.2).
+    cooling: u64,
+    cools_at: Instant,
 }
 
 impl PeerStreams {
@@ -250,10 +267,14 @@ pub(crate) struct Mux {
     names_in: Names,
     schedule: Schedule,
     pub(crate) budget: Budget,
+    restraint: Restraint,
+    /// Streams with a PRIORITY that waits for the restraint, and when the wait is over.
+    restrained: SlotQueue,
+    restrained_until: Instant,
 
     control: VecDeque<u32>,
-    riders: VecDeque<u32>,
-    room: VecDeque<u32>,
+    riders: SlotQueue,
+    room: SlotQueue,
     drains: Drains,
     /// Before the peer is accepted only early streams may send.
     accepted: bool,
@@ -268,6 +289,11 @@ pub(crate) struct Mux {
     notices: Notices<StreamEvent>,
     /// `Opened` waits to be told: a peer that opens and resets for ever does not make the queue grow.
     opened_waits: bool,
+}
+
+/// Whether the stream that `serial` belongs to is still in `slot`.
+fn exists(streams: &Slab<Box<Stream>>, slot: u32, serial: u64) -> bool {
+    streams.get(slot as usize).is_some_and(|stream| stream.serial == serial)
 }
 
 impl Mux {
@@ -293,6 +319,8 @@ impl Mux {
                 closed: 0,
                 granted: limits.ours.initial_max_streams,
                 window: limits.ours.initial_max_streams,
+                cooling: 0,
+                cools_at: now,
             },
             credit_out: SendCredit::new(theirs.initial_max_data),
             credit_in: RecvCredit::new(limits.ours.initial_max_data),
@@ -302,9 +330,12 @@ impl Mux {
             names_in: Names::default(),
             schedule: Schedule::default(),
             budget: Budget::new(now),
+            restraint: Restraint::new(now),
+            restrained: SlotQueue::default(),
+            restrained_until: now,
             control: VecDeque::new(),
-            riders: VecDeque::new(),
-            room: VecDeque::new(),
+            riders: SlotQueue::default(),
+            room: SlotQueue::default(),
             drains: Drains::default(),
             accepted: false,
             spares: Spares::default(),
@@ -317,8 +348,49 @@ impl Mux {
         }
     }
 
-    pub(crate) const fn set_now(&mut self, now: Instant) {
+    pub(crate) fn set_now(&mut self, now: Instant) {
         self.now = now;
+        if self.places_at().is_some_and(|at| at <= now) {
+            self.cool();
+        }
+        if self.restraint_at().is_some_and(|at| at <= now) {
+            self.end_restraint();
+        }
+    }
+
+    /// When [`Mux::set_now`] is to be called, for places of cancelled streams that come back, or for frames that wait.
+    pub(crate) fn timeout(&self) -> Option<Instant> {
+        [self.places_at(), self.restraint_at()].into_iter().flatten().min()
+    }
+
+    fn places_at(&self) -> Option<Instant> {
+        (self.peer_streams.cooling > 0 && self.ended.is_none()).then_some(self.peer_streams.cools_at)
+    }
+
+    fn restraint_at(&self) -> Option<Instant> {
+        (!self.restrained.is_empty() && self.ended.is_none()).then_some(self.restrained_until)
+    }
+
+    /// Sends what waited for the restraint, as far as there is room again.
+    fn end_restraint(&mut self) {
+        self.restrained_until = self.now + Budget::COOLS;
+        let mut room = 10;
+        while room > 0 && self.restraint.allows(self.now) {
+            let Some(slot) = self.restrained.pop(|slot, serial| exists(&self.streams, slot, serial)) else { return };
+            self.streams[slot as usize].restrained = false;
+            self.want_control(slot);
+            room -= 1;
+        }
+    }
+
+    /// Gives places of cancelled streams back, as many as may come back now.
+    fn cool(&mut self) {
+        let places = &mut self.peer_streams;
+        while places.cooling > 0 && self.budget.gives_back(self.now) {
+            places.cooling -= 1;
+            places.closed += 1;
+        }
+        places.cools_at = self.now + Budget::COOLS;
     }
 
     pub(crate) const fn set_round_trip(&mut self, round_trip: Duration) {
@@ -448,8 +520,10 @@ impl Mux {
             in_control: false,
             in_riders: false,
             in_room: false,
+            restrained: false,
             opened_here,
             early: false,
+            cancelled: false,
             held: true,
             counted: 0,
             counted_ready: false,
@@ -493,12 +567,19 @@ impl Mux {
 
     /// `slot` has control frames to write. One that is not yet open on the wire keeps them until it is.
     fn want_control(&mut self, slot: u32) {
+        let says = self.says(slot);
         let stream = &mut self.streams[slot as usize];
-        let says = if self.accepted { stream.pending.any() } else { stream.pending.answers() };
         if stream.wire().is_some() && says && !stream.in_control && self.ended.is_none() {
             stream.in_control = true;
             self.control.push_back(slot);
         }
+    }
+
+    /// Whether `slot` has control frames that may be sent.
+    fn says(&self, slot: u32) -> bool {
+        let stream = &self.streams[slot as usize];
+        let priority = self.accepted && !stream.restrained && stream.pending.priority.is_some();
+        stream.pending.answers() || priority
     }
 
     fn tell_opened(&mut self) {
@@ -560,15 +641,6 @@ impl Mux {
         self.credit_in.consume(bytes);
     }
 
-    /// After a half has ended on the wire.
-    fn after_end_of_half(&mut self, slot: u32) {
-        let stream = &self.streams[slot as usize];
-        if stream.send.state == SendState::Finished && stream.recv.state == RecvState::Finished {
-            self.budget.stream_finished();
-        }
-        self.try_free(slot);
-    }
-
     /// Forgets a stream that has ended, that the application let go of, and of which nothing is queued.
     fn try_free(&mut self, slot: u32) {
         let stream = &self.streams[slot as usize];
@@ -579,12 +651,16 @@ impl Mux {
         self.refresh(slot);
         self.schedule.set_need(slot, self.streams[slot as usize].serial, Need::Nothing);
         let mut stream = self.streams.remove(slot as usize);
-        // Or its places would stay for as long as every record is full, or the send buffer.
+        let streams = &self.streams;
+        let exists = |slot, serial| exists(streams, slot, serial);
         if stream.in_riders {
-            self.riders.retain(|&other| other != slot);
+            self.riders.forget_one(exists);
         }
         if stream.in_room {
-            self.room.retain(|&other| other != slot);
+            self.room.forget_one(exists);
+        }
+        if stream.restrained {
+            self.restrained.forget_one(exists);
         }
         self.queued -= stream.counted as usize;
         self.ready -= stream.counted_ready();
@@ -592,8 +668,16 @@ impl Mux {
         if let Some(wire) = stream.wire() {
             self.by_wire.remove(&wire);
         }
-        if !stream.opened_here {
+        self.budget.stream_over();
+        self.restraint.stream_over();
+        if !stream.opened_here && stream.cancelled {
+            self.peer_streams.cooling += 1;
+            if self.peer_streams.cooling == 1 {
+                self.cool();
+            }
+        } else if !stream.opened_here {
             self.peer_streams.closed += 1;
+            self.budget.stream_worked();
         }
         if self.places.len() < Self::PLACES {
             stream.let_go();
@@ -613,10 +697,11 @@ impl Mux {
         assert_eq!(self.ready, sum(Stream::counted_ready), "ready bytes");
         assert_eq!(self.credit_in.unread(), sum(|stream| stream.recv.queue.len()) as u64, "unread bytes");
         let peer_streams = self.streams.iter().filter(|(_, stream)| !stream.opened_here).count() as u64;
-        assert_eq!(self.peer_streams.opened - self.peer_streams.closed, peer_streams, "streams of the peer");
+        let PeerStreams { opened, closed, cooling, .. } = self.peer_streams;
+        assert_eq!(opened - closed - cooling, peer_streams, "streams of the peer");
         assert!(self.peer_streams.opened <= self.peer_streams.granted, "streams granted");
-        for queue in [&self.control, &self.riders, &self.room] {
-            assert!(queue.len() <= self.streams.len(), "streams that have gone stand in a queue");
+        for entries in [self.control.len(), self.riders.len(), self.room.len()] {
+            assert!(entries <= self.streams.len(), "streams that have gone are in a queue");
         }
         for (_, stream) in &self.streams {
             assert!(stream.send.queue.len() as u64 <= stream.send.credit.left(), "queued within credit");
