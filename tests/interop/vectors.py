@@ -28,6 +28,8 @@ ABOUT = {
     "negative": SEE + "Each vector: kind, the input that this kind needs, and error, the outcome; null says that there is none.",
 }
 HEX_FIELDS = ("data", "payload", "bytes", "attestation")
+# Members that are decimal strings in the files: what may not fit into a double (section 21.1).
+LONG = frozenset({"value", "stream", "maximum", "window", "index", "code", "number", "settings", "n", "first_n", "now", "timestamp", "started", "key_made"})
 
 
 def rnd(label: str, n: int = 32) -> bytes:
@@ -40,6 +42,31 @@ def counter(n: int) -> bytes:
 
 
 # ---- JSON forms ----
+
+def converted(j: Any, convert: Callable[[Any], Any], long: bool = False) -> Any:
+    """The same with `convert` applied to every value of the members in LONG, and to what is in their arrays."""
+    if isinstance(j, dict):
+        # Settings: in the vectors of shaping the two sides are pairs of them.
+        shaping = j.get("kind") == "shaping"
+        return {k: converted(v, convert, k in LONG or shaping and k in ("initiator", "responder", "holds")) for k, v in j.items()}
+    if isinstance(j, list):
+        return [converted(v, convert, long) for v in j]
+    return convert(j) if long and j is not None else j
+
+
+def dumped(j: Json) -> str:
+    """A vector as it stands in its file. The rest of this program has integers for all numbers."""
+    return json.dumps(converted(j, str), ensure_ascii=False, separators=(",", ":"))
+
+
+def loaded(stem: str) -> list[Json]:
+    def number(v: Any) -> int:
+        assert isinstance(v, str) and str(int(v)) == v, f"{v!r} is not a decimal string"
+        return int(v)
+    out: list[Json] = converted(json.loads((DIR / f"{stem}.json").read_text(encoding="utf-8"))["vectors"], number)
+    return out
+
+
 
 def frame_json(fr: Frame) -> Json:
     out: Json = {"type": fr.kind} if fr.kind != "SKIPPABLE" else {"type": "SKIPPABLE", "number": fr.f["type"]}
@@ -798,7 +825,7 @@ def make() -> int:
                 handshakes[v["name"]] = v | out
         names = [v.get("name", v.get("value")) for v in done]
         assert len(set(zip(names, [v.get("kind") for v in done]))) == len(names), "names must differ"
-        lines = ",\n".join(json.dumps(v, ensure_ascii=False, separators=(",", ":")) for v in done)
+        lines = ",\n".join(map(dumped, done))
         text = f'{{"about":{json.dumps(ABOUT[stem])},"vectors":[\n{lines}\n]}}\n'
         (DIR / f"{stem}.json").write_text(text, encoding="utf-8")
         print(f"{stem}.json: {len(done)} vectors, {len(text)} bytes")
@@ -809,7 +836,7 @@ def check() -> int:
     handshakes: dict[str, Json] = {}
     total = bad = 0
     for stem in FILES:
-        vectors = json.loads((DIR / f"{stem}.json").read_text(encoding="utf-8"))["vectors"]
+        vectors = loaded(stem)
         if stem == "handshake":
             handshakes = {v["name"]: v for v in vectors}
         for v in vectors:

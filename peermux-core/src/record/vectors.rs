@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::{Header, KEY_AGE, OVERHEAD, OpenError, Opener, Sealer, TAG};
 use crate::crypto::rekey;
 use crate::time::Instant;
-use crate::vectors::{Outputs, area, array, bytes, flag, list, number, outputs, provider, size, suite};
+use crate::vectors::{Outputs, area, array, bytes, flag, list, long, number, outputs, provider, size, suite};
 use crate::wire::QUANTUM;
 
 pub(crate) fn run(vector: &Value) -> Outputs {
@@ -25,7 +25,7 @@ pub(crate) fn run(vector: &Value) -> Outputs {
         let mut made = given.clone();
         let len = sealer.next_len();
         assert_eq!(opener.next_len(), len);
-        made["n"] = json!(sealer.count());
+        made["n"] = long(sealer.count());
         made["size"] = json!(len / QUANTUM);
         made["key"] = json!(hex::encode(key));
         let header = Header {

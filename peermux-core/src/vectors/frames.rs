@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use serde_json::{Value, json};
 
-use super::{Outputs, bytes, flag, list, number, outputs, size, text};
+use super::{Outputs, bytes, flag, list, number, optional, outputs, size, text};
 use crate::code::{Code, ProtocolCode};
 use crate::codec::Writer;
 use crate::connection;
@@ -44,8 +44,8 @@ fn body(json: &Value) -> Vec<u8> {
 
 /// The frame that JSON describes, whose bytes are in `body`; `None` for padding, which is no frame to a receiver.
 fn frame<'a>(json: &'a Value, body: &'a [u8]) -> Option<Frame<'a>> {
-    let stream = json["stream"].as_u64().unwrap_or(0);
-    let maximum = json["maximum"].as_u64().unwrap_or(0);
+    let stream = optional(&json["stream"]).unwrap_or(0);
+    let maximum = optional(&json["maximum"]).unwrap_or(0);
     Some(match text(&json["type"]) {
         "PADDING" => return None,
         "PING" => Frame::Ping(Ping(super::array(&json["data"]))),

@@ -46,8 +46,41 @@ pub(crate) fn text(value: &Value) -> &str {
     value.as_str().expect("a text")
 }
 
+/// The members whose value may not fit into a double: decimal strings, wherever they occur. All other numbers are JSON numbers.
+const LONG: [&str; 14] = [
+    "value",
+    "stream",
+    "maximum",
+    "window",
+    "index",
+    "code",
+    "number",
+    "settings",
+    "n",
+    "first_n",
+    "now",
+    "timestamp",
+    "started",
+    "key_made",
+];
+
+/// A number in either form: [`numbers_that_may_be_long_are_strings`] checks which one it has.
 pub(crate) fn number(value: &Value) -> u64 {
-    value.as_u64().expect("a number")
+    optional(value).expect("a number")
+}
+
+/// The same where a member may be null, or may not be there.
+pub(crate) fn optional(value: &Value) -> Option<u64> {
+    match value {
+        Value::Null => None,
+        Value::String(digits) => Some(digits.parse().expect("a decimal number")),
+        value => Some(value.as_u64().expect("a number")),
+    }
+}
+
+/// A number as a member in [`LONG`] holds it.
+pub(crate) fn long(number: u64) -> Value {
+    Value::String(number.to_string())
 }
 
 pub(crate) fn flag(value: &Value) -> bool {
@@ -195,6 +228,37 @@ fn check_one(stem: &str) {
 /// A line of a file: a vector and perhaps a comma.
 fn parse(line: &str) -> Option<Value> {
     serde_json::from_str(line.strip_suffix(',').unwrap_or(line)).ok()
+}
+
+/// Checks the form of every number in `value`; `long` says whether it stands in a member that holds strings.
+fn check_numbers(value: &Value, is_long: bool) {
+    match value {
+        Value::Object(members) => {
+            // Of shaping the two sides are pairs of settings.
+            let shaping = members.get("kind").is_some_and(|kind| kind == "shaping");
+            for (name, value) in members {
+                let pair = shaping && ["initiator", "responder", "holds"].contains(&name.as_str());
+                check_numbers(value, pair || LONG.contains(&name.as_str()));
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| check_numbers(value, is_long)),
+        Value::String(digits) if is_long => {
+            let number: u64 = digits.parse().expect("a decimal number");
+            assert_eq!(number.to_string(), *digits, "no digit too many");
+        }
+        Value::Number(number) => {
+            assert!(!is_long, "{number} is not a string");
+            assert!(number.as_u64().is_some_and(|number| number < 1 << 53), "{number} is too large for a JSON number");
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn numbers_that_may_be_long_are_strings() {
+    for (stem, _) in FILES {
+        vectors(stem).iter().for_each(|vector| check_numbers(vector, false));
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use serde_json::{Value, json};
 
-use super::{Outputs, array, list, number, outputs, size, text};
+use super::{Outputs, array, list, long, number, optional, outputs, size, text};
 use crate::crypto::PublicKey;
 use crate::early::StrikeRegister;
 use crate::shape::{agree, padme};
@@ -22,7 +22,7 @@ pub(super) fn run(vector: &Value) -> Outputs {
             let largest = largest.min(their_largest);
             let agreed = agree(ours, theirs, largest);
             assert_eq!(agree(theirs, ours, largest), agreed);
-            outputs(json!({ "holds": agreed.value() }))
+            outputs(json!({ "holds": long(agreed.value()) }))
         }
         "strike" => outputs(json!({ "offers": strike(vector) })),
         kind => panic!("an unknown kind: {kind}"),
@@ -39,7 +39,7 @@ fn strike(vector: &Value) -> Vec<Value> {
         let ephemeral = PublicKey::from_bytes(array(&offer["ephemeral"]));
         let now = number(&offer["now"]);
         // Without TIMESTAMP nothing is offered to the register.
-        let timestamp = offer["timestamp"].as_u64();
+        let timestamp = optional(&offer["timestamp"]);
         let accepted = timestamp.is_some_and(|timestamp| register.strike(&ephemeral, timestamp, now).is_ok());
         offer["accepted"] = json!(accepted);
         offer
@@ -59,7 +59,7 @@ pub(super) fn attestation(vector: &Value) -> Outputs {
 
     let role = if number(&vector["role"]) == 0 { Role::Initiator } else { Role::Responder };
     let key = PublicKey::from_bytes(array(&vector["static"]));
-    let bound = verify(&super::bytes(&vector["attestation"]), role, &key, vector["now"].as_u64());
+    let bound = verify(&super::bytes(&vector["attestation"]), role, &key, super::optional(&vector["now"]));
     let identity = bound.as_ref().ok().map(|identity| hex::encode(identity.as_bytes()));
     outputs(json!({ "identity": identity, "error": bound.err().map(|_| "UNBOUND") }))
 }
