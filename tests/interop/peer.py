@@ -564,8 +564,7 @@ def listen(args: argparse.Namespace) -> int:
             if not pm.chosen_from(b"\1", me.suites, p):
                 raise pm.HandshakeFailed("the choice was not offered")
             suite, i2r_size = p.suites[0], (p.header & 15) + 1
-            if i2r_size > me.limits[pm.MAX_RECORD]:
-                raise pm.HandshakeFailed("P3 announces a record above MAX_RECORD")
+            pm.check_size_of_first(p.header, me.limits[pm.MAX_RECORD])
             me.not_oneself(hs.si)
             mux = Mux(1, me.limits, p.limits)
         secrets = pm.derive(hs.state.h, hs.state.ck, suite)

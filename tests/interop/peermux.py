@@ -643,9 +643,9 @@ class Direction:
     def open(self, record: bytes, max_record: int, area_size: Optional[int] = None) -> tuple[int, list[Frame]]:
         """Header and frames. area_size is 1136 for i2r record 0 in IK. Raises AuthFailed, ProtocolError."""
         assert len(record) == self.size * Q
+        plain = unseal(self.suite, self.key, self.n, b"", record)
         if self.used >= KEY_RECORDS:
             raise ProtocolError("KEY_LIMIT")
-        plain = unseal(self.suite, self.key, self.n, b"", record)
         head, area = plain[0], plain[1:]
         check_header(head, max_record)
         if area_size is not None:
@@ -665,6 +665,12 @@ def check_header(head: int, max_record: int) -> None:
         raise ProtocolError("RECORD_INVALID", "announcement above MAX_RECORD")
     if head & END and head & 0x1F:
         raise ProtocolError("RECORD_INVALID", "end bit with an announcement or a key update")
+
+
+def check_size_of_first(head: int, max_record: int) -> None:
+    """The size of i2r record 0 in fallback, which the header of P3 announces."""
+    if (head & 15) + 1 > max_record:
+        raise Malformed("P3 announces a record above MAX_RECORD")
 
 
 def check_end(head: int, frames: list[Frame]) -> None:

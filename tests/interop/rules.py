@@ -85,10 +85,10 @@ def decode_early(area: bytes) -> list[Frame]:
 
 
 def decode_answers(area: bytes, accepted: bool) -> list[Frame]:
-    """The frames of P2 in IK."""
-    frames = decode_area(area)
+    """The frames of P2 in IK, which nobody looks at where no early data was accepted."""
+    frames = decode_area(area) if accepted else []
     for fr in frames:
-        if not accepted or fr.kind not in ANSWERS | {"SKIPPABLE"}:
+        if fr.kind not in ANSWERS | {"SKIPPABLE"}:
             raise ProtocolError("FRAME_NOT_ALLOWED", f"{fr.kind} in P2")
     return frames
 

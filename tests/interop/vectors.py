@@ -231,6 +231,34 @@ def run_early(v: Json) -> None:
             raise
 
 
+def run_answers(v: Json) -> None:
+    """The initiator of early data reads P2."""
+    mux = Mux(0, pm.check_settings([]), pm.check_settings([]))
+    stream = mux.open("")
+    stream.out += b"x"
+    assert mux.fill(pm.FLIGHT3_AREA) == pm.encode_frames([Frame("OPEN", {"stream": 0, "priority": 3, "form": "none"}), stream_frame(0, b"x")])
+    mux.receive(rules.decode_answers(bytes.fromhex(v["area"]).ljust(pm.KINDS["P2-IK"][1], b"\0"), v["accepted"]), record=False)
+
+
+def run_p3(v: Json) -> None:
+    """The responder reads flight 3 of fallback, and the records after it."""
+    mux = Mux(1, pm.check_settings([]), pm.check_settings([]))
+    areas = [bytes.fromhex(h) for h in (v["area"], *v["areas"])]
+    try:
+        p3 = pm.decode_payload("P3", pm.encode_payload("P3", VS, areas[0], v["header"]))
+        pm.check_size_of_first(p3.header, mux.mine[pm.MAX_RECORD])
+    except pm.Malformed as e:
+        raise pm.HandshakeFailed(str(e)) from None
+    for i, area in enumerate(areas):
+        try:
+            frames = pm.decode_area(p3.area if i == 0 else area)
+            pm.check_end(p3.header if i == 0 else 0, frames)
+            mux.receive(frames, record=i > 0)
+        except pm.ProtocolError:
+            assert i == len(areas) - 1, v["name"]
+            raise
+
+
 def run_own_key(v: Json, base: Json) -> None:
     """`base` is the vector with the initiator's static key replaced by the responder's."""
     ini, res, m1 = start(base)
@@ -278,6 +306,10 @@ def run_negative(v: Json, handshakes: dict[str, Json]) -> Json:
         return {"error": outcome(lambda: pm.decode_payload(v["payload"], bytes.fromhex(v["plaintext"]).ljust(size, b"\0")))}
     if kind == "early":
         return {"error": outcome(lambda: run_early(v))}
+    if kind == "answers":
+        return {"error": outcome(lambda: run_answers(v))}
+    if kind == "p3":
+        return {"error": outcome(lambda: run_p3(v))}
     if kind == "attestation":
         who = rules.identity(bytes.fromhex(v["attestation"]), bytes.fromhex(v["static"]), v["role"], v["now"])
         return {"identity": who and who.hex(), "error": None if who else "UNBOUND"}
@@ -591,6 +623,7 @@ def negative_vectors() -> Iterator[Json]:
     yield tlv_vec("EARLY without TIMESTAMP", None, [*VS, (3, b"\2")])
     yield tlv_vec("a TIMESTAMP is ignored, whatever its length", None, [*VS, (4, bytes(7))], "P2-IK")
     yield tlv_vec("EARLY is ignored", None, [*VS, (3, b"\2")], "P3")
+    yield tlv_vec("TIMESTAMP twice, although one is ignored", M, [*VS, (4, bytes(8)), (4, bytes(8))], "P2-IK")
     base = pm.encode_payload("P1", VS)
     yield payload_vec("P1: a byte after the frame area", M, "P1", base[:8 + 1136] + b"\1")
     base = pm.encode_payload("P2-IK", VS)
@@ -692,6 +725,50 @@ def negative_vectors() -> Iterator[Json]:
     yield early("refused and not sent again", "STREAM_ID", [op(0), data], [op(2)], accepted=False)
     yield early("refused: a name from early data", "FRAME_ENCODING", [op(0, form="new", name="a")], [op(0, form="index", index=0)], accepted=False)
     yield early("refused: not parsed", None, b"\x0e\xff\x0a" + counter(1000), [op(0)], accepted=False)
+    for n, error in ((15, None), (16, "SETTINGS_INVALID")):
+        yield early(f"SETTINGS in record {n}, where flight 3 is record 0", error, [], *[[]] * n, [settings])
+    for n, error in ((15, None), (16, N)):
+        yield early(f"ATTESTATION in record {n}, where flight 3 is record 0", error, [], *[[]] * n, [att])
+    # answers in P2
+    def answers(name: str, error: Any, frames: Any, accepted: bool = True) -> Json:
+        raw = frames if isinstance(frames, bytes) else pm.encode_frames(frames)
+        return v("answers", name, error, accepted=accepted, area=raw.hex())
+    grant = Frame("MAX_STREAM_DATA", {"stream": 0, "maximum": 5000})
+    yield answers("accepted: nothing", None, [])
+    yield answers("accepted: an answer", None, [data, stream_frame(0, b"y", True)])
+    yield answers("accepted: all that may answer", None, [grant, stop, data, reset])
+    yield answers("accepted: a skippable frame", None, [Frame("SKIPPABLE", {"type": 0x59, "bytes": b"grease"}), data])
+    for fr in (Frame("PING", {"data": bytes(8)}), Frame("PONG", {"data": bytes(8)}), Frame("MAX_DATA", {"maximum": 5000}), Frame("MAX_STREAMS", {"maximum": 20}), op(1),
+               Frame("PRIORITY", {"stream": 0, "priority": 1}), Frame("CLOSE", {"layer": 0, "code": 1, "reason": ""}), drain, settings, att):
+        yield answers(f"accepted: {fr.kind}", N, [fr])
+    yield answers("accepted: data for a stream that was not in early data", "STREAM_ID", [stream_frame(2, b"y")])
+    yield answers("accepted: a frame is cut off", "FRAME_ENCODING", b"\x12\0\x30" + counter(45))
+    yield answers("accepted: padding is not zero", "RECORD_INVALID", b"\0\1")
+    yield answers("refused: PING", None, [Frame("PING", {"data": bytes(8)})], accepted=False)
+    yield answers("refused: data", None, [data], accepted=False)
+    yield answers("refused: not parsed", None, b"\x0e\xff\x0a", accepted=False)
+    # flight 3 of fallback
+    def p3(name: str, error: Any, frames: Any, *records: list[Frame], head: int = 0) -> Json:
+        raw = frames if isinstance(frames, bytes) else pm.encode_frames(frames)
+        return v("p3", name, error, header=head, area=raw.hex(), areas=[pm.encode_frames(r).hex() for r in records])
+    farewell = Frame("CLOSE", {"layer": 0, "code": 1, "reason": ""})
+    yield p3("nothing", None, [], [op(0)])
+    yield p3("close with the end bit", None, [farewell], head=pm.END)
+    yield p3("end bit without close", "RECORD_INVALID", [op(0)], head=pm.END)
+    yield p3("close without end bit", "RECORD_INVALID", [farewell])
+    yield p3("a frame after close", N, [farewell, op(0)], head=pm.END)
+    yield p3("an announcement above MAX_RECORD", "HANDSHAKE_FAILED", [], head=1)
+    yield p3("control frames", None, [Frame("PING", {"data": bytes(8)}), Frame("PONG", {"data": bytes(8)}), Frame("MAX_DATA", {"maximum": 5000}),
+                                      Frame("MAX_STREAMS", {"maximum": 20}), drain])
+    yield p3("open after drain", N, [drain], [op(0)])
+    yield p3("streams", None, [op(0, form="new", name="a"), data, stop, reset], [op(2, form="index", index=0)])
+    yield p3("unknown type", "FRAME_UNKNOWN", b"\x0e")
+    yield p3("padding is not zero", "RECORD_INVALID", b"\0\1")
+    yield p3("SETTINGS and ATTESTATION", None, [settings, att])
+    for fr, error in ((settings, "SETTINGS_INVALID"), (att, N)):
+        yield p3(f"{fr.kind}, and again in record 0", error, [fr], [fr])
+        yield p3(f"{fr.kind} in record 15, P3 is no record", None, [], *[[]] * 15, [fr])
+        yield p3(f"{fr.kind} in record 16", error, [], *[[]] * 16, [fr])
     # attestations
     static, seed, end = pm.public(rnd("initiator")), rnd("ed25519"), 4_000_000_000
     good = rules.attest(seed, end, static, 0)
@@ -722,12 +799,14 @@ def negative_vectors() -> Iterator[Json]:
     for scheme in (0, 2, 128, 255):
         yield attested(f"scheme {scheme}", False, bytes([scheme]) + good[1:])
     # the limit of a key
-    for used, update, error in ((65_535, False, None), (65_536, False, "KEY_LIMIT"), (65_536, True, None)):
+    for used, update, error in ((65_535, False, None), (65_536, False, "KEY_LIMIT"), (65_536, True, None), (65_536, False, "AUTH")):
         d = pm.Direction(1, key)
         d.n = d.used = used - 1
         d._after(pm.KEY_UPDATE if update else 0)
-        yield v("key_limit", f"after {used} records{' and a key update' if update else ''}", error, suite=1, key=key.hex(), used=used, key_update=update,
-                bytes=d.seal(0, b"").hex())
+        raw = bytearray(d.seal(0, b""))
+        raw[-1] ^= error == "AUTH"
+        yield v("key_limit", f"after {used} records{' and a key update' if update else ''}{', tampered tag' if error == 'AUTH' else ''}", error, suite=1, key=key.hex(),
+                used=used, key_update=update, bytes=raw.hex())
     # handshakes
     p2 = payload(OFFER)
 

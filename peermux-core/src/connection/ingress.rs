@@ -236,6 +236,36 @@ impl Connection {
         Ok(())
     }
 
+    /// The frame area of P2, where early data was accepted.
+    pub(super) fn on_answers(&mut self, area: &[u8]) {
+        if self.closing.error.is_none()
+            && let Err(violation) = self.read_answers(area)
+        {
+            self.violated(violation);
+        }
+        #[cfg(debug_assertions)]
+        self.mux.assert_invariants();
+    }
+
+    fn read_answers(&mut self, area: &[u8]) -> Result<(), Violation> {
+        for frame in Frames::new(area) {
+            let frame = frame.map_err(violation)?;
+            self.traffic.frames_received.add(frame.kind());
+            match frame {
+                Frame::Stream(_) | Frame::Reset(_) | Frame::Stop(_) | Frame::MaxStreamData(_) | Frame::Skipped(_) => {
+                    self.on_frame(frame, Source::Borrowed)?;
+                }
+                _ => {
+                    return Err(Violation::new(
+                        ProtocolCode::FRAME_NOT_ALLOWED,
+                        "a frame in P2 that does not answer early data",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn on_frame(&mut self, frame: Frame<'_>, source: Source<'_>) -> Result<(), Violation> {
         match frame {
             Frame::Stream(frame) => self.mux.on_stream(frame, source),

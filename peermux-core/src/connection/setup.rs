@@ -342,8 +342,7 @@ impl Connection {
             self.refuse_shaping();
         }
         if early_accepted {
-            let header = Header { next: 1, key_update: false, end: false };
-            self.on_frames(header, &answers, Source::Borrowed);
+            self.on_answers(&answers);
         }
         if let Some(mut record) = self.early.stash.take() {
             self.on_record(&mut record);

@@ -254,9 +254,10 @@ pub(crate) fn run_choice(vector: &Value) -> Outputs {
     outputs(json!({ "error": outcome(&connection) }))
 }
 
+const WALL_CLOCK: u64 = 1_800_000_000_000;
+
 /// Early data that a responder accepts or refuses, and what follows it.
 pub(crate) fn run_early(vector: &Value) -> Outputs {
-    const WALL_CLOCK: u64 = 1_800_000_000_000;
     let config = Config { early_data: true, ..config(list(&vector["settings"])) };
     let mut connection = new(Role::Responder, config, Remote::Anyone);
     connection.set_wall_clock(NOW, WALL_CLOCK);
@@ -273,6 +274,44 @@ pub(crate) fn run_early(vector: &Value) -> Outputs {
     let mut m2 = sent(&mut connection).expect("M2");
     let established = await_m2.read(&mut m2).expect("M2 is read").finish_ik(Suite::ChaCha20Poly1305).expect("IK");
     assert_eq!(outcome(&connection), None, "{}: nothing is said before flight 3", vector["name"]);
+    let mut sealer =
+        Sealer::new(&RustCrypto, established.suite, established.secrets.i2r(), 1, 0, NOW).expect("a suite");
+    for area in list(&vector["areas"]) {
+        assert_eq!(outcome(&connection), None, "{}: before the last record", vector["name"]);
+        receives(&mut connection, &mut record(&mut sealer, &bytes(area), false));
+    }
+    outputs(json!({ "error": outcome(&connection) }))
+}
+
+/// An initiator that sent early data, and what a responder that accepts or refuses it says in P2.
+pub(crate) fn run_answers(vector: &Value) -> Outputs {
+    let config = Config { early_data: true, ..config(&[]) };
+    let mut connection = new(Role::Initiator, config, Remote::Key(responder_secret().public_key()));
+    connection.set_wall_clock(NOW, WALL_CLOCK);
+    let stream = connection.open_early(None, Priority::default()).expect("it may open a stream");
+    assert_eq!(connection.send(stream).write(b"x"), Ok(1));
+    let m1 = sent(&mut connection).expect("M1");
+    let start = responder::Start::new(&RustCrypto, responder_secret().into(), true);
+    let trial = start.read(&mut rng(6), &m1, |_| true).expect("M1 is read");
+    assert!(trial.claimed().is_some_and(|claimed| claimed.hello.flags.early), "{}: no early data", vector["name"]);
+    let mut answer = hello(None);
+    answer.flags.early = flag(&vector["accepted"]);
+    let (mut m2, _) = trial.answer(&answer, &bytes(&vector["area"])).expect("M2");
+    receives(&mut connection, &mut m2[..]);
+    outputs(json!({ "error": outcome(&connection) }))
+}
+
+/// Flight 3 of fallback and the records after it, received by a responder.
+pub(crate) fn run_p3(vector: &Value) -> Outputs {
+    let mut connection = new(Role::Responder, config(&[]), Remote::Anyone);
+    let (await_m2, mut m1) = dial(false, None);
+    receives(&mut connection, &mut m1[..]);
+    let mut m2 = sent(&mut connection).expect("M2");
+    let proved = await_m2.read(&mut m2).expect("M2 is read");
+    let (mut flight3, established) = proved
+        .finish_fallback(Suite::ChaCha20Poly1305, size(&vector["header"]), &hello(None), &bytes(&vector["area"]))
+        .expect("flight 3");
+    receives(&mut connection, &mut flight3[..]);
     let mut sealer =
         Sealer::new(&RustCrypto, established.suite, established.secrets.i2r(), 1, 0, NOW).expect("a suite");
     for area in list(&vector["areas"]) {

@@ -148,6 +148,8 @@ fn run_negative(vector: &Value, handshakes: &[Value]) -> Outputs {
         "choice" => connection::vectors::run_choice(vector),
         "connection" => connection::vectors::run_connection(vector),
         "early" => connection::vectors::run_early(vector),
+        "answers" => connection::vectors::run_answers(vector),
+        "p3" => connection::vectors::run_p3(vector),
         "attestation" => rules::attestation(vector),
         "key_limit" => record::vectors::run_key_limit(vector),
         "own_key" => {
