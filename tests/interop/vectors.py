@@ -279,6 +279,25 @@ def run_own_key(v: Json, base: Json) -> None:
         raise pm.HandshakeFailed("one's own key")
 
 
+def opened_mux(v: Json) -> Mux:
+    """After the decision: a side that sent the settings of `v`, received none, and has opened streams and drained as `v` says."""
+    mux = Mux(0 if v["receiver"] == "initiator" else 1, pm.check_settings([tuple(s) for s in v["settings"]]), pm.check_settings([]))
+    for _ in range(v["opened"]):
+        mux.open("")
+    if v.get("drained"):
+        mux.drain(18)
+    return mux
+
+
+def run_replies(v: Json) -> list[Frame]:
+    mux = opened_mux(v)
+    mux.fill(16 * pm.Q)
+    for area in v["areas"]:
+        mux.receive(pm.decode_area(bytes.fromhex(area)))
+    frames = [] if v.get("undecided") else pm.decode_area(mux.fill(16 * pm.Q))
+    return [f for f in frames if f.kind in ("PONG", "RESET", "STOP", "CLOSE")]
+
+
 def run_rule(v: Json) -> Json:
     if v["kind"] == "padme":
         return {"padded": rules.padme(v["quanta"])}
@@ -286,6 +305,8 @@ def run_rule(v: Json) -> Json:
         a, b = (pm.check_settings([(pm.MAX_RECORD, v[side][0]), (pm.SHAPING, v[side][1])]) for side in ("initiator", "responder"))
         assert rules.agree(a, b) == rules.agree(b, a)
         return {"holds": rules.agree(a, b).setting()}
+    if v["kind"] == "replies":
+        return {"frames": [frame_json(f) for f in run_replies(v)]}
     assert v["kind"] == "strike"
     register = rules.StrikeRegister(v["started"], v["capacity"])
     return {"offers": [{k: o[k] for k in ("now", "ephemeral", "timestamp")} |
@@ -326,15 +347,7 @@ def run_negative(v: Json, handshakes: dict[str, Json]) -> Json:
                          for k, kind in (("p1", "P1"), ("p2", "P2-IK")))
         return {"error": None if pm.chosen_from(offer.versions, offer.suites, choice) else "HANDSHAKE_FAILED"}
     if kind == "connection":
-        mux = Mux(0 if v["receiver"] == "initiator" else 1, pm.check_settings([tuple(s) for s in v["settings"]]), pm.check_settings([]))
-        if v["receiver"] == "initiator":
-            mux.next_own = 2 * v["opened"]
-        else:
-            mux.next_own = 2 * v["opened"] + 1
-        for i in range(v["opened"]):
-            mux._new(2 * i + mux.first_id, "", 3)
-        if v.get("drained"):
-            mux.drain(18)
+        mux = opened_mux(v)
         errors = []
         for area in v["areas"]:
             errors.append(outcome(lambda: mux.receive(pm.decode_area(bytes.fromhex(area)))))
@@ -690,6 +703,10 @@ def negative_vectors() -> Iterator[Json]:
     yield crossing | {"drained": True}
     yield conn("drains that cross", None, [drain]) | {"drained": True}
     yield conn("a second drain after the receiver's own", "FRAME_NOT_ALLOWED", [drain], [drain]) | {"drained": True}
+    yield conn("before the decision: data", None, [op(0), whole], [whole]) | {"undecided": True}
+    yield conn("before the decision: 2049 bytes", "FLOW_CONTROL", [op(0), whole], [whole], [data]) | {"undecided": True}
+    yield conn("before the decision: data after fin", "STREAM_STATE", [op(0), fin], [data]) | {"undecided": True}
+    yield conn("before the decision: open after drain", "FRAME_NOT_ALLOWED", [drain], [op(0)]) | {"undecided": True}
     late = Frame("ATTESTATION", {"attestation": b"\x80abc"})
     for fr, error in ((settings, "SETTINGS_INVALID"), (late, "FRAME_NOT_ALLOWED")):
         yield conn(f"{fr.kind} in the 16th record", None, *[[]] * 15, [fr])
@@ -859,6 +876,24 @@ def rule_vectors() -> Iterator[Json]:
         yield shaping(name, a, b)
     for n in (*range(1, 34), 63, 64, 65, 100, 127, 129, 255, 257, 1000, 1023, 1025, 65_535, 65_537, 1_000_000, 2**32 + 1):
         yield {"kind": "padme", "name": str(n), "quanta": n}
+
+    def replies(name: str, *records: list[Frame], receiver: str = "responder", opened: int = 0, **more: bool) -> Json:
+        return {"kind": "replies", "name": name, "receiver": receiver, "settings": [], "opened": opened, **more, "areas": [pm.encode_frames(r).hex() for r in records]}
+    open0, open1 = (Frame("OPEN", {"stream": i, "priority": 3, "form": "none"}) for i in (0, 1))
+    ping, again = (Frame("PING", {"data": bytes([i]) * 8}) for i in (1, 2))
+    stop, known = Frame("STOP", {"stream": 0, "layer": 0, "code": BIG}), Frame("STOP", {"stream": 1, "layer": 1, "code": 0x13})
+    yield replies("a ping", [ping])
+    yield replies("two pings at once", [ping, again])
+    yield replies("a pong that answers nothing", [Frame("PONG", {"data": bytes(8)})])
+    yield replies("stop for a stream of the sender", [open0, stop])
+    yield replies("stop twice", [open0, stop], [stop])
+    yield replies("stop for a stream of the receiver", [stop], receiver="initiator", opened=1)
+    yield replies("stop with a code of peermux", [known], opened=1)
+    yield replies("stop after reset", [open0, Frame("RESET", {"stream": 0, "layer": 0, "code": 4}), stop])
+    yield replies("reset needs no answer", [open0, Frame("RESET", {"stream": 0, "layer": 0, "code": 4})])
+    yield replies("open after the receiver's drain", [open0, stream_frame(0, b"x")], opened=1, drained=True)
+    yield replies("open by the responder after the receiver's drain", [open1], receiver="initiator", opened=1, drained=True)
+    yield replies("before the decision", [open0, ping, stop, stream_frame(0, b"x", True)], undecided=True)
     t = 1_760_000_000_000
 
     def strike(name: str, *offers: tuple[int, str, Any], started: int = t - 120_000, key_made: int = t - 10**9, capacity: int = 100) -> Json:

@@ -16,10 +16,10 @@ use crate::error::{ConnectionError, HandshakeError};
 use crate::handshake::vectors::{frames, hello as hello_of, read_m1, start_initiator};
 use crate::handshake::{FLIGHT_LEN, M1_LEN, initiator, responder};
 use crate::id::{Mode, Role};
-use crate::record::{Opener, Sealer};
+use crate::record::{Opener, Sealer, TAG};
 use crate::time::Instant;
-use crate::vectors::{Outputs, array, bytes, flag, list, number, outputs, provider, size, suite, text};
-use crate::wire::{Hello, Priority, QUANTUM};
+use crate::vectors::{Outputs, area, array, bytes, flag, list, number, outputs, provider, size, suite, text};
+use crate::wire::{Frame, Frames, Hello, Priority, QUANTUM};
 
 const NOW: Instant = Instant::ZERO;
 
@@ -114,14 +114,21 @@ fn answer(m1: &[u8; M1_LEN], raw: Option<Vec<u8>>) -> (Box<[u8; FLIGHT_LEN]>, re
 
 /// A connection after the decision, and what seals the records that it receives.
 fn established(role: Role, config: Config) -> (Connection, Sealer) {
+    let (connection, sealer, _) = after_flight3(role, config);
+    assert!(connection.is_established(), "{:?}", connection.error());
+    (connection, sealer)
+}
+
+/// A connection after flight 3; what seals the records that it receives, and what opens those that it sends.
+fn after_flight3(role: Role, config: Config) -> (Connection, Sealer, Opener) {
     let mut connection = new(role, config, Remote::Key(responder_secret().public_key()));
-    let (suite, secret) = match role {
+    let (suite, secret, answers) = match role {
         Role::Initiator => {
             let m1 = sent(&mut connection).expect("M1");
             let (mut m2, answered) = answer(&m1, None);
             let responder::Answered::Ik(established) = answered else { panic!("no IK") };
             receives(&mut connection, &mut m2[..]);
-            (established.suite, established.secrets.r2i())
+            (established.suite, established.secrets.r2i(), established.secrets.i2r())
         }
         Role::Responder => {
             let (await_m2, mut m1) = dial(true, None);
@@ -129,15 +136,15 @@ fn established(role: Role, config: Config) -> (Connection, Sealer) {
             let mut m2 = sent(&mut connection).expect("M2");
             let proved = await_m2.read(&mut m2).expect("M2 is read");
             let established = proved.finish_ik(Suite::ChaCha20Poly1305).expect("IK");
-            (established.suite, established.secrets.i2r())
+            (established.suite, established.secrets.i2r(), established.secrets.r2i())
         }
     };
     let mut sealer = Sealer::new(&RustCrypto, suite, secret, 1, 0, NOW).expect("a suite");
+    let opener = Opener::new(&RustCrypto, suite, answers, 1, 16, 0).expect("a suite");
     if role == Role::Responder {
         receives(&mut connection, &mut record(&mut sealer, &[], false));
     }
-    assert!(connection.is_established(), "{:?}", connection.error());
-    (connection, sealer)
+    (connection, sealer, opener)
 }
 
 /// A record of one quantum.
@@ -177,14 +184,68 @@ pub(crate) fn run_record(vector: &Value) -> Outputs {
     outputs(json!({ "error": outcome(&connection) }))
 }
 
-pub(crate) fn run_connection(vector: &Value) -> Outputs {
-    let role = match text(&vector["receiver"]) {
+fn receiver(vector: &Value) -> Role {
+    match text(&vector["receiver"]) {
         "initiator" => Role::Initiator,
         "responder" => Role::Responder,
         role => panic!("{role}"),
+    }
+}
+
+/// The frames in `area` that answer something of the peer's, each as its bytes.
+fn replies(area: &[u8]) -> Vec<Vec<u8>> {
+    let encoded = |frame: Frame<'_>| {
+        let mut out = vec![0; QUANTUM];
+        let len = frame.encode(&mut out).expect("there is room");
+        out.truncate(len);
+        out
     };
-    let (mut connection, mut sealer) = established(role, config(list(&vector["settings"])));
-    // The first of `areas` stands in the first record of its direction, for which `established` has sent an empty one.
+    Frames::new(area)
+        .map(|frame| frame.expect("a valid frame"))
+        .filter(|frame| matches!(frame, Frame::Pong(_) | Frame::Reset(_) | Frame::Stop(_) | Frame::Close(_)))
+        .map(encoded)
+        .collect()
+}
+
+/// What a connection sends because of what it received.
+pub(crate) fn run_replies(vector: &Value) -> Outputs {
+    let ask = vector.get("undecided").is_some_and(flag);
+    let config = Config { ask, ..config(list(&vector["settings"])) };
+    let (mut connection, mut sealer, mut opener) = after_flight3(receiver(vector), config);
+    assert_eq!(connection.is_established(), !ask, "{}: {:?}", vector["name"], connection.error());
+    for _ in 0..number(&vector["opened"]) {
+        connection.open(None, Priority::default()).expect("it may open streams");
+    }
+    if vector.get("drained").is_some_and(flag) {
+        connection.drain(crate::code::ProtocolCode::GOING_AWAY);
+    }
+    let mut said = |connection: &mut Connection| {
+        let mut frames = Vec::new();
+        while let Some(mut record) = sent::<QUANTUM>(connection) {
+            opener.open(&mut record[..]).expect("it authenticates");
+            frames.extend(replies(&record[1..QUANTUM - TAG]));
+        }
+        frames.sort();
+        frames
+    };
+    assert_eq!(said(&mut connection), [[0_u8; 0]; 0], "{}: it answers nothing yet", vector["name"]);
+    for area in list(&vector["areas"]) {
+        receives(&mut connection, &mut record(&mut sealer, &bytes(area), false));
+    }
+    assert_eq!(outcome(&connection), None, "{}", vector["name"]);
+    let mut expected = replies(&area(&vector["frames"], QUANTUM - TAG - 1));
+    expected.sort();
+    let same = said(&mut connection) == expected;
+    outputs(json!({ "frames": if same { vector["frames"].clone() } else { Value::Null } }))
+}
+
+pub(crate) fn run_connection(vector: &Value) -> Outputs {
+    let role = receiver(vector);
+    let ask = vector.get("undecided").is_some_and(flag);
+    let config = Config { ask, ..config(list(&vector["settings"])) };
+    let (mut connection, mut sealer, _) = after_flight3(role, config);
+    assert_eq!(connection.is_established(), !ask, "{}: {:?}", vector["name"], connection.error());
+    // The first of `areas` stands in the first record of its direction, for which `after_flight3` has sent an empty one.
     sealer.start_at(0);
     if let Some(opener) = &mut connection.opener {
         opener.start_at(0);
