@@ -331,6 +331,7 @@ local f = {
     incremental = ProtoField.bool("peermux.priority.incremental", "Incremental", 8, nil, 0x08),
     form = ProtoField.uint64("peermux.open.form", "Form of the name"),
     maximum = ProtoField.uint64("peermux.maximum", "Maximum"),
+    window = ProtoField.uint64("peermux.window", "Window"),
     layer = ProtoField.uint8("peermux.layer", "Layer", base.DEC, LAYERS),
     code = ProtoField.uint64("peermux.code", "Code"),
     reason = ProtoField.string("peermux.reason", "Reason"),
@@ -574,7 +575,10 @@ bodies[0x04] = function(reader, tree, connection)
     local id = stream_of(reader, tree, connection)
     return id .. ": " .. reader:show(tree, f.maximum)
 end
-bodies[0x05] = bodies[0x03]
+bodies[0x05] = function(reader, tree)
+    local maximum = reader:show(tree, f.maximum)
+    return maximum .. ", each " .. reader:show(tree, f.window)
+end
 bodies[0x06] = function(reader, tree, connection)
     local id = stream_of(reader, tree, connection)
     return id .. " " .. show_error(reader, tree)
@@ -583,6 +587,7 @@ bodies[0x07] = bodies[0x06]
 bodies[0x08] = function(reader, tree, connection, direction)
     local id = reader:show(tree, f.stream)
     show_priority(reader, tree)
+    reader:show(tree, f.window)
     local form, item = reader:show(tree, f.form)
     local name
     -- Ids are consecutive. If others came before the first that can be read, in P1 or P3, so perhaps did names, and what indices mean is not known.

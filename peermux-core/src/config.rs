@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use crate::crypto::{Provider, PublicKey, StaticSecret, Suite, default_provider};
 use crate::key_log::KeyLog;
+use crate::mux::LEAST_WINDOW;
 use crate::wire::{MAX_FRAME_ATTESTATION, MAX_RECORD, Settings, Shaping};
 
 /// How a connection behaves. Built by changing fields of the default; checked when a connection is made.
@@ -14,14 +15,18 @@ pub struct Config {
     /// The largest record that this side takes and sends, in quanta of 1408 bytes: 1 to 16; 16 by default. A small device that
     /// takes 2 needs a receive buffer of 2816 bytes.
     pub max_record: u8,
-    /// The connection window C, in bytes: what the peer may have sent that the application has not read. From 2048 to 2 GiB; 32 MiB by default.
+    /// What may be received that the application has not read, over all streams, in bytes: at least 8192 for each of `max_streams`, at most 1 GiB; 22 MiB by
+    /// default. The windows of all streams together are never more than this, so streams that are left unread delay no other stream, however many they are
+    /// (`docs/spec.md` section 11.1).
     ///
-    /// What is received and unread holds at most twice this.
+    /// What is received and unread holds at most twice this much memory.
     pub receive_window: u64,
-    /// The window that each stream begins with, in bytes: from 2048, at most `receive_window`; 256 KiB by default. It grows while the
-    /// application reads, and the growth of all streams is at most half of `receive_window`.
+    /// The window that a stream begins with at most, in bytes: from 2048 to 1 GiB; 64 KiB by default. A stream begins with less if `receive_window` has no room for that: 16 streams at
+    /// least begin with the same window, and with many open ones a new stream begins with 2048 bytes at least. A window grows when the application reads: to 1 MiB at
+    /// once, and then as fast as the application reads, as far as half of `receive_window` goes for all streams.
     pub stream_receive_window: u64,
-    /// Streams that the peer may have open at once: 16 to 2^60; 4096 by default.
+    /// Streams that each side may have open at once: 16 to 131,072; 1024 by default. This side opens no more than that either, whatever the peer allows: more wait until
+    /// others are over.
     pub max_streams: u64,
     /// Bytes that all streams queue for sending; 4 MiB by default. Beyond it each stream may still queue 2 KiB, so that bulk data
     /// does not keep an urgent stream from being written to.
@@ -64,9 +69,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_record: MAX_RECORD,
-            receive_window: 32 << 20,
-            stream_receive_window: 256 << 10,
-            max_streams: 4096,
+            receive_window: 22 << 20,
+            stream_receive_window: 64 << 10,
+            max_streams: 1024,
             send_buffer: 4 << 20,
             stream_send_buffer: 256 << 10,
             idle_timeout: Some(Duration::from_secs(60)),
@@ -127,13 +132,9 @@ impl fmt::Display for ConfigError {
 impl core::error::Error for ConfigError {}
 
 impl Config {
-    /// The number of streams that may be left unread without any other stream being delayed, whatever their history: `docs/spec.md` section 11.1.
-    pub const fn unread_streams(&self) -> u64 {
-        (self.receive_window / (2 * self.stream_receive_window)).saturating_sub(1)
-    }
-
-    /// The most memory, in bytes, that a connection holds for payload and buffers with `streams` open: twice the receive window, twice the
-    /// send buffer with each stream's reserve (a buffer that grows may be half empty), one record each way, and a constant; besides 1 KiB for each stream.
+    /// The most memory, in bytes, that a connection holds for payload and buffers with `streams` open, of which there are never more than twice `max_streams`: twice the receive
+    /// window, twice the send buffer with each stream's reserve (a buffer that grows may be half empty), one record each way, and a constant; besides 1 KiB for each stream.
+    /// With default settings that is 63 MiB at the worst.
     pub const fn memory_bound(&self, streams: u64) -> u64 {
         2 * self.receive_window
             + 2 * self.send_buffer as u64
@@ -142,13 +143,30 @@ impl Config {
             + 64 * 1024
     }
 
+    /// What new streams may have beyond the least window: half of the receive window is for growth, and each stream of either side has the least one.
+    const fn births(&self) -> u64 {
+        (self.receive_window / 2).saturating_sub(self.max_streams.saturating_mul(2 * LEAST_WINDOW))
+    }
+
+    /// The window of the first streams.
+    fn first_window(&self) -> u64 {
+        self.stream_receive_window.min(LEAST_WINDOW + self.births() / 32)
+    }
+
+    /// Streams that the peer may open before it hears of more. Their windows are half of what new streams may have.
+    fn first_streams(&self) -> u64 {
+        let extra = self.first_window() - LEAST_WINDOW;
+        (self.births() / 2).checked_div(extra).map_or(self.max_streams, |streams| streams.clamp(16, self.max_streams))
+    }
+
     /// The settings that the peer is told.
     pub(crate) fn settings(&self) -> Settings {
         Settings {
             max_record: self.max_record,
-            initial_max_data: self.receive_window,
-            initial_max_stream_data: self.stream_receive_window,
-            initial_max_streams: self.max_streams,
+            // The windows of streams are what holds the peer back. This limit is never reached, also while an update is on its way.
+            initial_max_data: 2 * self.receive_window,
+            initial_max_stream_data: self.first_window(),
+            initial_max_streams: self.first_streams(),
             idle_timeout: self.idle_timeout.map_or(0, |timeout| {
                 u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).clamp(1, crate::varint::MAX)
             }),
@@ -161,15 +179,14 @@ impl Config {
     /// # Errors
     /// [`ConfigError::OutOfRange`] with the name of the first field that is not.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let windows = 2048..=1 << 31;
         let checks = [
             ("max_record", (1..=MAX_RECORD).contains(&self.max_record)),
-            ("receive_window", windows.contains(&self.receive_window)),
+            ("max_streams", (16..=1 << 17).contains(&self.max_streams)),
             (
-                "stream_receive_window",
-                windows.contains(&self.stream_receive_window) && self.stream_receive_window <= self.receive_window,
+                "receive_window",
+                (self.max_streams.saturating_mul(4 * LEAST_WINDOW)..=1 << 30).contains(&self.receive_window),
             ),
-            ("max_streams", (16..=1 << 60).contains(&self.max_streams)),
+            ("stream_receive_window", (LEAST_WINDOW..=1 << 30).contains(&self.stream_receive_window)),
             ("stream_send_buffer", (2048..1 << 31).contains(&self.stream_send_buffer)),
             ("idle_timeout", self.idle_timeout != Some(Duration::ZERO)),
             ("keepalive", self.keepalive.is_none_or(|every| every >= Duration::from_millis(10))),

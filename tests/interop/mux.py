@@ -45,6 +45,8 @@ class Mux:
         self.streams: dict[int, Stream] = {}
         self.next_own, self.next_peer = first_id, 1 - first_id
         self.peer_streams, self.own_streams = mine[INITIAL_MAX_STREAMS], theirs[INITIAL_MAX_STREAMS]
+        # Own streams below the first number, and not of an earlier pair, begin with the second as their limit.
+        self.windows = [(self.own_streams, theirs[INITIAL_MAX_STREAM_DATA])]
         self.recv_limit, self.send_limit = mine[INITIAL_MAX_DATA], theirs[INITIAL_MAX_DATA]
         self.received = self.sent = 0
         self.ended_peer_streams = 0
@@ -89,7 +91,9 @@ class Mux:
         stream.send_limit = max(stream.send_limit, fr.maximum)
 
     def _on_max_streams(self, fr: Frame) -> None:
-        self.own_streams = max(self.own_streams, fr.maximum)
+        if fr.maximum > self.own_streams:
+            self.own_streams = fr.maximum
+            self.windows.append((fr.maximum, fr.window))
 
     def _on_open(self, fr: Frame) -> None:
         name = ""
@@ -110,7 +114,7 @@ class Mux:
         if self.drained:
             raise ProtocolError("FRAME_NOT_ALLOWED", "OPEN after the peer's own DRAIN")
         self.next_peer += 2
-        stream = self._new(fr.stream, name, fr.priority)
+        stream = self._new(fr.stream, name, fr.priority, fr.window)
         if self.draining:
             self._refuse(stream)
         else:
@@ -180,8 +184,9 @@ class Mux:
 
     # -- what the application does --
 
-    def _new(self, ident: int, name: str, priority: int) -> Stream:
-        stream = Stream(ident, self.theirs[INITIAL_MAX_STREAM_DATA], self.mine[INITIAL_MAX_STREAM_DATA], name, priority)
+    def _new(self, ident: int, name: str, priority: int, window: int) -> Stream:
+        """`window` is what this side may send at first. It gives every stream the same."""
+        stream = Stream(ident, window, self.mine[INITIAL_MAX_STREAM_DATA], name, priority)
         self.streams[ident] = stream
         return stream
 
@@ -189,6 +194,7 @@ class Mux:
         """The peer's settings, where streams were opened for early data before they were known."""
         self.theirs = theirs
         self.own_streams, self.send_limit = theirs[INITIAL_MAX_STREAMS], theirs[INITIAL_MAX_DATA]
+        self.windows = [(self.own_streams, theirs[INITIAL_MAX_STREAM_DATA])]
         for stream in self.streams.values():
             stream.send_limit = theirs[INITIAL_MAX_STREAM_DATA]
 
@@ -204,8 +210,9 @@ class Mux:
         else:
             self.names_out.append(name)
             form = {"form": "new", "name": name}
-        self.control.append(Frame("OPEN", {"stream": ident, "priority": priority, **form}))
-        return self._new(ident, name, priority)
+        mine = self.mine[INITIAL_MAX_STREAM_DATA]
+        self.control.append(Frame("OPEN", {"stream": ident, "priority": priority, "window": mine, **form}))
+        return self._new(ident, name, priority, next(window for end, window in self.windows if ident // 2 < end))
 
     def read(self, stream: Stream) -> bytes:
         """Takes what has arrived and gives the credit back."""
@@ -245,7 +252,7 @@ class Mux:
     def _maybe_ended(self, stream: Stream) -> None:
         if stream.ended() and stream.id % 2 != self.first_id:
             self.peer_streams += 1
-            self._replace("MAX_STREAMS", {"maximum": self.peer_streams})
+            self._replace("MAX_STREAMS", {"maximum": self.peer_streams, "window": self.mine[INITIAL_MAX_STREAM_DATA]})
 
     def _credit(self, size: int) -> None:
         if size:

@@ -145,10 +145,10 @@ class Frame:
 LAYOUT: dict[str, tuple[int, tuple[tuple[str, str], ...]]] = {
     "PING": (0x01, (("data", "8"),)), "PONG": (0x02, (("data", "8"),)),
     "MAX_DATA": (0x03, (("maximum", "v"),)), "MAX_STREAM_DATA": (0x04, (("stream", "v"), ("maximum", "v"))),
-    "MAX_STREAMS": (0x05, (("maximum", "v60"),)),
+    "MAX_STREAMS": (0x05, (("maximum", "v60"), ("window", "v"))),
     "RESET": (0x06, (("stream", "v"), ("layer", "layer"), ("code", "v"))),
     "STOP": (0x07, (("stream", "v"), ("layer", "layer"), ("code", "v"))),
-    "OPEN": (0x08, (("stream", "v"), ("priority", "priority"), ("name", "name"))),
+    "OPEN": (0x08, (("stream", "v"), ("priority", "priority"), ("window", "v"), ("name", "name"))),
     "PRIORITY": (0x09, (("stream", "v"), ("priority", "priority"))),
     "CLOSE": (0x0A, (("layer", "layer"), ("code", "v"), ("reason", "reason"))),
     "DRAIN": (0x0B, (("code", "v"),)), "SETTINGS": (0x0C, (("settings", "settings"),)),

@@ -236,7 +236,7 @@ def run_answers(v: Json) -> None:
     mux = Mux(0, pm.check_settings([]), pm.check_settings([]))
     stream = mux.open("")
     stream.out += b"x"
-    assert mux.fill(pm.FLIGHT3_AREA) == pm.encode_frames([Frame("OPEN", {"stream": 0, "priority": 3, "form": "none"}), stream_frame(0, b"x")])
+    assert mux.fill(pm.FLIGHT3_AREA) == pm.encode_frames([Frame("OPEN", {"stream": 0, "priority": 3, "window": 2048, "form": "none"}), stream_frame(0, b"x")])
     mux.receive(rules.decode_answers(bytes.fromhex(v["area"]).ljust(pm.KINDS["P2-IK"][1], b"\0"), v["accepted"]), record=False)
 
 
@@ -399,18 +399,18 @@ def frame_list() -> Iterator[tuple[str, Frame]]:
     for v in (2048, BIG):
         yield f"max_data {v}", F("MAX_DATA", {"maximum": v})
     yield "max_stream_data", F("MAX_STREAM_DATA", {"stream": 64, "maximum": 1 << 20})
-    yield "max_streams", F("MAX_STREAMS", {"maximum": 17})
-    yield "max_streams at its most", F("MAX_STREAMS", {"maximum": 2**60})
+    yield "max_streams", F("MAX_STREAMS", {"maximum": 17, "window": 65_536})
+    yield "max_streams at its most", F("MAX_STREAMS", {"maximum": 2**60, "window": pm.VARINT_MAX})
     for kind in ("RESET", "STOP"):
         yield kind.lower() + " application", F(kind, {"stream": 0, "layer": 0, "code": BIG})
         yield kind.lower() + " protocol", F(kind, {"stream": 16384, "layer": 1, "code": 0x14})
-    yield "open without a name", F("OPEN", {"stream": 0, "priority": 3, "form": "none"})
-    yield "open with a new name", F("OPEN", {"stream": 1, "priority": 0, "form": "new", "name": "interop/echo"})
-    yield "open with a name for once", F("OPEN", {"stream": 62, "priority": 15, "form": "once", "name": "!~"})
-    yield "open with the longest name", F("OPEN", {"stream": 64, "priority": 7, "form": "new", "name": "n" * 64})
-    yield "open with index 0", F("OPEN", {"stream": 3, "priority": 11, "form": "index", "index": 0})
-    yield "open with index 61", F("OPEN", {"stream": 5, "priority": 3, "form": "index", "index": 61})
-    yield "open with index 63", F("OPEN", {"stream": 7, "priority": 3, "form": "index", "index": 63})
+    yield "open without a name", F("OPEN", {"stream": 0, "priority": 3, "window": 65_536, "form": "none"})
+    yield "open with a new name", F("OPEN", {"stream": 1, "priority": 0, "window": 0, "form": "new", "name": "interop/echo"})
+    yield "open with a name for once", F("OPEN", {"stream": 62, "priority": 15, "window": 2048, "form": "once", "name": "!~"})
+    yield "open with the longest name", F("OPEN", {"stream": 64, "priority": 7, "window": 16_384, "form": "new", "name": "n" * 64})
+    yield "open with index 0", F("OPEN", {"stream": 3, "priority": 11, "window": pm.VARINT_MAX, "form": "index", "index": 0})
+    yield "open with index 61", F("OPEN", {"stream": 5, "priority": 3, "window": 2048, "form": "index", "index": 61})
+    yield "open with index 63", F("OPEN", {"stream": 7, "priority": 3, "window": 0, "form": "index", "index": 63})
     yield "priority", F("PRIORITY", {"stream": 2, "priority": 8})
     yield "close without a reason", F("CLOSE", {"layer": 1, "code": 0, "reason": ""})
     yield "close with a reason", F("CLOSE", {"layer": 0, "code": 300, "reason": "bis später"})
@@ -450,7 +450,7 @@ def attestation(static: bytes, role: int) -> bytes:
 
 
 def hello_frames(first: int = 0) -> list[Frame]:
-    return [Frame("OPEN", {"stream": first, "priority": 3, "form": "new", "name": "interop/echo"}), stream_frame(first, b"hello", True)]
+    return [Frame("OPEN", {"stream": first, "priority": 3, "window": 2048, "form": "new", "name": "interop/echo"}), stream_frame(first, b"hello", True)]
 
 
 def handshake_vectors() -> Iterator[Json]:
@@ -477,13 +477,13 @@ def handshake_vectors() -> Iterator[Json]:
     yield vector("ik aes", payload([(pm.T_SUITES, b"\2\1"), (pm.T_VERSIONS, b"\1")]), payload(aes), None, record0(hello_frames()), "responder")
     yield vector("ik previous key", p1, choice, None, record0([]), "previous", ("responder", "previous"))
     att = attestation(pm.public(rnd("initiator")), 0)
-    frames = hello_frames() + [Frame("OPEN", {"stream": 2, "priority": 12, "form": "index", "index": 0}),
+    frames = hello_frames() + [Frame("OPEN", {"stream": 2, "priority": 12, "window": 2048, "form": "index", "index": 0}),
                                Frame("SKIPPABLE", {"type": 0x59, "bytes": b"grease"})]
     # The last frame has no length: it fills the frame area of 1136 bytes.
     frames.append(stream_frame(2, counter(pm.FLIGHT3_AREA - len(pm.encode_frames(frames)) - 2), False, False))
     yield vector("ik flight 3 with frames", payload([*OFFER, setting_tlv([(1, 16)]), (pm.T_ATTESTATION, att)]), choice, None,
                  record0(frames, next_size=4, key_update=True), "responder")
-    early = [Frame("OPEN", {"stream": 0, "priority": 3, "form": "once", "name": "interop/early"}), stream_frame(0, b"early", True)]
+    early = [Frame("OPEN", {"stream": 0, "priority": 3, "window": 65_536, "form": "once", "name": "interop/early"}), stream_frame(0, b"early", True)]
     p1_early = payload([*OFFER, (pm.T_FLAGS, b"\2"), STAMP, setting_tlv(SETTINGS_I)], early)
     yield vector("ik early data refused", p1_early, choice, None, record0(early), "responder")
     yield vector("ik early data accepted", p1_early, payload([*VS, (pm.T_FLAGS, b"\2"), setting_tlv(SETTINGS_R)], [stream_frame(0, b"answer", True)]),
@@ -495,8 +495,8 @@ def handshake_vectors() -> Iterator[Json]:
                  payload([*chosen, (pm.T_ATTESTATION, att)], hello_frames(), header=3))
     yield vector("fallback anonymous aes", None, offer2, payload([*aes, (pm.T_FLAGS, b"\1")], header=0))
     # Early data that fills P1, its answers and its fate in fallback; attestations in all payloads of IK; shaping.
-    ask = [Frame("OPEN", {"stream": 0, "priority": 3, "form": "new", "name": "interop/early"}), stream_frame(0, counter(300), True),
-           Frame("OPEN", {"stream": 2, "priority": 9, "form": "index", "index": 0}), Frame("SKIPPABLE", {"type": 0x59, "bytes": b"grease"})]
+    ask = [Frame("OPEN", {"stream": 0, "priority": 3, "window": 65_536, "form": "new", "name": "interop/early"}), stream_frame(0, counter(300), True),
+           Frame("OPEN", {"stream": 2, "priority": 9, "window": 2048, "form": "index", "index": 0}), Frame("SKIPPABLE", {"type": 0x59, "bytes": b"grease"})]
     # The last frame ends with the frame area.
     ask.append(stream_frame(2, counter(pm.FLIGHT3_AREA - len(pm.encode_frames(ask)) - 2), False, False))
     p1_ask = payload([STAMP, (pm.T_FLAGS, b"\2"), *OFFER, setting_tlv(SETTINGS_I)], ask)
@@ -508,7 +508,7 @@ def handshake_vectors() -> Iterator[Json]:
     given_up = [early[0], stream_frame(0, b"early")]
     yield vector("ik early data refused, a stream reset meanwhile",
                  payload([*OFFER, (pm.T_FLAGS, b"\2"), STAMP, setting_tlv(SETTINGS_I)], given_up), choice, None,
-                 record0([*given_up, Frame("RESET", {"stream": 0, "layer": 0, "code": 5}), Frame("OPEN", {"stream": 2, "priority": 3, "form": "none"})]), "responder")
+                 record0([*given_up, Frame("RESET", {"stream": 0, "layer": 0, "code": 5}), Frame("OPEN", {"stream": 2, "priority": 3, "window": 2048, "form": "none"})]), "responder")
     yield vector("fallback after refused early data", p1_ask, offer2, payload(chosen, ask, header=1), None, "stale")
     shaped = [(1, 6), (6, rules.Shaping(rules.CONSTANT, 8, 20_000).setting())]
     yield vector("ik attested and constant", payload([*OFFER, (pm.T_FLAGS, b"\2"), STAMP, (pm.T_ATTESTATION, att), setting_tlv(shaped)], early),
@@ -557,11 +557,11 @@ def negative_vectors() -> Iterator[Json]:
         ("unknown type 0x0e", "FRAME_UNKNOWN", "0e00"), ("unknown type 0x0f", "FRAME_UNKNOWN", "0f00"), ("unknown type 0x14", "FRAME_UNKNOWN", "1400"),
         ("unknown type 0x3f", "FRAME_UNKNOWN", "3f00"), ("unknown type 0x4000", "FRAME_UNKNOWN", "8000400000"),
         ("type not in shortest form", FE, "40010102030405060708"), ("type of padding not in shortest form", FE, "4000"), ("truncated type", FE, "0b1240"),
-        ("maximum not in shortest form", FE, "034001"), ("max_streams above 2^60", FE, "05d000000000000001"),
+        ("maximum not in shortest form", FE, "034001"), ("max_streams above 2^60", FE, "05d00000000000000100"),
         ("reset with layer 2", FE, "06000200"), ("stop with layer 255", FE, "0700ff00"), ("priority with bit 4", FE, "090010"),
-        ("open with priority bit 7", FE, "08008300"), ("open with an empty name", FE, "0800030100"), ("open for once with an empty name", FE, "0800030200"),
-        ("open with a name of 65 bytes", FE, "0800030140 41".replace(" ", "") + "6e" * 65), ("open with a space in the name", FE, "0800030103612062"),
-        ("open with 0x7f in the name", FE, "08000302027f61"), ("open with UTF-8 in the name", FE, "0800030102c3a4"),
+        ("open with priority bit 7", FE, "0800830000"), ("open with an empty name", FE, "080003000100"), ("open for once with an empty name", FE, "080003000200"),
+        ("open with a name of 65 bytes", FE, "080003000140 41".replace(" ", "") + "6e" * 65), ("open with a space in the name", FE, "080003000103612062"),
+        ("open with 0x7f in the name", FE, "0800030002027f61"), ("open with UTF-8 in the name", FE, "080003000102c3a4"),
         ("close with layer 2", FE, "0a020000"), ("close with a reason of 257 bytes", FE, "0a00004101" + "72" * 257),
         ("close with a reason that is not UTF-8", FE, "0a000002c328"), ("a frame after close", "FRAME_NOT_ALLOWED", "0a010000" + "0b12"),
         ("a second close", "FRAME_NOT_ALLOWED", "0a010000" + "0a010000"), ("attestation empty", FE, "0d00"),
@@ -657,7 +657,7 @@ def negative_vectors() -> Iterator[Json]:
                  areas=[pm.encode_frames(r).hex() for r in records])
 
     def op(i: int, **more: Any) -> Frame:
-        return Frame("OPEN", {"stream": i, "priority": 3, "form": "none"} | more)
+        return Frame("OPEN", {"stream": i, "priority": 3, "window": 2048, "form": "none"} | more)
     reset, stop = (Frame(k, {"stream": 0, "layer": 0, "code": 1}) for k in ("RESET", "STOP"))
     data, fin = stream_frame(0, b"x"), stream_frame(0, b"", True)
     yield conn("open of the wrong parity", "STREAM_ID", [op(1)])
@@ -727,7 +727,7 @@ def negative_vectors() -> Iterator[Json]:
     yield early("accepted: early payload uses credit", "FLOW_CONTROL", [op(0), stream_frame(0, counter(1024))], [stream_frame(0, counter(1000))], [stream_frame(0, counter(1300))],
                 [stream_frame(0, counter(773))])
     for fr in (Frame("PING", {"data": bytes(8)}), Frame("PONG", {"data": bytes(8)}), Frame("MAX_DATA", {"maximum": 5000}),
-               Frame("MAX_STREAM_DATA", {"stream": 0, "maximum": 5000}), Frame("MAX_STREAMS", {"maximum": 20}), reset, stop,
+               Frame("MAX_STREAM_DATA", {"stream": 0, "maximum": 5000}), Frame("MAX_STREAMS", {"maximum": 20, "window": 2048}), reset, stop,
                Frame("PRIORITY", {"stream": 0, "priority": 1}), Frame("CLOSE", {"layer": 0, "code": 1, "reason": ""}), drain, settings, att):
         yield early(f"accepted: {fr.kind}", N, [op(0), fr])
     yield early("accepted: a frame is cut off", "FRAME_ENCODING", pm.encode_frame(op(0)) + b"\x12\0" + pm.varint(1200) + counter(1100))
@@ -755,7 +755,7 @@ def negative_vectors() -> Iterator[Json]:
     yield answers("accepted: an answer", None, [data, stream_frame(0, b"y", True)])
     yield answers("accepted: all that may answer", None, [grant, stop, data, reset])
     yield answers("accepted: a skippable frame", None, [Frame("SKIPPABLE", {"type": 0x59, "bytes": b"grease"}), data])
-    for fr in (Frame("PING", {"data": bytes(8)}), Frame("PONG", {"data": bytes(8)}), Frame("MAX_DATA", {"maximum": 5000}), Frame("MAX_STREAMS", {"maximum": 20}), op(1),
+    for fr in (Frame("PING", {"data": bytes(8)}), Frame("PONG", {"data": bytes(8)}), Frame("MAX_DATA", {"maximum": 5000}), Frame("MAX_STREAMS", {"maximum": 20, "window": 2048}), op(1),
                Frame("PRIORITY", {"stream": 0, "priority": 1}), Frame("CLOSE", {"layer": 0, "code": 1, "reason": ""}), drain, settings, att):
         yield answers(f"accepted: {fr.kind}", N, [fr])
     yield answers("accepted: data for a stream that was not in early data", "STREAM_ID", [stream_frame(2, b"y")])
@@ -776,7 +776,7 @@ def negative_vectors() -> Iterator[Json]:
     yield p3("a frame after close", N, [farewell, op(0)], head=pm.END)
     yield p3("an announcement above MAX_RECORD", "HANDSHAKE_FAILED", [], head=1)
     yield p3("control frames", None, [Frame("PING", {"data": bytes(8)}), Frame("PONG", {"data": bytes(8)}), Frame("MAX_DATA", {"maximum": 5000}),
-                                      Frame("MAX_STREAMS", {"maximum": 20}), drain])
+                                      Frame("MAX_STREAMS", {"maximum": 20, "window": 2048}), drain])
     yield p3("open after drain", N, [drain], [op(0)])
     yield p3("streams", None, [op(0, form="new", name="a"), data, stop, reset], [op(2, form="index", index=0)])
     yield p3("unknown type", "FRAME_UNKNOWN", b"\x0e")
@@ -879,7 +879,7 @@ def rule_vectors() -> Iterator[Json]:
 
     def replies(name: str, *records: list[Frame], receiver: str = "responder", opened: int = 0, **more: bool) -> Json:
         return {"kind": "replies", "name": name, "receiver": receiver, "settings": [], "opened": opened, **more, "areas": [pm.encode_frames(r).hex() for r in records]}
-    open0, open1 = (Frame("OPEN", {"stream": i, "priority": 3, "form": "none"}) for i in (0, 1))
+    open0, open1 = (Frame("OPEN", {"stream": i, "priority": 3, "window": 2048, "form": "none"}) for i in (0, 1))
     ping, again = (Frame("PING", {"data": bytes([i]) * 8}) for i in (1, 2))
     stop, known = Frame("STOP", {"stream": 0, "layer": 0, "code": BIG}), Frame("STOP", {"stream": 1, "layer": 1, "code": 0x13})
     yield replies("a ping", [ping])

@@ -472,9 +472,12 @@ pub fn encode(frames: &[Frame<'_>]) -> Vec<u8> {
     out
 }
 
+/// The credit that OPEN and MAX_STREAMS give where a test does not say otherwise.
+pub const OPEN_WINDOW: u64 = 64 << 10;
+
 /// OPEN without a name, at the priority that nobody asked for.
 pub fn open(stream: u64) -> Vec<u8> {
-    encode(&[Frame::Open(Open { stream, priority: Priority::default(), name: Name::None })])
+    encode(&[Frame::Open(Open { stream, priority: Priority::default(), window: OPEN_WINDOW, name: Name::None })])
 }
 
 /// STREAM.
@@ -509,7 +512,7 @@ pub fn max_stream_data(stream: u64, maximum: u64) -> Vec<u8> {
 
 /// MAX_STREAMS.
 pub fn max_streams(maximum: u64) -> Vec<u8> {
-    encode(&[Frame::MaxStreams(MaxStreams(maximum))])
+    encode(&[Frame::MaxStreams(MaxStreams { maximum, window: OPEN_WINDOW })])
 }
 
 /// PRIORITY.

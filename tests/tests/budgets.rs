@@ -158,7 +158,7 @@ fn attack(attack: Attack, config: Config, seconds: u64) -> (u64, u64) {
     let mut learn = |duel: &mut Duel| {
         for frame in frames(&duel.hear()) {
             if let Frame::MaxStreams(max) = frame {
-                allowed = allowed.max(max.0);
+                allowed = allowed.max(max.maximum);
             }
         }
         allowed
@@ -231,7 +231,7 @@ fn places_of_cancelled_streams_come_back_on_an_idle_connection() {
     loop {
         for frame in frames(&duel.hear()) {
             if let Frame::MaxStreams(max) = frame {
-                allowed = max.0;
+                allowed = max.maximum;
             }
         }
         if stream >= 2_000 && stream / 2 >= allowed {
@@ -250,7 +250,7 @@ fn places_of_cancelled_streams_come_back_on_an_idle_connection() {
         duel.conn().handle_timeout(at);
         for frame in frames(&duel.hear()) {
             if let Frame::MaxStreams(max) = frame {
-                allowed = max.0;
+                allowed = max.maximum;
             }
         }
         assert!(duel.now < begin + Duration::from_secs(5), "{allowed} of {stream}");
@@ -347,7 +347,7 @@ fn a_hundred_thousand_opens_and_closes_leave_no_stream_and_no_credit_behind() {
         if round % 16 == 0 {
             for frame in frames(&duel.hear()) {
                 match frame {
-                    Frame::MaxStreams(max) => seen_streams = max.0,
+                    Frame::MaxStreams(max) => seen_streams = max.maximum,
                     Frame::Stream(_) => limit += 20_000,
                     _ => {}
                 }

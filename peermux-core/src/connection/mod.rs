@@ -206,6 +206,8 @@ impl Connection {
         let rng = Rng::from_rng(rng).map_err(|_| ConfigError::Randomness)?;
         let limits = Limits {
             ours: config.settings(),
+            receive_window: config.receive_window,
+            max_streams: config.max_streams,
             stream_send_buffer: config.stream_send_buffer,
             send_buffer: config.send_buffer,
         };

@@ -16,10 +16,11 @@ use crate::error::{ConnectionError, HandshakeError};
 use crate::handshake::vectors::{frames, hello as hello_of, read_m1, start_initiator};
 use crate::handshake::{FLIGHT_LEN, M1_LEN, initiator, responder};
 use crate::id::{Mode, Role};
+use crate::mux::{Limits, Mux};
 use crate::record::{Opener, Sealer, TAG};
 use crate::time::Instant;
 use crate::vectors::{Outputs, area, array, bytes, flag, list, number, outputs, provider, size, suite, text};
-use crate::wire::{Frame, Frames, Hello, Priority, QUANTUM};
+use crate::wire::{Frame, Frames, Hello, Priority, QUANTUM, Settings};
 
 const NOW: Instant = Instant::ZERO;
 
@@ -43,38 +44,39 @@ fn hello(raw: Option<Vec<u8>>) -> Hello {
     hello
 }
 
-/// A connection that does as these vectors presuppose, and its settings: those that `settings` lists, and the others as if absent.
-fn config(settings: &[Value]) -> Config {
-    let mut config = Config {
-        max_record: 1,
-        receive_window: 2048,
-        stream_receive_window: 2048,
-        max_streams: 16,
-        idle_timeout: None,
-        keepalive: None,
-        grease: false,
-        provider: &RustCrypto,
-        ..Config::default()
-    };
-    for setting in settings {
-        let value = number(&setting[1]);
-        match number(&setting[0]) {
-            2 => config.receive_window = value,
-            3 => config.stream_receive_window = value,
-            4 => config.max_streams = value,
-            id => panic!("setting {id}"),
-        }
-    }
-    config
+/// What a connection does that these vectors presuppose.
+fn config() -> Config {
+    Config { max_record: 1, idle_timeout: None, keepalive: None, grease: false, provider: &RustCrypto, ..Config::default() }
 }
 
-fn new(role: Role, config: Config, remote: Remote) -> Connection {
+/// A connection that sent the settings that `settings` lists, and of the others what holds if they are absent.
+fn new(role: Role, config: Config, settings: &[Value], remote: Remote) -> Connection {
     let config = Arc::new(config);
-    match role {
+    let mut connection = match role {
         Role::Initiator => Connection::initiator(config, initiator_secret().into(), remote, NOW, &mut rng(3)),
         Role::Responder => Connection::responder(config, responder_secret().into(), NOW, &mut rng(4)),
     }
-    .expect("a valid configuration")
+    .expect("a valid configuration");
+    let mut ours = Settings::default();
+    for setting in settings {
+        let value = number(&setting[1]);
+        match number(&setting[0]) {
+            2 => ours.initial_max_data = value,
+            3 => ours.initial_max_stream_data = value,
+            4 => ours.initial_max_streams = value,
+            id => panic!("setting {id}"),
+        }
+    }
+    // A receiver may give less than ours does.
+    let limits = Limits {
+        ours,
+        receive_window: 1 << 30,
+        max_streams: ours.initial_max_streams,
+        stream_send_buffer: 1 << 20,
+        send_buffer: 1 << 20,
+    };
+    connection.mux = Mux::new(role, limits, NOW);
+    connection
 }
 
 /// What the connection sends next, if it sends anything.
@@ -114,14 +116,14 @@ fn answer(m1: &[u8; M1_LEN], raw: Option<Vec<u8>>) -> (Box<[u8; FLIGHT_LEN]>, re
 
 /// A connection after the decision, and what seals the records that it receives.
 fn established(role: Role, config: Config) -> (Connection, Sealer) {
-    let (connection, sealer, _) = after_flight3(role, config);
+    let (connection, sealer, _) = after_flight3(role, config, &[]);
     assert!(connection.is_established(), "{:?}", connection.error());
     (connection, sealer)
 }
 
 /// A connection after flight 3; what seals the records that it receives, and what opens those that it sends.
-fn after_flight3(role: Role, config: Config) -> (Connection, Sealer, Opener) {
-    let mut connection = new(role, config, Remote::Key(responder_secret().public_key()));
+fn after_flight3(role: Role, config: Config, settings: &[Value]) -> (Connection, Sealer, Opener) {
+    let mut connection = new(role, config, settings, Remote::Key(responder_secret().public_key()));
     let (suite, secret, answers) = match role {
         Role::Initiator => {
             let m1 = sent(&mut connection).expect("M1");
@@ -167,7 +169,7 @@ fn outcome(connection: &Connection) -> Option<&'static str> {
 
 /// What is wrong with `area` as that of a last record.
 pub(crate) fn last_record(area: &[u8]) -> Option<&'static str> {
-    let (mut connection, mut sealer) = established(Role::Responder, config(&[]));
+    let (mut connection, mut sealer) = established(Role::Responder, config());
     receives(&mut connection, &mut record(&mut sealer, area, true));
     outcome(&connection)
 }
@@ -175,7 +177,7 @@ pub(crate) fn last_record(area: &[u8]) -> Option<&'static str> {
 /// A record in the middle of a connection's life.
 pub(crate) fn run_record(vector: &Value) -> Outputs {
     let suite = suite(&vector["suite"])?;
-    let (mut connection, _) = established(Role::Responder, config(&[]));
+    let (mut connection, _) = established(Role::Responder, config());
     let key = Zeroizing::new(array(&vector["key"]));
     let (n, max_record) = (number(&vector["n"]), size(&vector["max_record"]));
     connection.opener = Opener::new(provider(), suite, key, size(&vector["size"]), max_record, n);
@@ -210,8 +212,8 @@ fn replies(area: &[u8]) -> Vec<Vec<u8>> {
 /// What a connection sends because of what it received.
 pub(crate) fn run_replies(vector: &Value) -> Outputs {
     let ask = vector.get("undecided").is_some_and(flag);
-    let config = Config { ask, ..config(list(&vector["settings"])) };
-    let (mut connection, mut sealer, mut opener) = after_flight3(receiver(vector), config);
+    let config = Config { ask, ..config() };
+    let (mut connection, mut sealer, mut opener) = after_flight3(receiver(vector), config, list(&vector["settings"]));
     assert_eq!(connection.is_established(), !ask, "{}: {:?}", vector["name"], connection.error());
     for _ in 0..number(&vector["opened"]) {
         connection.open(None, Priority::default()).expect("it may open streams");
@@ -242,8 +244,8 @@ pub(crate) fn run_replies(vector: &Value) -> Outputs {
 pub(crate) fn run_connection(vector: &Value) -> Outputs {
     let role = receiver(vector);
     let ask = vector.get("undecided").is_some_and(flag);
-    let config = Config { ask, ..config(list(&vector["settings"])) };
-    let (mut connection, mut sealer, _) = after_flight3(role, config);
+    let config = Config { ask, ..config() };
+    let (mut connection, mut sealer, _) = after_flight3(role, config, list(&vector["settings"]));
     assert_eq!(connection.is_established(), !ask, "{}: {:?}", vector["name"], connection.error());
     // The first of `areas` stands in the first record of its direction, for which `after_flight3` has sent an empty one.
     sealer.start_at(0);
@@ -268,7 +270,7 @@ pub(crate) fn run_connection(vector: &Value) -> Outputs {
 
 /// Whether an initiator goes on after this P2.
 fn after_p2(remote: Remote, raw: Vec<u8>) -> Connection {
-    let mut connection = new(Role::Initiator, config(&[]), remote);
+    let mut connection = new(Role::Initiator, config(), &[], remote);
     let m1 = sent(&mut connection).expect("M1");
     let (mut m2, _) = answer(&m1, Some(raw));
     receives(&mut connection, &mut m2[..]);
@@ -281,7 +283,7 @@ pub(crate) fn run_payload(vector: &Value) -> Outputs {
     let malformed = match text(&vector["payload"]) {
         "P1" => {
             // A trial that fails shows in the mode that the responder goes on in.
-            let mut connection = new(Role::Responder, config(&[]), Remote::Anyone);
+            let mut connection = new(Role::Responder, config(), &[], Remote::Anyone);
             let (await_m2, mut m1) = dial(true, Some(plaintext));
             receives(&mut connection, &mut m1[..]);
             let mut m2 = sent(&mut connection).expect("M2");
@@ -290,7 +292,7 @@ pub(crate) fn run_payload(vector: &Value) -> Outputs {
         "P2-IK" => after_p2(Remote::Key(responder_secret().public_key()), plaintext).error().is_some(),
         "P2-fallback" => after_p2(Remote::Anyone, plaintext).error().is_some(),
         "P3" => {
-            let mut connection = new(Role::Responder, config(&[]), Remote::Anyone);
+            let mut connection = new(Role::Responder, config(), &[], Remote::Anyone);
             let (await_m2, mut m1) = dial(false, None);
             receives(&mut connection, &mut m1[..]);
             let mut m2 = sent(&mut connection).expect("M2");
@@ -319,8 +321,8 @@ const WALL_CLOCK: u64 = 1_800_000_000_000;
 
 /// Early data that a responder accepts or refuses, and what follows it.
 pub(crate) fn run_early(vector: &Value) -> Outputs {
-    let config = Config { early_data: true, ..config(list(&vector["settings"])) };
-    let mut connection = new(Role::Responder, config, Remote::Anyone);
+    let config = Config { early_data: true, ..config() };
+    let mut connection = new(Role::Responder, config, list(&vector["settings"]), Remote::Anyone);
     connection.set_wall_clock(NOW, WALL_CLOCK);
     let mut hello = Hello { timestamp: Some(WALL_CLOCK), ..hello(None) };
     hello.flags.early = true;
@@ -346,8 +348,8 @@ pub(crate) fn run_early(vector: &Value) -> Outputs {
 
 /// An initiator that sent early data, and what a responder that accepts or refuses it says in P2.
 pub(crate) fn run_answers(vector: &Value) -> Outputs {
-    let config = Config { early_data: true, ..config(&[]) };
-    let mut connection = new(Role::Initiator, config, Remote::Key(responder_secret().public_key()));
+    let config = Config { early_data: true, ..config() };
+    let mut connection = new(Role::Initiator, config, &[], Remote::Key(responder_secret().public_key()));
     connection.set_wall_clock(NOW, WALL_CLOCK);
     let stream = connection.open_early(None, Priority::default()).expect("it may open a stream");
     assert_eq!(connection.send(stream).write(b"x"), Ok(1));
@@ -364,7 +366,7 @@ pub(crate) fn run_answers(vector: &Value) -> Outputs {
 
 /// Flight 3 of fallback and the records after it, received by a responder.
 pub(crate) fn run_p3(vector: &Value) -> Outputs {
-    let mut connection = new(Role::Responder, config(&[]), Remote::Anyone);
+    let mut connection = new(Role::Responder, config(), &[], Remote::Anyone);
     let (await_m2, mut m1) = dial(false, None);
     receives(&mut connection, &mut m1[..]);
     let mut m2 = sent(&mut connection).expect("M2");
@@ -387,7 +389,7 @@ pub(crate) fn run_own_key(vector: &Value, base: &Value) -> Outputs {
     let mut base = base.clone();
     base["initiator"]["static"] = base["responder"]["statics"][0].clone();
     let own = StaticSecret::from_bytes(&array(&base["initiator"]["static"]));
-    let config = Arc::new(config(&[]));
+    let config = Arc::new(config());
     let connection = if vector["side"] == "initiator" {
         let (await_m2, _) = start_initiator(&base).expect("M1");
         let mut connection =

@@ -16,6 +16,9 @@ use crate::wire::{Priority, is_name};
 /// Chunks that are written are kept from this size on; smaller ones are copied, so that the send buffer bounds the memory and not only the bytes.
 const SHARE_WRITES_FROM: usize = 1024;
 
+/// The window of a stream that is read for the first time, as far as there is growth for it.
+const FIRST_READ_WINDOW: u64 = 1 << 20;
+
 impl Mux {
     pub(crate) fn open(
         &mut self,
@@ -33,7 +36,8 @@ impl Mux {
             return Err(OpenError::Draining);
         }
         let protocol = protocol.map(|name| self.names_out.shared(name).unwrap_or_else(|| Arc::from(name)));
-        let slot = self.insert(true, None, protocol, priority);
+        // The window that it has if it is the next to be opened.
+        let slot = self.insert(None, (self.windows.of(self.opened), 0), protocol, priority);
         self.streams[slot as usize].early = early;
         self.refresh(slot);
         Ok(self.id(slot))
@@ -289,6 +293,7 @@ impl Mux {
     /// The slot of `id`, if there is something to read; `None` at the end of the stream.
     fn readable(&mut self, id: StreamId) -> Result<Option<u32>, ReadError> {
         let slot = self.slot(id).ok_or(ReadError::UnknownStream)?;
+        self.grow_first(slot);
         let stream = &mut self.streams[slot as usize];
         let recv = &mut stream.recv;
         if recv.queue.len() > 0 {
@@ -306,6 +311,28 @@ impl Mux {
                     Err(ReadError::Blocked)
                 }
             },
+        }
+    }
+
+    /// The application reads: once a quarter of the first window is used, the window grows at once, so that what follows does not wait for it to be read.
+    fn grow_first(&mut self, slot: u32) {
+        let stream = &mut self.streams[slot as usize];
+        let credit = &stream.recv.credit;
+        if stream.recv.was_read
+            || !stream.recv.is_open()
+            || stream.recv.stopped
+            || credit.left() * 4 > credit.window() * 3
+        {
+            return;
+        }
+        stream.recv.was_read = true;
+        let want = FIRST_READ_WINDOW.saturating_sub(credit.window()).min(self.first_growth.left() / 2);
+        if want > 0 && stream.wire().is_some() {
+            let growth = self.first_growth.take(want);
+            stream.recv.first_growth = growth as u32;
+            stream.recv.credit.grow(growth);
+            stream.pending.max_data = true;
+            self.want_control(slot);
         }
     }
 
@@ -432,7 +459,7 @@ impl Mux {
 
     pub(crate) fn waits_for(&mut self, id: StreamId, may_send: bool) -> Option<Wait> {
         let slot = self.slot(id)?;
-        let (may_open, credit) = (self.opened < self.may_open, self.credit_out.left());
+        let (may_open, credit) = (self.may_open_one(), self.credit_out.left());
         let next = self.schedule.next(may_open, credit > 0);
         let stream = &self.streams[slot as usize];
         let unsent =

@@ -45,7 +45,7 @@ impl SendCredit {
 #[derive(Debug)]
 pub(super) struct RecvCredit {
     received: u64,
-    /// These are at most 3 GiB: the configuration allows a window of 2 GiB, and growth is at most half of that.
+    /// These are at most 2 GiB: the configuration allows a receive window of 1 GiB, and the connection's credit is twice that.
     unread: u32,
     left: u32,
     window: u32,
@@ -121,15 +121,19 @@ impl RecvCredit {
     }
 }
 
-/// The growth that all streams of a connection share: at most half of the connection's window.
+/// Growth that all streams of a connection share.
 #[derive(Debug)]
 pub(super) struct Growth {
     left: u64,
 }
 
 impl Growth {
-    pub(super) const fn new(connection_window: u64) -> Self {
-        Self { left: connection_window / 2 }
+    pub(super) const fn new(left: u64) -> Self {
+        Self { left }
+    }
+
+    pub(super) const fn left(&self) -> u64 {
+        self.left
     }
 
     /// Takes up to `want`.

@@ -1,5 +1,6 @@
 //! Frames that leave, decided when the record is made (`docs/spec.md` section 12.2).
 
+use super::credit::{RecvCredit, SendCredit};
 use super::halves::SendState;
 use super::schedule::{Need, Pick};
 use super::{Mux, exists};
@@ -20,7 +21,12 @@ impl Mux {
     }
 
     fn next_pick(&mut self) -> Option<Pick> {
-        self.schedule.next(self.opened < self.may_open, self.credit_out.left() > 0)
+        self.schedule.next(self.may_open_one(), self.credit_out.left() > 0)
+    }
+
+    /// Whether the next stream of this side can be opened. This side receives on no more streams than the peer may open, so that it has a window for each.
+    pub(super) const fn may_open_one(&self) -> bool {
+        self.opened < self.may_open && self.open_here < self.limits.max_streams
     }
 
     /// Payload bytes that are held and may be sent, and the bytes of the frames around them.
@@ -47,12 +53,9 @@ impl Mux {
         self.fill_streams(out);
     }
 
-    /// Connection credit is due when enough of the window is used, or when what is left is less than what could be given, as
-    /// long as that is enough for half a new stream's window.
+    /// Connection credit is due when enough of the window is used. It is twice the receive window, so it is never what holds the peer back.
     fn max_data_is_due(&self) -> bool {
-        let raise = self.credit_in.raise();
-        raise >= self.credit_in.worth_a_record()
-            || raise >= self.limits.ours.initial_max_stream_data / 2 && raise >= self.credit_in.left()
+        self.credit_in.raise() >= self.credit_in.worth_a_record()
     }
 
     fn fill_control(&mut self, out: &mut Writer<'_>, keep: usize) {
@@ -92,8 +95,12 @@ impl Mux {
     }
 
     fn write_max_streams(&mut self, out: &mut Writer<'_>) {
-        self.peer_streams.granted += self.peer_streams.raise();
-        MaxStreams(self.peer_streams.granted).encode(out);
+        let raise = self.peer_streams.raise();
+        let window = self.births.many(raise);
+        let maximum = self.peer_streams.granted + raise;
+        self.peer_streams.granted = maximum;
+        self.peer_streams.windows.push(maximum, window);
+        MaxStreams { maximum, window }.encode(out);
         self.restraint.sent(self.now);
     }
 
@@ -153,14 +160,20 @@ impl Mux {
             return false;
         }
         let wire = self.opened << 1 | self.role.parity();
+        let (sends, receives) = (self.windows.of(self.opened), self.births.one());
         self.opened += 1;
+        self.open_here += 1;
+        self.windows.opened(self.opened);
         self.by_wire.insert(wire, slot);
         let stream = &mut self.streams[slot as usize];
         stream.set_wire(wire);
+        stream.send.credit = SendCredit::new(sends);
+        stream.recv.credit = RecvCredit::new(receives);
+        stream.recv.born = receives as u32;
         let name = self.names_out.refer(stream.protocol.as_deref());
         // What the application asked of the peer before holds for what the peer sends; this side sends by its own.
         let priority = stream.pending.priority.take().unwrap_or(stream.priority);
-        Open { stream: wire, priority, name }.encode(out);
+        Open { stream: wire, priority, window: receives, name }.encode(out);
         self.names_out.sent(stream.protocol.as_ref());
         self.refresh(slot);
         self.want_control(slot);
@@ -247,7 +260,7 @@ impl Mux {
             MaxData(self.credit_in.grant()).encode(out);
             self.restraint.sent(self.now);
         }
-        if self.peer_streams.raise() >= (self.peer_streams.window / 8).max(1) && out.room() >= MaxStreams::MAX_LEN {
+        if self.peer_streams.raise() >= (self.peer_streams.ahead / 8).max(1) && out.room() >= MaxStreams::MAX_LEN {
             self.write_max_streams(out);
         }
         while out.room() >= MaxStreamData::MAX_LEN {

@@ -69,6 +69,11 @@ pub(super) struct RecvHalf {
     pub(super) interest: Interest,
     /// This side said STOP, or is about to: what arrives is discarded.
     pub(super) stopped: bool,
+    /// The application has read a quarter of the first window, so that the window grew.
+    pub(super) was_read: bool,
+    /// The window that it began with, and by how much that grew when it was first read.
+    pub(super) born: u32,
+    pub(super) first_growth: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +94,9 @@ impl RecvHalf {
             state: RecvState::Open,
             interest: Interest::Nobody,
             stopped: false,
+            was_read: false,
+            born: u32::try_from(window).unwrap_or(u32::MAX),
+            first_growth: 0,
         }
     }
 

@@ -60,8 +60,10 @@ impl Mux {
             .names_in
             .resolve(open.name)
             .map_err(|what| Self::violation(ProtocolCode::FRAME_ENCODING, what, wire))?;
+        let window = self.peer_streams.windows.of(self.peer_streams.opened);
         self.peer_streams.opened += 1;
-        let slot = self.insert(false, Some(wire), protocol, open.priority);
+        self.peer_streams.windows.opened(self.peer_streams.opened);
+        let slot = self.insert(Some(wire), (open.window, window), protocol, open.priority);
         self.streams[slot as usize].early = early;
         if self.drains.sent || self.drains.to_send.is_some() {
             self.refuse_slot(slot, Code::REFUSED);
@@ -201,7 +203,10 @@ impl Mux {
 
     pub(crate) fn on_max_streams(&mut self, frame: MaxStreams) -> Result<(), Violation> {
         self.budget.control(self.now, 1)?;
-        self.may_open = self.may_open.max(frame.0);
+        if frame.maximum > self.may_open {
+            self.may_open = frame.maximum;
+            self.windows.push(frame.maximum, frame.window);
+        }
         Ok(())
     }
 

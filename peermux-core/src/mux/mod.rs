@@ -16,6 +16,7 @@ mod ingress;
 mod names;
 mod queue;
 mod schedule;
+mod windows;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -30,6 +31,7 @@ use slab::Slab;
 pub(crate) use budget::Budget;
 use budget::Restraint;
 pub(crate) use ingress::Source;
+pub(crate) use windows::LEAST_WINDOW;
 
 use crate::code::{Code, ProtocolCode};
 use crate::error::{ConnectionError, Violation, Wait};
@@ -44,6 +46,7 @@ use halves::{RecvHalf, SendHalf, SendState};
 use names::Names;
 use queue::SlotQueue;
 use schedule::{Need, Schedule};
+use windows::{Births, Windows};
 
 /// What the application may want to know of its streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +66,10 @@ pub(crate) enum StreamEvent {
 pub(crate) struct Limits {
     /// Settings that the peer was told.
     pub(crate) ours: Settings,
+    /// Bytes that may be received and unread, in all.
+    pub(crate) receive_window: u64,
+    /// Streams that either side may have open at once.
+    pub(crate) max_streams: u64,
     /// Bytes that one stream queues for sending at most.
     pub(crate) stream_send_buffer: usize,
     /// Bytes that all streams queue for sending, but for a small reserve of each.
@@ -205,27 +212,33 @@ impl Stream {
     }
 }
 
-/// Streams that the peer may open: `closed <= opened <= granted <= closed + window`.
+/// Streams that the peer may open: `closed + cooling <= opened <= granted <= closed + most`.
 #[derive(Debug)]
 struct PeerStreams {
     opened: u64,
     closed: u64,
     granted: u64,
-    window: u64,
+    most: u64,
+    /// At least so many may be opened beyond those that are, as far as `most` allows.
+    ahead: u64,
+    /// The windows that those which are granted begin with.
+    windows: Windows,
     /// Streams that the peer cancelled and that are over: their places come back later (`docs/spec.md` section 11.2).
     cooling: u64,
     cools_at: Instant,
 }
 
 impl PeerStreams {
-    const fn raise(&self) -> u64 {
-        self.closed + self.window - self.granted
+    /// How many more could be granted. As many as are open may be opened, so that a peer that opens many at once soon has all that there are; but each that is granted holds a window.
+    fn raise(&self) -> u64 {
+        let ahead = self.ahead.max(self.opened - self.closed);
+        (self.closed + self.most).min(self.opened + ahead).saturating_sub(self.granted)
     }
 
     /// Whether a new limit should cause a record.
-    const fn is_due(&self) -> bool {
+    fn is_due(&self) -> bool {
         let raise = self.raise();
-        raise > 0 && (raise * 2 >= self.window || self.granted - self.opened < raise)
+        raise > 0 && (raise * 2 >= self.ahead || self.granted - self.opened < raise)
     }
 }
 
@@ -252,16 +265,20 @@ pub(crate) struct Mux {
     next_serial: u64,
     /// Streams that the peer opened and that were not yet accepted.
     incoming: VecDeque<u32>,
-    /// Streams that this side opened on the wire, and how many it may.
+    /// Streams that this side opened on the wire, how many of them are not over, and how many it may open in all.
     opened: u64,
+    open_here: u64,
     may_open: u64,
     peer_streams: PeerStreams,
 
     credit_out: SendCredit,
     credit_in: RecvCredit,
+    births: Births,
+    /// For streams that are read for the first time; and for those that the application reads faster than their window allows.
+    first_growth: Growth,
     growth: Growth,
-    /// What the peer gives each new stream.
-    peer_stream_credit: u64,
+    /// What the peer gives the streams that this side may open.
+    windows: Windows,
 
     names_out: Names,
     names_in: Names,
@@ -296,12 +313,21 @@ fn exists(streams: &Slab<Box<Stream>>, slot: u32, serial: u64) -> bool {
     streams.get(slot as usize).is_some_and(|stream| stream.serial == serial)
 }
 
+impl Limits {
+    /// What streams may begin with beyond the least: growth has half of the receive window, and each stream of either side the least window.
+    const fn births(&self) -> u64 {
+        self.receive_window / 2 - 2 * self.max_streams * LEAST_WINDOW
+    }
+}
+
 impl Mux {
     /// How many places of streams that are over are kept.
     const PLACES: usize = 32;
 
     pub(crate) fn new(role: Role, limits: Limits, now: Instant) -> Self {
-        let theirs = Settings::default();
+        let (theirs, ours) = (Settings::default(), limits.ours);
+        let mut births = Births::new(limits.births(), ours.initial_max_stream_data);
+        births.reserve(ours.initial_max_streams);
         Self {
             role,
             limits,
@@ -313,19 +339,24 @@ impl Mux {
             next_serial: 0,
             incoming: VecDeque::new(),
             opened: 0,
+            open_here: 0,
             may_open: theirs.initial_max_streams,
             peer_streams: PeerStreams {
                 opened: 0,
                 closed: 0,
-                granted: limits.ours.initial_max_streams,
-                window: limits.ours.initial_max_streams,
+                granted: ours.initial_max_streams,
+                most: limits.max_streams,
+                ahead: ours.initial_max_streams,
+                windows: Windows::new(ours.initial_max_streams, ours.initial_max_stream_data),
                 cooling: 0,
                 cools_at: now,
             },
             credit_out: SendCredit::new(theirs.initial_max_data),
-            credit_in: RecvCredit::new(limits.ours.initial_max_data),
-            growth: Growth::new(limits.ours.initial_max_data),
-            peer_stream_credit: theirs.initial_max_stream_data,
+            credit_in: RecvCredit::new(ours.initial_max_data),
+            births,
+            first_growth: Growth::new(limits.receive_window / 8),
+            growth: Growth::new(limits.receive_window / 8 * 3),
+            windows: Windows::new(theirs.initial_max_streams, theirs.initial_max_stream_data),
             names_out: Names::default(),
             names_in: Names::default(),
             schedule: Schedule::default(),
@@ -401,10 +432,11 @@ impl Mux {
     pub(crate) fn set_peer(&mut self, settings: &Settings) {
         self.credit_out.raise(settings.initial_max_data);
         self.may_open = self.may_open.max(settings.initial_max_streams);
-        self.peer_stream_credit = settings.initial_max_stream_data;
+        self.windows = Windows::new(settings.initial_max_streams, settings.initial_max_stream_data);
+        // Those that this side has opened so far are among the first.
         for slot in self.slots() {
             let stream = &mut self.streams[slot as usize];
-            if stream.send.credit.raise(settings.initial_max_stream_data) {
+            if stream.opened_here && stream.send.credit.raise(settings.initial_max_stream_data) {
                 self.tell_writable(slot);
             }
         }
@@ -505,7 +537,14 @@ impl Mux {
         self.credit_in.unread()
     }
 
-    fn insert(&mut self, opened_here: bool, wire: Option<u64>, protocol: Option<Arc<str>>, priority: Priority) -> u32 {
+    /// A stream of the peer, which begins with these windows, or one of this side's, whose window for receiving is known when its OPEN is sent.
+    fn insert(
+        &mut self,
+        wire: Option<u64>,
+        (sends, receives): (u64, u64),
+        protocol: Option<Arc<str>>,
+        priority: Priority,
+    ) -> u32 {
         let serial = self.next_serial;
         self.next_serial += 1;
         let mut place = self.places.pop();
@@ -514,14 +553,14 @@ impl Mux {
             wire_plus_one: wire.and_then(|wire| NonZeroU64::new(wire + 1)),
             protocol,
             priority,
-            send: SendHalf::new(self.peer_stream_credit),
-            recv: RecvHalf::new(self.limits.ours.initial_max_stream_data, self.now),
+            send: SendHalf::new(sends),
+            recv: RecvHalf::new(receives, self.now),
             pending: Pending::default(),
             in_control: false,
             in_riders: false,
             in_room: false,
             restrained: false,
-            opened_here,
+            opened_here: wire.is_none(),
             early: false,
             cancelled: false,
             held: true,
@@ -664,9 +703,13 @@ impl Mux {
         }
         self.queued -= stream.counted as usize;
         self.ready -= stream.counted_ready();
-        self.growth.give_back(stream.recv.credit.window() - self.limits.ours.initial_max_stream_data);
         if let Some(wire) = stream.wire() {
             self.by_wire.remove(&wire);
+            let (born, first) = (u64::from(stream.recv.born), u64::from(stream.recv.first_growth));
+            self.births.give_back(born);
+            self.first_growth.give_back(first);
+            self.growth.give_back(stream.recv.credit.window() - born - first);
+            self.open_here -= u64::from(stream.opened_here);
         }
         self.budget.stream_over();
         self.restraint.stream_over();
@@ -699,13 +742,23 @@ impl Mux {
         let peer_streams = self.streams.iter().filter(|(_, stream)| !stream.opened_here).count() as u64;
         let PeerStreams { opened, closed, cooling, .. } = self.peer_streams;
         assert_eq!(opened - closed - cooling, peer_streams, "streams of the peer");
-        assert!(self.peer_streams.opened <= self.peer_streams.granted, "streams granted");
+        assert!(opened <= self.peer_streams.granted, "streams granted");
+        self.assert_windows();
         for entries in [self.control.len(), self.riders.len(), self.room.len()] {
             assert!(entries <= self.streams.len(), "streams that have gone are in a queue");
         }
-        for (_, stream) in &self.streams {
-            assert!(stream.send.queue.len() as u64 <= stream.send.credit.left(), "queued within credit");
-        }
+    }
+
+    /// All windows together, those of streams that may be opened included, and all that may still be given, are the receive window at most.
+    #[cfg(any(test, debug_assertions))]
+    fn assert_windows(&self) {
+        let windows = self.streams.iter().filter(|(_, stream)| stream.wire().is_some());
+        let streams: u64 = windows.map(|(_, stream)| stream.recv.credit.window()).sum();
+        let PeerStreams { opened, granted, .. } = self.peer_streams;
+        let granted: u64 = (opened..granted).map(|number| self.peer_streams.windows.of(number)).sum();
+        let left = self.births.left() + self.first_growth.left() + self.growth.left();
+        let in_all = streams + granted + left;
+        assert!(in_all <= self.limits.receive_window, "{in_all} bytes of windows");
     }
 
     fn violation(code: ProtocolCode, what: &'static str, stream: u64) -> Violation {

@@ -46,13 +46,14 @@ fn body(json: &Value) -> Vec<u8> {
 fn frame<'a>(json: &'a Value, body: &'a [u8]) -> Option<Frame<'a>> {
     let stream = optional(&json["stream"]).unwrap_or(0);
     let maximum = optional(&json["maximum"]).unwrap_or(0);
+    let window = optional(&json["window"]).unwrap_or(0);
     Some(match text(&json["type"]) {
         "PADDING" => return None,
         "PING" => Frame::Ping(Ping(super::array(&json["data"]))),
         "PONG" => Frame::Pong(Pong(super::array(&json["data"]))),
         "MAX_DATA" => Frame::MaxData(MaxData(maximum)),
         "MAX_STREAM_DATA" => Frame::MaxStreamData(MaxStreamData { stream, maximum }),
-        "MAX_STREAMS" => Frame::MaxStreams(MaxStreams(maximum)),
+        "MAX_STREAMS" => Frame::MaxStreams(MaxStreams { maximum, window }),
         "RESET" => Frame::Reset(Reset { stream, code: code(json) }),
         "STOP" => Frame::Stop(Stop { stream, code: code(json) }),
         "OPEN" => {
@@ -63,7 +64,7 @@ fn frame<'a>(json: &'a Value, body: &'a [u8]) -> Option<Frame<'a>> {
                 "index" => Name::Index(number(&json["index"])),
                 form => panic!("an unknown form: {form}"),
             };
-            Frame::Open(Open { stream, priority: priority(&json["priority"]), name })
+            Frame::Open(Open { stream, priority: priority(&json["priority"]), window, name })
         }
         "PRIORITY" => Frame::Priority(PriorityUpdate { stream, priority: priority(&json["priority"]) }),
         "CLOSE" => Frame::Close(Close { code: code(json), reason: text(&json["reason"]) }),

@@ -1,7 +1,7 @@
 //! MAX_DATA, MAX_STREAM_DATA and MAX_STREAMS: `docs/spec.md` sections 9.3 to 9.5.
 //!
 //! ```text
-//! MAX_DATA = 0x03 ‖ maximum    MAX_STREAM_DATA = 0x04 ‖ stream ‖ maximum    MAX_STREAMS = 0x05 ‖ maximum
+//! MAX_DATA = 0x03 ‖ maximum    MAX_STREAM_DATA = 0x04 ‖ stream ‖ maximum    MAX_STREAMS = 0x05 ‖ maximum ‖ window
 //! ```
 
 use crate::codec::{DecodeError, Fault, Reader, Writer};
@@ -21,7 +21,12 @@ pub struct MaxStreamData {
 
 /// Streams that the receiver of this may open in all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MaxStreams(pub u64);
+pub struct MaxStreams {
+    /// Streams in all.
+    pub maximum: u64,
+    /// Payload bytes that may at first be sent on each stream that this allows, and that was not allowed before.
+    pub window: u64,
+}
 
 impl MaxData {
     pub(crate) const TYPE: u8 = 0x03;
@@ -57,7 +62,7 @@ impl MaxStreamData {
 
 impl MaxStreams {
     pub(crate) const TYPE: u8 = 0x05;
-    pub(crate) const MAX_LEN: usize = 9;
+    pub(crate) const MAX_LEN: usize = 17;
     /// The greatest limit: ids are varints, and two share each number.
     pub(crate) const MAX: u64 = 1 << 60;
 
@@ -66,11 +71,12 @@ impl MaxStreams {
         if maximum > Self::MAX {
             return Err(DecodeError::new("MAX_STREAMS maximum", Fault::OutOfRange));
         }
-        Ok(Self(maximum))
+        Ok(Self { maximum, window: reader.varint("MAX_STREAMS window")? })
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {
         out.frame_type(Self::TYPE);
-        out.varint(self.0);
+        out.varint(self.maximum);
+        out.varint(self.window);
     }
 }

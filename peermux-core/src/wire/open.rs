@@ -1,7 +1,7 @@
 //! OPEN: `docs/spec.md` section 9.8.
 //!
 //! ```text
-//! OPEN = 0x08 ‖ stream ‖ priority 1 ‖ name
+//! OPEN = 0x08 ‖ stream ‖ priority 1 ‖ window ‖ name
 //! name = 0 | 1 ‖ length ‖ bytes (entered) | 2 ‖ length ‖ bytes (not entered) | 3 + index
 //! ```
 
@@ -21,6 +21,8 @@ pub struct Open<'a> {
     pub stream: u64,
     /// The stream's priority, in both directions.
     pub priority: Priority,
+    /// Payload bytes that the other side may send on the stream at first.
+    pub window: u64,
     /// The application protocol that the stream speaks.
     pub name: Name<'a>,
 }
@@ -79,13 +81,14 @@ impl<'a> Name<'a> {
 
 impl<'a> Open<'a> {
     pub(crate) const TYPE: u8 = 0x08;
-    /// Type, stream, priority, form, and a name with its length (64 takes two bytes).
-    pub(crate) const MAX_LEN: usize = 1 + 8 + 1 + 1 + 2 + MAX_NAME;
+    /// Type, stream, priority, window, form, and a name with its length (64 takes two bytes).
+    pub(crate) const MAX_LEN: usize = 1 + 8 + 1 + 8 + 1 + 2 + MAX_NAME;
 
     pub(crate) fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(Self {
             stream: reader.varint("OPEN stream")?,
             priority: Priority::decode(reader, "OPEN priority")?,
+            window: reader.varint("OPEN window")?,
             name: Name::decode(reader)?,
         })
     }
@@ -94,6 +97,7 @@ impl<'a> Open<'a> {
         out.frame_type(Self::TYPE);
         out.varint(self.stream);
         out.u8(self.priority.byte());
+        out.varint(self.window);
         self.name.encode(out);
     }
 }
