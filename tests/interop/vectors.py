@@ -820,10 +820,10 @@ def negative_vectors() -> Iterator[Json]:
         d = pm.Direction(1, key)
         d.n = d.used = used - 1
         d._after(pm.KEY_UPDATE if update else 0)
-        raw = bytearray(d.seal(0, b""))
-        raw[-1] ^= error == "AUTH"
+        last = bytearray(d.seal(0, b""))
+        last[-1] ^= error == "AUTH"
         yield v("key_limit", f"after {used} records{' and a key update' if update else ''}{', tampered tag' if error == 'AUTH' else ''}", error, suite=1, key=key.hex(),
-                used=used, key_update=update, bytes=raw.hex())
+                used=used, key_update=update, bytes=last.hex())
     # handshakes
     p2 = payload(OFFER)
 
