@@ -89,7 +89,7 @@ pub fn config(pick: u8) -> Config {
     let small = pick & 1 == 0;
     Config {
         max_record: if pick & 2 == 0 { 1 } else { 16 },
-        receive_window: if small { 2048 } else { 1 << 20 },
+        receive_window: if small { 64 << 10 } else { 1 << 20 },
         stream_receive_window: if small { 2048 } else { 1 << 16 },
         max_streams: if small { 16 } else { 200 },
         send_buffer: if small { 4096 } else { 1 << 16 },

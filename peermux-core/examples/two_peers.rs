@@ -46,7 +46,7 @@ fn byte(index: usize) -> u8 {
 fn small() -> Config {
     Config {
         max_record: 2,
-        receive_window: 16 * 1024,
+        receive_window: 64 * 1024,
         stream_receive_window: 4 * 1024,
         max_streams: 16,
         send_buffer: 8 * 1024,

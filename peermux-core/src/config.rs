@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use crate::crypto::{Provider, PublicKey, StaticSecret, Suite, default_provider};
 use crate::key_log::KeyLog;
-use crate::mux::LEAST_WINDOW;
+use crate::mux::{LEAST_WINDOW, Parts};
 use crate::wire::{MAX_FRAME_ATTESTATION, MAX_RECORD, Settings, Shaping};
 
 /// How a connection behaves. Built by changing fields of the default; checked when a connection is made.
@@ -15,7 +15,7 @@ pub struct Config {
     /// The largest record that this side takes and sends, in quanta of 1408 bytes: 1 to 16; 16 by default. A small device that
     /// takes 2 needs a receive buffer of 2816 bytes.
     pub max_record: u8,
-    /// What may be received that the application has not read, over all streams, in bytes: at least 8192 for each of `max_streams`, at most 1 GiB; 22 MiB by
+    /// What may be received that the application has not read, over all streams, in bytes: at least 4096 for each of `max_streams`, at most 1 GiB; 25 MiB by
     /// default. The windows of all streams together are never more than this, so streams that are left unread delay no other stream, however many they are
     /// (`docs/spec.md` section 11.1).
     ///
@@ -23,9 +23,9 @@ pub struct Config {
     pub receive_window: u64,
     /// The window that a stream begins with at most, in bytes: from 2048 to 1 GiB; 64 KiB by default. A stream begins with less if `receive_window` has no room for that: 16 streams at
     /// least begin with the same window, and with many open ones a new stream begins with 2048 bytes at least. A window grows when the application reads: to 1 MiB at
-    /// once, and then as fast as the application reads, as far as half of `receive_window` goes for all streams.
+    /// once, and then as fast as the application reads, as far as two thirds of `receive_window` go for all streams (less if the least windows of `max_streams` streams need more than the other third).
     pub stream_receive_window: u64,
-    /// Streams that each side may have open at once: 16 to 131,072; 1024 by default. This side opens no more than that either, whatever the peer allows: more wait until
+    /// Streams that each side may have open at once: 16 to 262,144; 512 by default. This side opens no more than that either, whatever the peer allows: more wait until
     /// others are over.
     pub max_streams: u64,
     /// Bytes that all streams queue for sending; 4 MiB by default. Beyond it each stream may still queue 2 KiB, so that bulk data
@@ -69,9 +69,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_record: MAX_RECORD,
-            receive_window: 22 << 20,
+            receive_window: 25 << 20,
             stream_receive_window: 64 << 10,
-            max_streams: 1024,
+            max_streams: 512,
             send_buffer: 4 << 20,
             stream_send_buffer: 256 << 10,
             idle_timeout: Some(Duration::from_secs(60)),
@@ -134,7 +134,7 @@ impl core::error::Error for ConfigError {}
 impl Config {
     /// The most memory, in bytes, that a connection holds for payload and buffers with `streams` open, of which there are never more than twice `max_streams`: twice the receive
     /// window, twice the send buffer with each stream's reserve (a buffer that grows may be half empty), one record each way, and a constant; besides 1 KiB for each stream.
-    /// With default settings that is 63 MiB at the worst.
+    /// With default settings that is less than 64 MiB at the worst.
     pub const fn memory_bound(&self, streams: u64) -> u64 {
         2 * self.receive_window
             + 2 * self.send_buffer as u64
@@ -143,28 +143,25 @@ impl Config {
             + 64 * 1024
     }
 
-    /// What new streams may have beyond the least window: half of the receive window is for growth, and each stream of either side has the least one.
-    const fn births(&self) -> u64 {
-        (self.receive_window / 2).saturating_sub(self.max_streams.saturating_mul(2 * LEAST_WINDOW))
-    }
-
     /// The window of the first streams.
     fn first_window(&self) -> u64 {
-        self.stream_receive_window.min(LEAST_WINDOW + self.births() / 32)
+        self.stream_receive_window.min(LEAST_WINDOW + Parts::of(self.receive_window, self.max_streams).births / 32)
     }
 
     /// Streams that the peer may open before it hears of more. Their windows are half of what new streams may have.
     fn first_streams(&self) -> u64 {
-        let extra = self.first_window() - LEAST_WINDOW;
-        (self.births() / 2).checked_div(extra).map_or(self.max_streams, |streams| streams.clamp(16, self.max_streams))
+        let extra = self.first_window().saturating_sub(LEAST_WINDOW);
+        (Parts::of(self.receive_window, self.max_streams).births / 2)
+            .checked_div(extra)
+            .map_or(self.max_streams, |streams| streams.max(16).min(self.max_streams))
     }
 
-    /// The settings that the peer is told.
-    pub(crate) fn settings(&self) -> Settings {
+    /// The settings that the peer is told (`docs/spec.md` section 4.4). Meaningful if [`Config::check`] succeeds.
+    pub fn settings(&self) -> Settings {
         Settings {
             max_record: self.max_record,
             // The windows of streams are what holds the peer back. This limit is never reached, also while an update is on its way.
-            initial_max_data: 2 * self.receive_window,
+            initial_max_data: self.receive_window.saturating_mul(2),
             initial_max_stream_data: self.first_window(),
             initial_max_streams: self.first_streams(),
             idle_timeout: self.idle_timeout.map_or(0, |timeout| {
@@ -181,10 +178,10 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         let checks = [
             ("max_record", (1..=MAX_RECORD).contains(&self.max_record)),
-            ("max_streams", (16..=1 << 17).contains(&self.max_streams)),
+            ("max_streams", (16..=(1 << 30) / (2 * LEAST_WINDOW)).contains(&self.max_streams)),
             (
                 "receive_window",
-                (self.max_streams.saturating_mul(4 * LEAST_WINDOW)..=1 << 30).contains(&self.receive_window),
+                (self.max_streams.saturating_mul(2 * LEAST_WINDOW)..=1 << 30).contains(&self.receive_window),
             ),
             ("stream_receive_window", (LEAST_WINDOW..=1 << 30).contains(&self.stream_receive_window)),
             ("stream_send_buffer", (2048..1 << 31).contains(&self.stream_send_buffer)),

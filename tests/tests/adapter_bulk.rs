@@ -115,6 +115,7 @@ fn both_ways<D: Face, L: Face>(name: &'static str, config: Config) {
 fn small() -> Config {
     Config {
         receive_window: 1 << 20,
+        max_streams: 128,
         stream_receive_window: 128 << 10,
         send_buffer: 256 << 10,
         stream_send_buffer: 128 << 10,

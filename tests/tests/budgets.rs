@@ -150,10 +150,10 @@ enum Attack {
 /// Repeats `attack` for `seconds` as fast as places are given; how many streams have reached the application.
 fn attack(attack: Attack, config: Config, seconds: u64) -> (u64, u64) {
     use std::collections::VecDeque;
-    let places = config.max_streams;
+    let (places, first) = (config.max_streams, config.settings().initial_max_streams);
     let mut duel = DuelBuilder { config, ..DuelBuilder::default() }.build();
     let begin = duel.now;
-    let (mut allowed, mut next, mut reached, mut finished) = (places, 0u64, 0, 0);
+    let (mut allowed, mut next, mut reached, mut finished) = (first, 0u64, 0, 0);
     let mut handlers = VecDeque::new();
     let mut learn = |duel: &mut Duel| {
         for frame in frames(&duel.hear()) {
@@ -208,7 +208,7 @@ fn attack(attack: Attack, config: Config, seconds: u64) -> (u64, u64) {
 fn streams_that_a_peer_cancels_are_bounded_each_second_and_close_nothing() {
     let seconds = 3;
     for max_streams in [16, 1_000] {
-        let config = || Config { keepalive: None, max_streams, ..Config::default() };
+        let config = || Config { keepalive: None, max_streams, receive_window: 64 << 20, ..Config::default() };
         let bound = |seconds: u64| max_streams + 1_000 + 1_000 * seconds;
         for kind in [Attack::RapidReset, Attack::SlowHandlers] {
             let (reached, _) = attack(kind, config(), seconds);
@@ -271,6 +271,9 @@ fn a_thousand_control_frames_each_second_are_safe_beside_any_number_of_cancellat
             duel.say(&[open(stream), reset(stream, 1), stop(stream, 1)].concat());
             let_go_of_all(&mut duel);
             stream += 2;
+            if stream % 32 == 0 {
+                duel.hear();
+            }
         }
         duel.hear();
         assert_eq!(duel.error(), None, "{stream}");
@@ -332,7 +335,7 @@ fn a_hundred_thousand_opens_and_closes_leave_no_stream_and_no_credit_behind() {
     // Something that fills all records, so that nothing rides along.
     let bulk = duel.conn().open(None, Priority::default()).expect("it opens");
     let mut limit = 1 << 20;
-    let mut seen_streams = 4096;
+    let mut seen_streams = Config::default().settings().initial_max_streams;
     let mut now = duel.now;
     for round in 0..rounds {
         let stream = 2 * round;

@@ -7,7 +7,7 @@ use peermux_core::{Config, Mode, Role};
 use peermux_tests::hostile::*;
 
 fn small() -> Config {
-    Config { receive_window: 8192, stream_receive_window: 4096, max_streams: 16, grease: false, ..Config::default() }
+    Config { receive_window: 1 << 20, stream_receive_window: 4096, max_streams: 16, grease: false, ..Config::default() }
 }
 
 /// Says `records` one after the other, all of which but the last are in order, and expects CLOSE with `code`, or none.
@@ -63,17 +63,11 @@ fn the_second_implementation_agrees_with_the_core_in_both_roles_and_modes() {
 }
 
 #[test]
-fn a_byte_beyond_the_window_of_a_stream_or_of_the_connection_is_flow_control() {
+fn a_byte_beyond_the_window_of_a_stream_is_flow_control() {
     let kilo = |stream: u64| data(stream, &[1; 1024]);
     let window = [open(0), kilo(0)].concat();
     is_fine("the window of a stream", &[window.clone(), kilo(0), kilo(0), kilo(0)]);
     breaks("one byte more", &[window, kilo(0), kilo(0), kilo(0), data(0, b"x")], ProtocolCode::FLOW_CONTROL);
-
-    let mut records = vec![[open(0), open(2), open(4)].concat()];
-    records.extend([0, 2].into_iter().flat_map(|stream| std::iter::repeat_n(kilo(stream), 4)));
-    is_fine("the window of the connection", &records);
-    records.push(data(4, b"x"));
-    breaks("one byte more on a third stream", &records, ProtocolCode::FLOW_CONTROL);
 }
 
 #[test]
@@ -162,9 +156,9 @@ fn frames_for_a_stream_that_is_forgotten_are_ignored_and_their_payload_is_credit
     duel.say(&all.concat());
     assert_eq!(duel.error(), None);
     // Many windows' worth: each is credited back at once.
-    let mut granted = 8192;
+    let mut granted = 2 << 20;
     let mut sent = 0;
-    for _ in 0..100 {
+    for _ in 0..5_000 {
         assert!(sent + 1300 <= granted, "{sent} of {granted}");
         duel.say(&data(0, &[1; 1300]));
         sent += 1300;
@@ -184,31 +178,35 @@ fn frames_for_a_stream_that_is_forgotten_are_ignored_and_their_payload_is_credit
 fn payload_for_a_stream_that_has_ended_still_counts_against_the_connection() {
     let mut duel = DuelBuilder { config: small(), ..DuelBuilder::default() }.build();
     duel.say(&[open(0), fin(0, b""), stop(0, 1)].concat());
-    duel.say_with(7, &[]);
-    duel.say(&data(0, &[1; 8193]));
+    // The connection's credit is twice the receive window. What is credited back is not yet granted.
+    for _ in 0..2 << 10 {
+        duel.say(&data(0, &[1; 1024]));
+    }
+    assert_eq!(duel.error(), None);
+    duel.say(&data(0, b"x"));
     assert_eq!(duel.hear_close(), Some(Code::Protocol(ProtocolCode::FLOW_CONTROL)));
 }
 
 #[test]
 fn malformed_frames_are_frame_encoding() {
-    let name = |len: usize| [vec![8, 0, 3, 1], number(len as u64), vec![b'a'; len]].concat();
+    let name = |len: usize| [vec![8, 0, 3, 0, 1], number(len as u64), vec![b'a'; len]].concat();
     let reason = |bytes: &[u8]| [vec![10, 1, 0], number(bytes.len() as u64), bytes.to_vec()].concat();
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("a type that is not in its shortest form", vec![0x40, 0x01, 0, 0, 0, 0, 0, 0, 0, 0]),
         ("a varint that is not in its shortest form", vec![3, 0x40, 0x01]),
-        ("a stream that is not in its shortest form", vec![8, 0x80, 0, 0, 0, 3, 0]),
+        ("a stream that is not in its shortest form", vec![8, 0x80, 0, 0, 0, 3, 0, 0]),
         ("MAX_STREAMS above 2^60", max_streams_raw((1 << 60) + 1)),
         ("RESET with layer 2", [open(0), vec![6, 0, 2, 0]].concat()),
         ("STOP with layer 255", [open(0), vec![7, 0, 255, 0]].concat()),
-        ("a priority above 15", vec![8, 0, 16, 0]),
+        ("a priority above 15", vec![8, 0, 16, 0, 0]),
         ("PRIORITY with a reserved bit", [open(0), vec![9, 0, 0x83]].concat()),
         ("an empty name", name(0)),
         ("a name of 65 bytes", name(65)),
-        ("a name with a space", vec![8, 0, 3, 1, 3, b'a', b' ', b'b']),
-        ("a name with DEL", vec![8, 0, 3, 2, 1, 0x7f]),
-        ("a name that is not ASCII", vec![8, 0, 3, 2, 2, 0xc3, 0xa9]),
-        ("an index without a name", vec![8, 0, 3, 3]),
-        ("a name beyond the area", vec![8, 0, 3, 1, 0x7f, 0xff]),
+        ("a name with a space", vec![8, 0, 3, 0, 1, 3, b'a', b' ', b'b']),
+        ("a name with DEL", vec![8, 0, 3, 0, 2, 1, 0x7f]),
+        ("a name that is not ASCII", vec![8, 0, 3, 0, 2, 2, 0xc3, 0xa9]),
+        ("an index without a name", vec![8, 0, 3, 0, 3]),
+        ("a name beyond the area", vec![8, 0, 3, 0, 1, 0x7f, 0xff]),
         ("CLOSE with layer 2", vec![10, 2, 0, 0]),
         ("a reason that is not UTF-8", reason(&[0xff, 0xfe])),
         ("a reason of 257 bytes", reason(&[b'a'; 257])),
@@ -225,7 +223,7 @@ fn malformed_frames_are_frame_encoding() {
 }
 
 fn max_streams_raw(maximum: u64) -> Vec<u8> {
-    [vec![5], number(maximum)].concat()
+    [vec![5], number(maximum), vec![0]].concat()
 }
 
 #[test]
@@ -272,14 +270,14 @@ fn unknown_frames_are_skipped_or_critical_by_their_type() {
 #[test]
 fn names_are_entered_in_order_and_the_table_has_64_places() {
     let named = |stream: u64, form: u64, name: &str| {
-        let mut frame = [vec![8], number(stream), vec![3], number(form)].concat();
+        let mut frame = [vec![8], number(stream), vec![3, 0], number(form)].concat();
         if form == 1 || form == 2 {
             frame.extend(number(name.len() as u64));
             frame.extend(name.as_bytes());
         }
         frame
     };
-    let config = Config { max_streams: 1000, ..small() };
+    let config = Config { max_streams: 80, ..small() };
     let mut duel = DuelBuilder { config, ..DuelBuilder::default() }.build();
     let mut expected = Vec::new();
     for index in 0..64 {

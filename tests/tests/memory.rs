@@ -123,6 +123,7 @@ fn small(receive_window: u64, stream_receive_window: u64) -> Config {
     Config {
         receive_window,
         stream_receive_window,
+        max_streams: 16,
         send_buffer: 64 << 10,
         stream_send_buffer: 64 << 10,
         ..Config::default()
@@ -312,7 +313,7 @@ const IDLE_STREAM: isize = 300;
 #[expect(clippy::print_stdout, reason = "the measurement is worth seeing")]
 fn an_idle_stream_holds_little_even_where_tables_have_just_grown() {
     alone(|| {
-        let config = Config { max_streams: 1 << 13, grease: false, ..Config::default() };
+        let config = Config { max_streams: 1 << 13, receive_window: 64 << 20, grease: false, ..Config::default() };
         let pair = PairBuilder { initiator_config: config.clone(), responder_config: config, ..PairBuilder::default() };
         let Pair { initiator, responder, .. } = pair.establish();
         let (mut opener, mut acceptor) = (Holder::new(initiator.conn), Holder::new(responder.conn));

@@ -34,7 +34,8 @@ fn run(largest: [u8; 2], windows: (u64, u64), fallback: bool, steps: &[Step]) ->
     let config = |max_record| Config {
         max_record,
         receive_window: windows.0,
-        stream_receive_window: windows.1.min(windows.0),
+        stream_receive_window: windows.1,
+        max_streams: 16,
         provider: &SPY,
         ..Config::default()
     };
@@ -89,7 +90,7 @@ proptest! {
     #[test]
     fn every_size_is_announced_for_payload_that_is_held_and_may_be_sent(
         largest in [1..=16u8, 1..=16u8],
-        windows in (2048..100_000u64, 2048..70_000u64),
+        windows in (65_536..400_000u64, 2048..70_000u64),
         fallback in any::<bool>(),
         steps in vec(step(), 0..120),
     ) {

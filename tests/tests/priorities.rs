@@ -218,6 +218,7 @@ fn the_priority_of_open_holds_in_both_directions_and_can_be_asked_to_change() {
         encode(&[Frame::Open(peermux_core::wire::Open {
             stream,
             priority: Priority::new(urgency, false),
+            window: OPEN_WINDOW,
             name: peermux_core::wire::Name::None,
         })])
     };

@@ -368,7 +368,8 @@ fn names_that_are_none_are_refused_here() {
 #[test]
 fn ten_thousand_streams_at_once_all_carry_their_data() {
     const COUNT: usize = 10_000;
-    let config = || Config { max_streams: COUNT as u64, send_buffer: 64 << 20, ..Config::default() };
+    let config =
+        || Config { max_streams: COUNT as u64, receive_window: 64 << 20, send_buffer: 64 << 20, ..Config::default() };
     let builder = PairBuilder { initiator_config: config(), responder_config: config(), ..PairBuilder::default() };
     let mut pair = builder.establish();
     let content = |index: usize, back: bool| (index * 7 + usize::from(back)).to_be_bytes().repeat(20);

@@ -46,7 +46,14 @@ fn hello(raw: Option<Vec<u8>>) -> Hello {
 
 /// What a connection does that these vectors presuppose.
 fn config() -> Config {
-    Config { max_record: 1, idle_timeout: None, keepalive: None, grease: false, provider: &RustCrypto, ..Config::default() }
+    Config {
+        max_record: 1,
+        idle_timeout: None,
+        keepalive: None,
+        grease: false,
+        provider: &RustCrypto,
+        ..Config::default()
+    }
 }
 
 /// A connection that sent the settings that `settings` lists, and of the others what holds if they are absent.

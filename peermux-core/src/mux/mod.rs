@@ -31,7 +31,7 @@ use slab::Slab;
 pub(crate) use budget::Budget;
 use budget::Restraint;
 pub(crate) use ingress::Source;
-pub(crate) use windows::LEAST_WINDOW;
+pub(crate) use windows::{LEAST_WINDOW, Parts};
 
 use crate::code::{Code, ProtocolCode};
 use crate::error::{ConnectionError, Violation, Wait};
@@ -313,20 +313,14 @@ fn exists(streams: &Slab<Box<Stream>>, slot: u32, serial: u64) -> bool {
     streams.get(slot as usize).is_some_and(|stream| stream.serial == serial)
 }
 
-impl Limits {
-    /// What streams may begin with beyond the least: growth has half of the receive window, and each stream of either side the least window.
-    const fn births(&self) -> u64 {
-        self.receive_window / 2 - 2 * self.max_streams * LEAST_WINDOW
-    }
-}
-
 impl Mux {
     /// How many places of streams that are over are kept.
     const PLACES: usize = 32;
 
     pub(crate) fn new(role: Role, limits: Limits, now: Instant) -> Self {
         let (theirs, ours) = (Settings::default(), limits.ours);
-        let mut births = Births::new(limits.births(), ours.initial_max_stream_data);
+        let parts = Parts::of(limits.receive_window, limits.max_streams);
+        let mut births = Births::new(parts.births, ours.initial_max_stream_data);
         births.reserve(ours.initial_max_streams);
         Self {
             role,
@@ -354,8 +348,8 @@ impl Mux {
             credit_out: SendCredit::new(theirs.initial_max_data),
             credit_in: RecvCredit::new(ours.initial_max_data),
             births,
-            first_growth: Growth::new(limits.receive_window / 8),
-            growth: Growth::new(limits.receive_window / 8 * 3),
+            first_growth: Growth::new(parts.first_growth),
+            growth: Growth::new(parts.growth),
             windows: Windows::new(theirs.initial_max_streams, theirs.initial_max_stream_data),
             names_out: Names::default(),
             names_in: Names::default(),

@@ -8,6 +8,28 @@ use alloc::collections::VecDeque;
 /// What every stream can rely on, in bytes.
 pub(crate) const LEAST_WINDOW: u64 = 2048;
 
+/// How a receive window is divided among streams, in bytes. Besides, each stream of either side has the least window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parts {
+    /// What new streams may have beyond the least window.
+    pub(crate) births: u64,
+    /// By how much streams may grow that are read for the first time.
+    pub(crate) first_growth: u64,
+    /// By how much streams may grow that are read faster than their windows allow.
+    pub(crate) growth: u64,
+}
+
+impl Parts {
+    /// The receive window must have room for the least windows.
+    pub(crate) fn of(receive_window: u64, max_streams: u64) -> Self {
+        let least = max_streams.saturating_mul(2 * LEAST_WINDOW);
+        let windows = (receive_window / 3).max(least);
+        let growth = receive_window.saturating_sub(windows);
+        let first_growth = growth / 8;
+        Self { births: windows - least, first_growth, growth: growth - first_growth }
+    }
+}
+
 /// Which streams begin with which window, by their number among the streams of their opener.
 #[derive(Debug)]
 pub(super) struct Windows {

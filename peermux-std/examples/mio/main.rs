@@ -187,7 +187,14 @@ impl Service {
 fn config(key_log: Option<Arc<dyn KeyLog>>) -> Arc<Config> {
     // For very many connections: less of everything that a slow peer could fill.
     let (receive_window, send_buffer) = (1 << 20, 1 << 20);
-    Arc::new(Config { receive_window, send_buffer, stream_send_buffer: 64 << 10, key_log, ..Config::default() })
+    Arc::new(Config {
+        receive_window,
+        send_buffer,
+        stream_send_buffer: 64 << 10,
+        max_streams: 64,
+        key_log,
+        ..Config::default()
+    })
 }
 
 fn serve_on(listener: TcpListener, key: StaticSecret, config: Arc<Config>) -> Result<()> {

@@ -38,6 +38,7 @@ impl Bulk {
     pub fn with_chunks(mut config: Config, len: usize) -> Self {
         let quanta = usize::from(config.max_record);
         // A batch is sent before the receiver sees any of it.
+        config.receive_window = config.receive_window.max(128 << 20);
         config.stream_receive_window = 1 << 20;
         config.stream_send_buffer = 512 << 10;
         let mut direct = Direct::new(config);
@@ -250,6 +251,7 @@ impl Many {
     pub fn new(mut config: Config, count: usize, busy: bool) -> Self {
         config.max_record = 1;
         config.max_streams = config.max_streams.max(count as u64);
+        config.receive_window = config.receive_window.max(8192 * config.max_streams);
         config.send_buffer = usize::MAX >> 8;
         let mut direct = Direct::new(config);
         let streams = direct.open(count, Priority::new(3, true));

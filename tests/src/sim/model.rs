@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use peermux_core::code::Code;
 use peermux_core::error::{ConnectionError, ReadError, WriteError};
-use peermux_core::wire::{Frame, Frames, Name, QUANTUM};
+use peermux_core::wire::{Frame, Frames, Name, QUANTUM, Settings};
 
 use super::op::Side;
 
@@ -104,24 +104,27 @@ pub struct Model {
     /// The frame area of P1, while it may have to be sent again; and whether it was accepted.
     pub early: Vec<u8>,
     pub early_accepted: bool,
-    /// By receiving side: the connection's window, a new stream's window, and the largest record.
-    pub windows: [(u64, u64, u8); 2],
+    /// By receiving side: its receive window, and the settings that it has sent.
+    receivers: [(u64, Settings); 2],
+    /// By opening side: the streams that it may open, from the end of one range to that of the next, and the window that they begin with.
+    allowed: [Vec<(u64, u64)>; 2],
 }
 
 impl Model {
-    pub fn new(windows: [(u64, u64, u8); 2]) -> Self {
-        let mut model = Self { windows, ..Self::default() };
+    pub fn new(receivers: [(u64, Settings); 2]) -> Self {
+        let mut model = Self { receivers, ..Self::default() };
         for side in [0, 1] {
-            model.directions[side].granted = windows[1 - side].0;
+            let (_, settings) = receivers[1 - side];
+            model.directions[side].granted = settings.initial_max_data;
+            model.allowed[side].push((settings.initial_max_streams, settings.initial_max_stream_data));
         }
         model
     }
 
     pub fn open(&mut self, opener: Side, name: Option<String>, early: bool) -> usize {
         let mut stream = Stream { opener, name, early, ..Stream::default() };
-        for side in [0, 1] {
-            stream.halves[side].granted = self.windows[1 - side].1;
-        }
+        // As much as it may begin with at most; OPEN makes it certain.
+        stream.halves[opener].granted = self.receivers[1 - opener].1.initial_max_stream_data;
         self.streams.push(stream);
         self.streams.len() - 1
     }
@@ -135,6 +138,8 @@ impl Model {
         result: &Result<usize, WriteError>,
         ended: Option<&ConnectionError>,
     ) -> Check {
+        // Before OPEN the stream's credit is not yet certain.
+        let most = self.receivers[1 - side].1.initial_max_stream_data;
         let stream = &mut self.streams[uid];
         let half = &mut stream.halves[side];
         match result {
@@ -144,7 +149,7 @@ impl Model {
                 ensure!(ended.is_none(), "a write succeeded on a connection that has ended");
                 half.written += *taken as u64;
                 ensure!(
-                    half.written <= half.granted.max(2048),
+                    half.written <= half.granted.max(most),
                     "{} bytes are queued beyond the stream's credit of {}",
                     half.written,
                     half.granted
@@ -234,7 +239,7 @@ impl Model {
         let first = direction.announced.unwrap_or(quanta);
         ensure!(quanta == first, "a record of {quanta} quanta where {first} were announced");
         let next = (plain[0] & 0x0f) + 1;
-        ensure!(next <= self.windows[1 - side].2, "{next} quanta are announced, beyond MAX_RECORD");
+        ensure!(next <= self.receivers[1 - side].1.max_record, "{next} quanta are announced, beyond MAX_RECORD");
         direction.announced = Some(next);
         direction.records += 1;
         let (frames, zeros) = plain[1..].split_at(area.min(plain.len() - 1));
@@ -329,7 +334,16 @@ impl Model {
                 let unopened = |(_, stream): &(usize, &Stream)| stream.awaits_open(side) && stream.name == name;
                 let uid = self.streams.iter().enumerate().find(unopened).map(|(uid, _)| uid);
                 let uid = uid.ok_or("no application opened it")?;
-                self.streams[uid].wire = Some(open.stream);
+                let number = open.stream >> 1;
+                let range =
+                    self.allowed[side].iter().find(|(end, _)| number < *end).ok_or("more streams than allowed")?;
+                let stream = &mut self.streams[uid];
+                stream.wire = Some(open.stream);
+                // What was queued before is queued; no more of it may be sent.
+                stream.halves[side].granted = range.1;
+                stream.halves[1 - side].granted = open.window;
+                let most = self.receivers[side].1.initial_max_stream_data;
+                ensure!((2048..=most).contains(&open.window), "OPEN with a window of {}", open.window);
                 self.by_wire.insert(open.stream, uid);
             }
             Frame::Stream(data) => {
@@ -370,7 +384,7 @@ impl Model {
             }
             Frame::MaxData(max) => {
                 let sent = self.directions[1 - side].sent;
-                let (window, ..) = self.windows[side];
+                let window = self.receivers[side].1.initial_max_data;
                 let granted = &mut self.directions[1 - side].granted;
                 ensure!(max.0 > *granted, "it does not raise the limit");
                 ensure!(max.0 <= sent + window, "more than a window beyond the {sent} that were sent");
@@ -378,11 +392,11 @@ impl Model {
             }
             Frame::MaxStreamData(max) => {
                 let uid = self.found(max.stream)?;
-                let (window, stream_window, _) = self.windows[side];
+                let (window, settings) = self.receivers[side];
                 let half = &mut self.streams[uid].halves[1 - side];
                 ensure!(max.maximum > half.granted, "it does not raise the limit");
                 let consumed = if half.stopped { half.on_wire } else { half.read };
-                let most = consumed + stream_window + window / 2;
+                let most = consumed + settings.initial_max_stream_data + window / 2;
                 ensure!(max.maximum <= most, "beyond {most}, the window and all growth");
                 half.granted = max.maximum;
             }
@@ -391,7 +405,14 @@ impl Model {
             }
             Frame::Drain(_) => ensure!(!std::mem::replace(&mut self.directions[side].drain, true), "a second DRAIN"),
             Frame::Close(_) => self.directions[side].closed = true,
-            Frame::MaxStreams(_) | Frame::Ping(_) | Frame::Pong(_) | Frame::Skipped(_) => {}
+            Frame::MaxStreams(max) => {
+                let most = self.receivers[side].1.initial_max_stream_data;
+                ensure!((2048..=most).contains(&max.window), "MAX_STREAMS with a window of {}", max.window);
+                let allowed = &mut self.allowed[1 - side];
+                ensure!(allowed.last().is_none_or(|(end, _)| *end < max.maximum), "it does not raise the limit");
+                allowed.push((max.maximum, max.window));
+            }
+            Frame::Ping(_) | Frame::Pong(_) | Frame::Skipped(_) => {}
             Frame::Settings(_) | Frame::Attestation(_) => return Err("nobody sends this".into()),
         }
         Ok(())

@@ -75,20 +75,22 @@ pub struct Setup {
     pub tamper: bool,
     /// Whether there is early data, and whether the responder accepts it.
     pub early: Option<bool>,
-    /// Streams that are left unread while all others must finish, by reading side: at most the number that is published.
+    /// Streams that are left unread while all others must finish, by reading side.
     pub unread: [usize; 2],
     weights: [u32; KINDS.len()],
     steps: u64,
 }
 
 fn config(random: &mut Random) -> Config {
-    let receive_window = random.pick(&[2048, 5000, 16 << 10, 64 << 10, 64 << 10, 256 << 10, 1 << 20]);
-    let stream_receive_window = random.pick(&[2048, 2048, 4096, 16 << 10, 64 << 10]).min(receive_window);
+    let max_streams = random.pick(&[16, 16, 17, 40, 4096]);
+    // From the least that goes with so many streams.
+    let receive_window = 4096 * max_streams + random.pick(&[0, 0, 5000, 64 << 10, 256 << 10, 1 << 20, 32 << 20]);
+    let stream_receive_window = random.pick(&[2048, 2048, 4096, 16 << 10, 64 << 10, 1 << 20]);
     Config {
         max_record: random.pick(&[1, 2, 3, 8, 16, 16]),
         receive_window,
         stream_receive_window,
-        max_streams: random.pick(&[16, 16, 17, 40, 4096]),
+        max_streams,
         send_buffer: random.pick(&[0, 1000, 8 << 10, 64 << 10, 4 << 20]),
         stream_send_buffer: random.pick(&[2048, 5000, 32 << 10, 256 << 10]),
         idle_timeout: random.pick(&[None, None, Some(Duration::from_secs(3)), Some(Duration::from_secs(60))]),
@@ -137,7 +139,7 @@ impl Setup {
             wakers: [(); 2].map(|()| random.one_in(2)),
             asleep: random.one_in(8),
             tamper,
-            unread: [0, 1].map(|side: usize| (configs[side].unread_streams() as usize).min(random.below(8) as usize)),
+            unread: [(); 2].map(|()| random.below(16) as usize),
             steps: 20 + random.below(380),
             weights,
             early: None,

@@ -58,12 +58,9 @@ impl World {
         if setup.early.is_some() {
             ends.iter_mut().for_each(|end| end.conn.set_wall_clock(Instant::ZERO, 1_700_000_000_000));
         }
-        let windows = setup
-            .configs
-            .each_ref()
-            .map(|config| (config.receive_window, config.stream_receive_window, config.max_record));
+        let receivers = setup.configs.each_ref().map(|config| (config.receive_window, config.settings()));
         Self {
-            model: Model::new(windows),
+            model: Model::new(receivers),
             ends,
             pipes: [0, 1].map(|side| Pipe::new(setup.latency[side], setup.capacity[side])),
             now: Instant::ZERO,
