@@ -145,13 +145,13 @@ impl Config {
 
     /// The window of the first streams.
     fn first_window(&self) -> u64 {
-        self.stream_receive_window.min(LEAST_WINDOW + Parts::of(self.receive_window, self.max_streams).births / 32)
+        self.stream_receive_window.min(LEAST_WINDOW + Parts::of(self.receive_window, self.max_streams).births / 48)
     }
 
-    /// Streams that the peer may open before it hears of more. Their windows are half of what new streams may have.
+    /// Streams that the peer may open before it hears of more. Their windows are a third of what new streams may have.
     fn first_streams(&self) -> u64 {
         let extra = self.first_window().saturating_sub(LEAST_WINDOW);
-        (Parts::of(self.receive_window, self.max_streams).births / 2)
+        (Parts::of(self.receive_window, self.max_streams).births / 3)
             .checked_div(extra)
             .map_or(self.max_streams, |streams| streams.max(16).min(self.max_streams))
     }

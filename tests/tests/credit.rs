@@ -138,6 +138,7 @@ fn what_is_discarded_after_stop_goes_back_to_the_connection_at_once() {
         }
         assert_eq!(duel.conn().unread(), 3_900);
         duel.conn().recv(id).stop(Code::Application(1));
+        duel.conn().send(id).finish().expect("it is open");
         assert_eq!(duel.conn().unread(), 0);
         // In flight.
         for _ in 0..3 {
@@ -159,8 +160,7 @@ fn what_is_discarded_after_stop_goes_back_to_the_connection_at_once() {
 
 #[test]
 fn credit_rides_along_or_causes_a_record_only_when_it_is_due() {
-    let config =
-        Config { receive_window: 1 << 20, stream_receive_window: 64 << 10, grease: false, ..Config::default() };
+    let config = Config { stream_receive_window: 64 << 10, grease: false, ..Config::default() };
     let mut duel = DuelBuilder { config, ..DuelBuilder::default() }.build();
     duel.say(&open(0));
     let id = duel.conn().accept().expect("it was opened");
@@ -180,7 +180,7 @@ fn credit_rides_along_or_causes_a_record_only_when_it_is_due() {
 
 #[test]
 fn streams_that_come_and_go_while_every_record_is_full_leave_nothing_behind() {
-    let config = Config { stream_receive_window: 4_096, receive_window: 1 << 20, ..Config::default() };
+    let config = Config { stream_receive_window: 4_096, ..Config::default() };
     let settings = vec![(1, 1), (2, 1 << 40), (3, 1 << 40)];
     let mut duel = DuelBuilder { config, settings, ..DuelBuilder::default() }.build();
     let bulk = opened(duel.conn());

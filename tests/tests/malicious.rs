@@ -277,7 +277,7 @@ fn names_are_entered_in_order_and_the_table_has_64_places() {
         }
         frame
     };
-    let config = Config { max_streams: 80, ..small() };
+    let config = Config { max_streams: 80, receive_window: 16 << 20, ..small() };
     let mut duel = DuelBuilder { config, ..DuelBuilder::default() }.build();
     let mut expected = Vec::new();
     for index in 0..64 {

@@ -73,7 +73,15 @@ struct Measured {
 impl Measured {
     fn new(config: Config) -> Self {
         let now = Instant::ZERO;
-        let generous = Config { send_buffer: 64 << 20, stream_send_buffer: 64 << 20, grease: false, ..config.clone() };
+        let generous = Config {
+            receive_window: 256 << 20,
+            stream_receive_window: 1 << 20,
+            max_streams: 8192,
+            send_buffer: 64 << 20,
+            stream_send_buffer: 64 << 20,
+            grease: false,
+            ..config.clone()
+        };
         let remote = Remote::Key(responder_key().public_key());
         let identity = Identity::Known(initiator_key());
         let other = Connection::initiator(Arc::new(generous), identity, remote, now, &mut rng(1)).expect("it is valid");
@@ -119,11 +127,11 @@ impl Measured {
     }
 }
 
-fn small(receive_window: u64, stream_receive_window: u64) -> Config {
+fn small(receive_window: u64, stream_receive_window: u64, max_streams: usize) -> Config {
     Config {
         receive_window,
         stream_receive_window,
-        max_streams: 16,
+        max_streams: max_streams as u64,
         send_buffer: 64 << 10,
         stream_send_buffer: 64 << 10,
         ..Config::default()
@@ -139,13 +147,13 @@ fn large_payloads_that_nobody_reads_hold_no_more_than_the_bound() {
     alone(|| {
         // Each stream's window is the smallest payload that keeps a part of the buffer it arrived in.
         for stream_window in [16 << 10, 17 << 10, 64 << 10] {
-            let streams = (1 << 20) / stream_window as usize;
-            let mut measured = Measured::new(small(1 << 20, stream_window));
+            let streams = 16;
+            let mut measured = Measured::new(small(16 << 20, stream_window, streams));
             for id in open(&mut measured.other, streams) {
                 while matches!(measured.other.send(id).write(&[7; 40_000]), Ok(n) if n > 0) {}
                 measured.exchange();
             }
-            assert!(measured.conn.unread() > 900_000, "{} bytes", measured.conn.unread());
+            assert_eq!(measured.conn.unread(), streams as u64 * stream_window);
             measured.assert_bound("large payloads", streams as u64);
         }
     });
@@ -154,7 +162,7 @@ fn large_payloads_that_nobody_reads_hold_no_more_than_the_bound() {
 #[test]
 fn tiny_payloads_that_nobody_reads_hold_no_more_than_the_bound() {
     alone(|| {
-        let mut measured = Measured::new(small(256 << 10, 4 << 10));
+        let mut measured = Measured::new(small(2 << 20, 4 << 10, 64));
         let ids = open(&mut measured.other, 64);
         for _ in 0..4096 {
             for id in &ids {
@@ -162,7 +170,7 @@ fn tiny_payloads_that_nobody_reads_hold_no_more_than_the_bound() {
             }
             measured.exchange();
         }
-        assert_eq!(measured.conn.unread(), 256 << 10);
+        assert_eq!(measured.conn.unread(), 256 << 10, "all windows are full");
         measured.assert_bound("tiny payloads", 64);
     });
 }
@@ -171,7 +179,7 @@ fn tiny_payloads_that_nobody_reads_hold_no_more_than_the_bound() {
 fn streams_that_nobody_accepts_hold_no_more_than_the_bound() {
     alone(|| {
         for streams in [100, 1025, 4096] {
-            let mut measured = Measured::new(small(64 << 10, 2 << 10));
+            let mut measured = Measured::new(small(4096 * streams as u64, 2 << 10, streams));
             let before = measured.meter.held;
             open(&mut measured.other, streams);
             measured.exchange();
@@ -188,7 +196,7 @@ fn what_is_written_and_not_sent_holds_no_more_than_the_bound() {
     alone(|| {
         for chunk in [1, 100, 1023, 1024, 5000, 16 << 10] {
             for shared in [false, true] {
-                let mut measured = Measured::new(small(256 << 10, 256 << 10));
+                let mut measured = Measured::new(small(256 << 10, 256 << 10, 16));
                 let ids = open(&mut measured.conn, 10);
                 let Measured { meter, conn, .. } = &mut measured;
                 for id in &ids {
@@ -212,7 +220,7 @@ fn what_is_written_and_not_sent_holds_no_more_than_the_bound() {
 fn the_reserves_of_many_streams_hold_no_more_than_the_bound() {
     alone(|| {
         let streams = 1000;
-        let mut measured = Measured::new(small(64 << 10, 4 << 10));
+        let mut measured = Measured::new(small(4096 * streams as u64, 4 << 10, streams));
         let ids = open(&mut measured.conn, streams);
         let Measured { meter, conn, .. } = &mut measured;
         meter.measure(|| {
@@ -232,7 +240,7 @@ fn the_reserves_of_many_streams_hold_no_more_than_the_bound() {
 fn an_application_that_leaves_the_last_bytes_unread_holds_no_more_than_the_bound() {
     alone(|| {
         for (stream_window, left) in [(16 << 10, 1), (16 << 10, 8193), (64 << 10, 1)] {
-            let mut measured = Measured::new(small(256 << 10, stream_window));
+            let mut measured = Measured::new(small(12 << 20, stream_window, 200));
             for id in open(&mut measured.other, 200) {
                 while matches!(measured.other.send(id).write(&[7; 40_000]), Ok(n) if n > 0) {}
                 measured.exchange();

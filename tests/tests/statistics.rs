@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use peermux_core::Config;
 use peermux_core::error::WriteError;
 use peermux_core::wire::{FrameKind, Priority};
-use peermux_tests::{Pair, PairBuilder};
+use peermux_core::{Config, Role};
+use peermux_tests::Pair;
+use peermux_tests::hostile::*;
 
 #[test]
 fn a_connection_counts_what_it_does() {
@@ -43,37 +44,33 @@ fn a_connection_counts_what_it_does() {
 #[test]
 fn the_time_that_writers_are_held_up_is_told_by_its_cause() {
     for by_connection in [false, true] {
-        let receive_window = if by_connection { 4096 } else { 64 * 1024 };
-        let mut pair = PairBuilder {
-            initiator_config: Config { stream_send_buffer: 2048, ..Config::default() },
-            responder_config: Config { receive_window, stream_receive_window: 4096, ..Config::default() },
-            ..PairBuilder::default()
-        }
-        .establish();
-        let held_up = pair.initiator.conn.open(None, Priority::default()).expect("it opens");
-        let other = pair.initiator.conn.open(None, Priority::new(0, false)).expect("it opens");
-        // Nobody reads: the stream's own credit runs out, or another stream uses up the connection's.
+        let credit = if by_connection { 4096 } else { 64 * 1024 };
+        let config = Config { stream_send_buffer: 2048, keepalive: None, idle_timeout: None, ..Config::default() };
+        let settings = vec![(1, 16), (2, credit), (3, 4096), (4, 16)];
+        let mut duel = DuelBuilder { role: Role::Initiator, config, settings, ..DuelBuilder::default() }.build();
+        let held_up = duel.conn().open(None, Priority::default()).expect("it opens");
+        let other = duel.conn().open(None, Priority::new(0, false)).expect("it opens");
+        // The stream's own credit runs out, or another stream uses up the connection's.
         let first = if by_connection { other } else { held_up };
         for _ in 0..2 {
-            assert_eq!(pair.initiator.conn.send(first).write(&[7; 2048]), Ok(2048));
-            pair.settle();
+            assert_eq!(duel.conn().send(first).write(&[7; 2048]), Ok(2048));
+            duel.hear();
         }
         if by_connection {
-            assert_eq!(pair.initiator.conn.send(held_up).write(&[7; 4096]), Ok(2048), "as much as is buffered");
+            assert_eq!(duel.conn().send(held_up).write(&[7; 4096]), Ok(2048), "as much as is buffered");
         }
-        assert_eq!(pair.initiator.conn.send(held_up).write(b"!"), Err(WriteError::Blocked));
-        pair.run_for(Duration::from_secs(5));
-        while let Some(theirs) = pair.responder.conn.accept() {
-            while let Ok(Some(_)) = pair.responder.conn.recv(theirs).read_chunk(usize::MAX) {}
-        }
-        pair.settle();
-        let waited = pair.initiator.conn.stream_stats(held_up).expect("it is held").waited;
+        assert_eq!(duel.conn().send(held_up).write(b"!"), Err(WriteError::Blocked));
+        duel.now = duel.now + Duration::from_secs(5);
+        let wire = duel.conn().recv(held_up).wire_id().expect("it is open");
+        duel.say(&[max_stream_data(wire, 8192), max_data(100_000)].concat());
+        duel.hear();
+        let waited = duel.conn().stream_stats(held_up).expect("it is held").waited;
         let (long, none) = if by_connection {
             (waited.connection_credit, waited.credit)
         } else {
             (waited.credit, waited.connection_credit)
         };
         assert!(long >= Duration::from_secs(5) && none.is_zero() && waited.transport.is_zero(), "{waited:?}");
-        assert_eq!(waited, pair.initiator.conn.stats().waited);
+        assert_eq!(waited, duel.conn().stats().waited);
     }
 }

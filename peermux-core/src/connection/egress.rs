@@ -109,6 +109,7 @@ impl Connection {
     }
 
     fn next_action(&mut self) -> Action {
+        self.mux.tidy();
         let first = self.first_is_short && self.role == Role::Initiator;
         match self.phase {
             Phase::Over => return Action::Finish,

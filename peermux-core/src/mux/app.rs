@@ -293,7 +293,6 @@ impl Mux {
     /// The slot of `id`, if there is something to read; `None` at the end of the stream.
     fn readable(&mut self, id: StreamId) -> Result<Option<u32>, ReadError> {
         let slot = self.slot(id).ok_or(ReadError::UnknownStream)?;
-        self.grow_first(slot);
         let stream = &mut self.streams[slot as usize];
         let recv = &mut stream.recv;
         if recv.queue.len() > 0 {
@@ -314,20 +313,16 @@ impl Mux {
         }
     }
 
-    /// The application reads: once a quarter of the first window is used, the window grows at once, so that what follows does not wait for it to be read.
+    /// The application reads: once it has read a quarter of the first window, the window grows at once, so that what follows does not wait for all of it to be read.
     fn grow_first(&mut self, slot: u32) {
         let stream = &mut self.streams[slot as usize];
         let credit = &stream.recv.credit;
-        if stream.recv.was_read
-            || !stream.recv.is_open()
-            || stream.recv.stopped
-            || credit.left() * 4 > credit.window() * 3
-        {
+        if stream.recv.was_read || credit.consumed() * 4 < credit.window() {
             return;
         }
         stream.recv.was_read = true;
         let want = FIRST_READ_WINDOW.saturating_sub(credit.window()).min(self.first_growth.left() / 2);
-        if want > 0 && stream.wire().is_some() {
+        if want > 0 {
             let growth = self.first_growth.take(want);
             stream.recv.first_growth = growth as u32;
             stream.recv.credit.grow(growth);
@@ -357,6 +352,8 @@ impl Mux {
         if !stream.recv.is_open() || stream.wire().is_none() {
             return;
         }
+        self.grow_first(slot);
+        let stream = &mut self.streams[slot as usize];
         let window = stream.recv.credit.window();
         let raise = stream.recv.credit.raise();
         if raise >= stream.recv.credit.worth_a_record() {
@@ -469,6 +466,9 @@ impl Mux {
             _ if self.ended.is_some() => Wait::Ended,
             _ if unsent && !may_send => Wait::Handshake,
             _ if stream.wire().is_none() && !may_open => Wait::StreamLimit,
+            _ if stream.send.queue.len() > 0 && stream.wire().is_some() && stream.send.credit.left() == 0 => {
+                Wait::Credit
+            }
             _ if stream.send.queue.len() > 0 && credit == 0 => Wait::ConnectionCredit,
             _ if unsent && next.is_some_and(|pick| pick.slot != slot) => Wait::Priority,
             _ if unsent => Wait::Transport,

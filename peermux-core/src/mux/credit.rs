@@ -71,7 +71,7 @@ impl RecvCredit {
     }
 
     /// Bytes that the application took, or that were discarded.
-    const fn consumed(&self) -> u64 {
+    pub(super) const fn consumed(&self) -> u64 {
         self.received - self.unread()
     }
 

@@ -8,14 +8,17 @@ use crate::codec::Writer;
 use crate::wire::{Drain, MaxData, MaxStreamData, MaxStreams, Open, PriorityUpdate, Reset, Stop, StreamData};
 
 impl Mux {
-    /// Whether there is anything that should cause a record.
-    pub(crate) fn wants_record(&mut self) -> bool {
-        // What was to be said may have lost its use since.
+    /// Forgets what was to be said and has lost its use since. To be called before it is decided what to do about sending.
+    pub(crate) fn tidy(&mut self) {
         while let Some(&slot) = self.control.front()
             && !self.says(slot)
         {
             self.leave_control(slot);
         }
+    }
+
+    /// Whether there is anything that should cause a record.
+    pub(crate) fn wants_record(&mut self) -> bool {
         let connection = self.drains.to_send.is_some() || self.max_data_is_due() || self.peer_streams.is_due();
         !self.control.is_empty() || (connection && self.accepted) || self.next_pick().is_some()
     }
@@ -206,7 +209,7 @@ impl Mux {
         let stream = &mut self.streams[slot as usize];
         let Some(wire) = stream.wire() else { return false };
         let queued = stream.send.queue.len();
-        let may_send = queued.min(usize::try_from(self.credit_out.left()).unwrap_or(usize::MAX));
+        let may_send = stream.send.may_send().min(usize::try_from(self.credit_out.left()).unwrap_or(usize::MAX));
         let room = out.room();
         let short = StreamData::short_header_len(wire);
         // Without a length the payload must reach to the end; that is the case for whatever does not leave room for a length as well.

@@ -51,7 +51,12 @@ impl SendHalf {
         matches!(self.state, SendState::Open | SendState::Finishing)
     }
 
-    /// Credit that is not yet used by what is queued. What is queued never exceeds the stream's credit, so that a stream that its peer does not
+    /// Bytes that are queued and within the stream's credit.
+    pub(super) fn may_send(&self) -> usize {
+        self.queue.len().min(usize::try_from(self.credit.left()).unwrap_or(usize::MAX))
+    }
+
+    /// Credit that is not yet used by what is queued. Once the stream is open, no more is queued than its credit allows, so that a stream that its peer does not
     /// read holds no memory here.
     pub(super) fn credit_room(&self) -> usize {
         let queued = self.queue.len() as u64;

@@ -194,7 +194,8 @@ impl Mux {
         self.budget.control(self.now, 1)?;
         if let Found::Slot(slot) = self.find(frame.stream)? {
             let send = &mut self.streams[slot as usize].send;
-            if send.state == SendState::Open && send.credit.raise(frame.maximum) {
+            if send.is_open() && send.credit.raise(frame.maximum) {
+                self.refresh(slot);
                 self.tell_if_room(slot);
             }
         }

@@ -106,9 +106,9 @@ struct Stream {
     cancelled: bool,
     /// The application holds it, or it waits to be accepted.
     held: bool,
-    /// Its queued bytes as counted in [`Mux::queued`], and whether in [`Mux::ready`] too.
+    /// Its bytes as counted in [`Mux::queued`], and those of them that are counted in [`Mux::ready`].
     counted: u32,
-    counted_ready: bool,
+    counted_ready: u32,
     rare: Option<Box<Rare>>,
 }
 
@@ -177,11 +177,6 @@ impl Stream {
 
     fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
-    }
-
-    /// Its bytes in [`Mux::ready`].
-    const fn counted_ready(&self) -> usize {
-        if self.counted_ready { self.counted as usize } else { 0 }
     }
 
     /// See [`Rare::send_code`].
@@ -559,7 +554,7 @@ impl Mux {
             cancelled: false,
             held: true,
             counted: 0,
-            counted_ready: false,
+            counted_ready: 0,
             rare: place.as_mut().and_then(|place| place.rare.take()),
         };
         let place = match place {
@@ -580,21 +575,22 @@ impl Mux {
     /// What `slot` needs next is computed anew, and the counts that depend on its queue.
     fn refresh(&mut self, slot: u32) {
         let stream = &mut self.streams[slot as usize];
-        let queued = stream.send.queue.len();
+        let (queued, may_send) = (stream.send.queue.len(), stream.send.may_send());
         let need = match stream.send.state {
             SendState::Finished | SendState::Reset | SendState::Stopped => Need::Nothing,
             _ if self.ended.is_some() || !(self.accepted || stream.early) => Need::Nothing,
             _ if stream.wire().is_none() => Need::Open,
-            _ if queued > 0 => Need::Data,
-            SendState::Finishing => Need::Fin,
-            SendState::Open => Need::Nothing,
+            // What was queued before OPEN may be more than the stream has credit for.
+            _ if queued > 0 && may_send > 0 => Need::Data,
+            SendState::Finishing if queued == 0 => Need::Fin,
+            _ => Need::Nothing,
         };
-        let ready = need == Need::Data;
+        let ready = if need == Need::Data { may_send } else { 0 };
         self.queued = self.queued - stream.counted as usize + queued;
-        self.ready = self.ready - stream.counted_ready() + if ready { queued } else { 0 };
+        self.ready = self.ready - stream.counted_ready as usize + ready;
         // A stream's queue is bounded by its send buffer, which is less than 4 GiB.
         stream.counted = queued as u32;
-        stream.counted_ready = ready;
+        stream.counted_ready = ready as u32;
         self.schedule.set_need(slot, stream.serial, need);
     }
 
@@ -696,7 +692,7 @@ impl Mux {
             self.restrained.forget_one(exists);
         }
         self.queued -= stream.counted as usize;
-        self.ready -= stream.counted_ready();
+        self.ready -= stream.counted_ready as usize;
         if let Some(wire) = stream.wire() {
             self.by_wire.remove(&wire);
             let (born, first) = (u64::from(stream.recv.born), u64::from(stream.recv.first_growth));
@@ -731,7 +727,7 @@ impl Mux {
         }
         let sum = |count: fn(&Stream) -> usize| self.streams.iter().map(|(_, stream)| count(stream)).sum::<usize>();
         assert_eq!(self.queued, sum(|stream| stream.send.queue.len()), "queued bytes");
-        assert_eq!(self.ready, sum(Stream::counted_ready), "ready bytes");
+        assert_eq!(self.ready, sum(|stream| stream.counted_ready as usize), "ready bytes");
         assert_eq!(self.credit_in.unread(), sum(|stream| stream.recv.queue.len()) as u64, "unread bytes");
         let peer_streams = self.streams.iter().filter(|(_, stream)| !stream.opened_here).count() as u64;
         let PeerStreams { opened, closed, cooling, .. } = self.peer_streams;

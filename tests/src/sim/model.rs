@@ -396,7 +396,7 @@ impl Model {
                 let half = &mut self.streams[uid].halves[1 - side];
                 ensure!(max.maximum > half.granted, "it does not raise the limit");
                 let consumed = if half.stopped { half.on_wire } else { half.read };
-                let most = consumed + settings.initial_max_stream_data + window / 2;
+                let most = consumed + settings.initial_max_stream_data + window;
                 ensure!(max.maximum <= most, "beyond {most}, the window and all growth");
                 half.granted = max.maximum;
             }
@@ -421,8 +421,9 @@ impl Model {
     /// Payload that `side` holds and may send, and on how many streams, as far as credit that was given and may not have arrived allows.
     pub fn sendable(&self, side: Side) -> (u64, u64) {
         let queued = self.streams.iter().filter(|stream| stream.wire.is_some()).map(|stream| &stream.halves[side]);
-        let queued =
-            queued.filter(|half| !half.given_up && half.reset.is_none()).map(|half| half.written - half.on_wire);
+        let queued = queued
+            .filter(|half| !half.given_up && half.reset.is_none())
+            .map(|half| half.written.min(half.granted) - half.on_wire);
         let queued: Vec<u64> = queued.filter(|bytes| *bytes > 0).collect();
         let credit = self.directions[side].granted - self.directions[side].sent;
         (queued.iter().sum::<u64>().min(credit), queued.len() as u64)

@@ -175,7 +175,7 @@ impl World {
         for handle in &end.handles {
             let half = &self.model.streams[handle.uid].halves[side];
             let opened = self.model.streams[handle.uid].wire.is_some();
-            let ready = opened && half.written > half.on_wire && !half.given_up;
+            let ready = opened && half.written.min(half.granted) > half.on_wire && !half.given_up;
             if ready && urgency(handle.uid).is_some_and(|urgency| urgency < least) {
                 let waits = end.conn.send(handle.id).waits_for();
                 ensure!(
