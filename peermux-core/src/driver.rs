@@ -145,20 +145,29 @@ impl Driver {
     /// The transport gave bytes: takes what is whole from the front of `input`.
     pub fn handle_input(&self, now: Instant, input: &mut ReadBuffer, writes: Writes) {
         let wake_writer = writes == Writes::Another;
-        // No long record is opened under the lock.
-        while input.next >= Connection::LONG_RECORD {
-            let begun = self.lock().connection.begin_record(now, &mut input.bytes);
-            let Some((mut record, unopened)) = begun else { break };
-            let authentic = unopened.open(&mut record);
-            input.next = self.act(wake_writer, |state| {
-                state.connection.end_record(now, record, authentic);
-                state.connection.next_input_len()
+        loop {
+            // No long record is opened under the lock.
+            while input.next >= Connection::LONG_RECORD {
+                let begun = self.lock().connection.begin_record(now, &mut input.bytes);
+                let Some((mut record, unopened)) = begun else { break };
+                let authentic = unopened.open(&mut record);
+                input.next = self.act(wake_writer, |state| {
+                    state.connection.end_record(now, record, authentic);
+                    state.connection.next_input_len()
+                });
+            }
+            self.act(wake_writer, |state| {
+                match input.next >= Connection::LONG_RECORD {
+                    // It is not whole, or nothing more is opened.
+                    true => state.connection.handle_input(now, &mut input.bytes),
+                    false => state.connection.handle_short(now, &mut input.bytes),
+                }
+                input.next = state.connection.next_input_len();
             });
+            if input.bytes.len() < input.next {
+                return;
+            }
         }
-        self.act(wake_writer, |state| {
-            state.connection.handle_input(now, &mut input.bytes);
-            input.next = state.connection.next_input_len();
-        });
     }
 
     /// The transport says that the peer sends nothing more.

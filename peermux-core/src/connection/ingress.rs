@@ -34,6 +34,11 @@ impl Connection {
     /// Records are decrypted in place, and large payloads stay parts of `input`'s buffer. For the memory bound to hold, a
     /// buffer is at most [`MAX_INPUT_BUFFER`](crate::MAX_INPUT_BUFFER) bytes large.
     pub fn handle_input(&mut self, now: Instant, input: &mut BytesMut) {
+        self.handle_units(now, input, usize::MAX);
+    }
+
+    /// As [`Connection::handle_input`], up to the first unit of `long` bytes or more, which is left.
+    fn handle_units(&mut self, now: Instant, input: &mut BytesMut, long: usize) {
         self.advance(now);
         loop {
             if self.discards() {
@@ -41,7 +46,7 @@ impl Connection {
                 return;
             }
             let len = self.next_input_len();
-            if input.len() < len {
+            if input.len() < len || len >= long && matches!(self.phase, Phase::Records) {
                 return;
             }
             let mut unit = input.split_to(len);
@@ -100,6 +105,12 @@ impl Connection {
     /// Opening a shorter record takes less than to come back for it.
     #[cfg(feature = "driver")]
     pub(crate) const LONG_RECORD: usize = 4 * QUANTUM;
+
+    /// Takes what need not be opened apart: see [`Connection::begin_record`].
+    #[cfg(feature = "driver")]
+    pub(crate) fn handle_short(&mut self, now: Instant, input: &mut BytesMut) {
+        self.handle_units(now, input, Self::LONG_RECORD);
+    }
 
     /// A record from the front of `input` that takes long to open: that can be done while the connection goes on, and [`Connection::end_record`] must follow.
     #[cfg(feature = "driver")]

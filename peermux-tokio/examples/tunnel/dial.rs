@@ -10,12 +10,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::listen::PROTOCOL;
+use crate::listen::{PROTOCOL, STREAMS};
 use crate::target::Forward;
 use crate::{Failure, cli, keys, pipe};
 
 /// How long to wait for a connection to the far side: for TCP and the handshake, and as somebody who has connected to a local port.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long one may wait for a place among the streams that the far side takes.
+const PATIENCE_FOR_A_PLACE: Duration = Duration::from_secs(2);
 
 /// The waits between attempts, from the first to the last.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -98,7 +101,7 @@ impl Dialer {
 
     async fn connect(&self) -> Result<Connection, Failure> {
         let identity = self.key.clone().map_or(Identity::Anonymous, Identity::Known);
-        let config = Config { key_log: self.key_log.clone(), ..Config::default() };
+        let config = Config { max_streams: STREAMS, key_log: self.key_log.clone(), ..Config::default() };
         let connecting = connect(self.peer.addr.as_str(), identity, Remote::Key(self.peer.key), config);
         match timeout(PATIENCE, connecting).await {
             Ok(connected) => connected.map_err(|error| format!("connecting to {}: {error}", self.peer.addr)),
@@ -154,6 +157,11 @@ async fn serve_one(tcp: TcpStream, forward: &Forward, link: Link) -> Result<(), 
     };
     // The target fits into what a stream queues; if the connection is lost, the pipe notices.
     let _ = stream.write_all(&forward.target.encode()).await;
+    // It has left once the far side has a place for it.
+    if timeout(PATIENCE_FOR_A_PLACE, stream.flush()).await.is_err() {
+        pipe::abort(tcp);
+        return Err(format!("the far side takes no more connections; {STREAMS} may be open at once"));
+    }
     pipe::join(tcp, stream).await.map_err(|broken| broken.to_string())
 }
 

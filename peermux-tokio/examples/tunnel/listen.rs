@@ -18,7 +18,7 @@ pub const PROTOCOL: &str = "peermux-example/tunnel/1";
 
 /// Peers at once, and TCP connections at once for each.
 const PEERS: usize = 64;
-const STREAMS: u64 = 256;
+pub const STREAMS: u64 = if cfg!(test) { 64 } else { 1024 };
 
 /// How long the target's name, and the target, may take.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -148,3 +148,64 @@ async fn a_connection_that_is_lost_is_dialled_again() {
     let _again = far(address, Vec::new(), Vec::new()).await;
     assert_eq!(waiting.await.unwrap().unwrap(), b"second");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_refuses_ends_nobody_elses_forward() {
+    // A download that goes on for as long as its reader reads.
+    let listener = TcpListener::bind(loopback()).await.unwrap();
+    let source = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        while tcp.write_all(&[7; 16 << 10]).await.is_ok() {}
+    });
+    let closed = TcpListener::bind(loopback()).await.unwrap().local_addr().unwrap();
+    let (far, _stop, _) = far(loopback(), Vec::new(), Vec::new()).await;
+    let (first, second): (Forward, Forward) =
+        (format!("0:{source}@3").parse().unwrap(), format!("0:{closed}@1").parse().unwrap());
+    let mut ports = Vec::new();
+    for forward in [first, second] {
+        ports.push((dial::bind(&forward).await.unwrap(), forward));
+    }
+    let addresses: Vec<_> = ports.iter().map(|(socket, _)| socket.local_addr().unwrap()).collect();
+    let peer = Peer { key: far_key().public_key(), addr: far.to_string() };
+    let _near = tokio::spawn(async move {
+        Dialer { peer, key: None, retries: 0, key_log: None }.run(ports, &watch::channel(None).0).await
+    });
+    let mut download = TcpStream::connect(addresses[0]).await.unwrap();
+    let mut buffer = vec![0; 64 << 10];
+    for _ in 0..600 {
+        let asks = (0..10).map(|_| tokio::spawn(ask(addresses[1], b"hello"))).collect::<Vec<_>>();
+        for ask in asks {
+            ask.await.unwrap().expect_err("nobody listens there");
+        }
+        assert!(download.read(&mut buffer).await.expect("the download goes on") > 0);
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_hold_up_nobody_until_there_is_no_place_and_then_that_is_said() {
+    let target = target().await;
+    let (far, _stop, _) = far(loopback(), Vec::new(), Vec::new()).await;
+    let (port, _) = near(far, target, None).await;
+    let mut idle = Vec::new();
+    for index in 1..listen::STREAMS {
+        let mut tcp = TcpStream::connect(port).await.unwrap();
+        tcp.write_all(b"waits").await.unwrap();
+        idle.push(tcp);
+        if index % 9 == 0 {
+            assert_eq!(ask(port, b"hello").await.unwrap(), b"hello");
+        }
+    }
+    let last = TcpStream::connect(port).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let refused = tokio::time::timeout(Duration::from_secs(10), ask(port, b"hello")).await.expect("it is told in time");
+    assert!(refused.is_err(), "{refused:?}");
+    drop((last, idle));
+    // Their places come back.
+    for _ in 0..100 {
+        if ask(port, b"hello").await.is_ok_and(|answer| answer == b"hello") {
+            return;
+        }
+    }
+    panic!("no place has come back");
+}
