@@ -239,6 +239,7 @@ impl Remote {
 }
 
 /// The static keys of a responder.
+#[derive(Clone)]
 pub struct ResponderKeys {
     /// The key that it shows in fallback.
     pub current: StaticSecret,

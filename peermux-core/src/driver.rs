@@ -127,6 +127,11 @@ impl Driver {
         self.act(true, |state| act(&mut state.connection))
     }
 
+    /// Calls `look` on the connection. Wakes nobody, since it changes nothing: it can be called under another lock.
+    pub fn look<R>(&self, look: impl FnOnce(&Connection) -> R) -> R {
+        look(&self.lock().connection)
+    }
+
     fn act<R>(&self, wake_writer: bool, act: impl FnOnce(&mut State) -> R) -> R {
         let mut wakers = Wakers::default();
         let result = {
@@ -193,12 +198,13 @@ impl Driver {
     /// For the writer, when the transport can take more: the next thing to do. `waker` is woken when that changes. What is to be sent is put
     /// into `buffer`: a flight, a record, or several of a [burst](Connection::burst_len).
     pub fn poll_transmit(&self, now: Instant, buffer: &mut WriteBuffer, waker: &Waker) -> Pump {
+        let mut former = None;
         let pump = self.act(false, |state| {
             let transmit = buffer.fill(&mut state.connection, now);
             if let Transmit::Bytes(_) = transmit {
                 // To ask at once saves the writer another call, where nothing else waits.
                 let then = match state.connection.poll_transmit(now, &mut []) {
-                    Ok(Transmit::Idle) if !state.connection.is_closed() => Then::Wait(state.wait(waker)),
+                    Ok(Transmit::Idle) if !state.connection.is_closed() => Then::Wait(state.wait(waker, &mut former)),
                     _ => Then::Ask,
                 };
                 buffer.followed_by(then == Then::Ask);
@@ -207,12 +213,13 @@ impl Driver {
             if state.connection.is_closed() {
                 return Pump::Close;
             }
-            let timer = state.wait(waker);
+            let timer = state.wait(waker, &mut former);
             match transmit {
                 Transmit::Finished => Pump::HalfClose(timer),
                 _ => Pump::Wait(timer),
             }
         });
+        drop(former);
         if self.seal(buffer) { pump } else { Pump::Close }
     }
 
@@ -236,6 +243,11 @@ impl Driver {
             filled.then_some(more)
         });
         more.filter(|_| self.seal(buffer))
+    }
+
+    /// The reason of the peer's DRAIN, if it has arrived.
+    pub(crate) fn drained(&self) -> Option<ProtocolCode> {
+        self.lock().drained
     }
 
     /// For the reader: whether it need not read on, since nothing that arrives is looked at any more and the transport is to be closed.
@@ -427,11 +439,11 @@ impl State {
         register.strike(&offer.ephemeral, offer.timestamp, offer.now).is_ok()
     }
 
-    /// The writer waits for something to do, and for the timer that this returns.
-    fn wait(&mut self, waker: &Waker) -> Option<Instant> {
-        match &mut self.writer {
-            Some(writer) => writer.clone_from(waker),
-            None => self.writer = Some(waker.clone()),
+    /// The writer waits for something to do, and for the timer that this returns. A waker that waited before goes to `former`, to be dropped when the lock
+    /// is gone.
+    fn wait(&mut self, waker: &Waker, former: &mut Option<Waker>) -> Option<Instant> {
+        if !self.writer.as_ref().is_some_and(|writer| writer.will_wake(waker)) {
+            *former = self.writer.replace(waker.clone());
         }
         self.armed = self.connection.poll_timeout();
         self.armed
@@ -491,7 +503,11 @@ pub struct Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.driver.with(|connection| connection.release(self.id));
+        let _former = self.driver.with(|connection| {
+            let former = connection.take_wakers(self.id);
+            connection.release(self.id);
+            former
+        });
     }
 }
 
@@ -515,23 +531,26 @@ impl Stream {
 
     /// As [`RecvStream::read`](crate::RecvStream::read); `waker` is woken when there is something.
     pub fn poll_read(&self, waker: &Waker, out: &mut [u8]) -> Poll<Result<usize, ReadError>> {
-        self.driver.with(|connection| {
-            let mut recv = connection.recv(self.id);
-            let result = pending(recv.read(out), |error| *error == ReadError::Blocked);
-            if result.is_pending() {
-                recv.register(waker);
-            }
-            result
-        })
+        self.poll_recv(waker, |recv| recv.read(out))
     }
 
     /// As [`RecvStream::read_chunk`](crate::RecvStream::read_chunk); `waker` is woken when there is something.
     pub fn poll_read_chunk(&self, waker: &Waker, max: usize) -> Poll<Result<Option<Bytes>, ReadError>> {
+        self.poll_recv(waker, |recv| recv.read_chunk(max))
+    }
+
+    fn poll_recv<T>(
+        &self,
+        waker: &Waker,
+        act: impl FnOnce(&mut crate::RecvStream<'_>) -> Result<T, ReadError>,
+    ) -> Poll<Result<T, ReadError>> {
+        let mut former = None;
+        // `former` is dropped when the lock is gone.
         self.driver.with(|connection| {
             let mut recv = connection.recv(self.id);
-            let result = pending(recv.read_chunk(max), |error| *error == ReadError::Blocked);
+            let result = pending(act(&mut recv), |error| *error == ReadError::Blocked);
             if result.is_pending() {
-                recv.register(waker);
+                former = recv.register(waker);
             }
             result
         })
@@ -552,11 +571,13 @@ impl Stream {
         waker: &Waker,
         act: impl FnOnce(&mut crate::SendStream<'_>) -> Result<T, WriteError>,
     ) -> Poll<Result<T, WriteError>> {
+        let mut former = None;
+        // As in `poll_recv`.
         self.driver.with(|connection| {
             let mut send = connection.send(self.id);
             let result = pending(act(&mut send), |error| *error == WriteError::Blocked);
             if result.is_pending() {
-                send.register(waker);
+                former = send.register(waker);
             }
             result
         })
@@ -588,13 +609,15 @@ impl Stream {
     /// # Errors
     /// Returns the [`ConnectionError`] if the connection ended before the half did.
     pub fn poll_stopped(&self, waker: &Waker) -> Poll<Result<Option<Code>, ConnectionError>> {
+        let mut former = None;
+        // As in `poll_recv`.
         self.driver.with(|connection| {
             let mut send = connection.send(self.id);
             match send.stopped() {
                 Ok(code) => Poll::Ready(Ok(code)),
                 Err(WriteError::Connection(error)) => Poll::Ready(Err(error)),
                 Err(WriteError::Blocked) => {
-                    send.register_stopped(waker);
+                    former = send.register_stopped(waker);
                     Poll::Pending
                 }
                 // The stream was refused here.
@@ -624,8 +647,12 @@ impl Stream {
     }
 
     /// Refuses a stream of the peer: see [`Connection::refuse`].
-    pub fn refuse(self, code: Code) {
-        self.driver.with(|connection| connection.refuse(self.id, code));
+    pub fn refuse(&self, code: Code) {
+        let _former = self.driver.with(|connection| {
+            let former = connection.take_wakers(self.id);
+            connection.refuse(self.id, code);
+            former
+        });
     }
 
     /// The sending half is dropped: resets it unless it was finished.

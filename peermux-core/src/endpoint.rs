@@ -2,7 +2,7 @@
 //! several wait for, streams by the protocol that they name, and places for those who are not yet anybody.
 //!
 //! An adapter listens, dials, and runs handshakes. It gives each connection to the [`Endpoint`], in exchange for a [`Serving`] that it polls in a task or thread of its own. No call
-//! here waits, and no waker is woken under the lock.
+//! here waits, and no waker is woken or dropped under the lock.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -13,11 +13,10 @@ use core::task::{Poll, Waker};
 use std::sync::{Mutex, PoisonError};
 
 use crate::code::{Code, ProtocolCode};
-use crate::connection::PeerInfo;
+use crate::connection::{Connection, PeerInfo};
 use crate::crypto::PublicKey;
 use crate::driver::{Driver, Stream};
 use crate::error::{ConnectionError, Side};
-use crate::id::Role;
 use crate::peers::{PeerTable, Verdict};
 use crate::time::Instant;
 
@@ -69,8 +68,10 @@ pub trait Link: Clone {
 pub enum Decision {
     /// It drains: with DUPLICATE since there is another one with the same peer, with GOING_AWAY since the endpoint does.
     Drain(ProtocolCode),
-    /// It is closed with DUPLICATE, since the peer has another one with this side.
+    /// It is closed with DUPLICATE, since the peer has too many with this side.
     CloseDuplicate,
+    /// It is closed with REFUSED before anything of it is processed, since the endpoint drains.
+    Refuse,
     /// A stream of the peer is refused.
     RefuseStream {
         /// The protocol that the stream names, if it does.
@@ -87,13 +88,13 @@ pub struct Endpoint<C> {
 }
 
 struct State<C> {
-    own: PublicKey,
-    table: PeerTable<u64>,
-    /// Those that are not closed, by what the table knows them by.
-    links: BTreeMap<u64, C>,
+    /// The peers of each static key of this side.
+    tables: BTreeMap<PublicKey, PeerTable<u64>>,
+    /// Those that are not closed, by what the tables know them by.
+    links: BTreeMap<u64, Held<C>>,
     dials: BTreeMap<u64, Dial<C>>,
-    /// Dials that others can join.
-    joinable: BTreeMap<PublicKey, u64>,
+    /// Dials that others can join, by the peer: one for each list of addresses that another one does not hold.
+    joinable: BTreeMap<PublicKey, Vec<u64>>,
     protocols: BTreeMap<Box<str>, Queue<C>>,
     places: places::Places,
     /// Those that wait for a connection to come or to go, each under its own key.
@@ -101,6 +102,13 @@ struct State<C> {
     /// The last id or key that was given.
     last: u64,
     drains: bool,
+}
+
+/// A connection that is not closed.
+struct Held<C> {
+    link: C,
+    /// This side's static key.
+    own: PublicKey,
 }
 
 /// [`Link::decided`].
@@ -116,6 +124,7 @@ struct After<C> {
     /// The last to hold a task, or a connection, may be among these.
     former: Vec<Waker>,
     links: Vec<C>,
+    drivers: Vec<Arc<Driver>>,
 }
 
 /// How a connection is ended.
@@ -123,8 +132,12 @@ enum End {
     Drain(ProtocolCode),
     /// Closed with DUPLICATE.
     Duplicate,
+    /// Closed with REFUSED: nothing of it was processed.
+    Refuse,
     /// A handshake is given up. Once established, the peer may use it, and it is a connection like any other one.
     GiveUp,
+    /// A handshake is given up, if the peer has not sent its first flight.
+    GiveUpSilent,
 }
 
 impl<C> After<C> {
@@ -136,8 +149,10 @@ impl<C> After<C> {
             driver.with(|connection| match end {
                 End::Drain(code) => connection.drain(code),
                 End::Duplicate => connection.close(Code::Protocol(ProtocolCode::DUPLICATE), ""),
+                End::Refuse => connection.close(Code::REFUSED, "the endpoint is draining"),
                 End::GiveUp if connection.is_established() => {}
-                End::GiveUp => connection.close(Code::CANCELLED, ""),
+                End::GiveUpSilent if !connection.awaits_first_flight() => {}
+                End::GiveUp | End::GiveUpSilent => connection.close(Code::CANCELLED, ""),
             });
         }
         for (stream, code) in self.refused {
@@ -152,6 +167,7 @@ impl<C: Link> After<C> {
         match decision {
             Decision::Drain(code) => self.ends.push((link.driver().clone(), End::Drain(code))),
             Decision::CloseDuplicate => self.ends.push((link.driver().clone(), End::Duplicate)),
+            Decision::Refuse => self.ends.push((link.driver().clone(), End::Refuse)),
             Decision::RefuseStream { .. } => {}
         }
         self.decided.push((link.clone(), decision, C::decided));
@@ -164,11 +180,10 @@ impl<C: Link> After<C> {
 }
 
 impl<C> Endpoint<C> {
-    /// The endpoint of the holder of `own`, without connections.
-    pub fn new(own: PublicKey, limits: EndpointLimits) -> Arc<Self> {
+    /// An endpoint without connections. What its static keys are, its connections and those who dial say.
+    pub fn new(limits: EndpointLimits) -> Arc<Self> {
         let state = State {
-            own,
-            table: PeerTable::new(own),
+            tables: BTreeMap::new(),
             links: BTreeMap::new(),
             dials: BTreeMap::new(),
             joinable: BTreeMap::new(),
@@ -190,6 +205,7 @@ impl<C> Endpoint<C> {
             wake: Vec::new(),
             former: Vec::new(),
             links: Vec::new(),
+            drivers: Vec::new(),
         };
         let result = act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner), &mut after);
         after.run();
@@ -198,38 +214,46 @@ impl<C> Endpoint<C> {
 }
 
 impl<C: Link> Endpoint<C> {
-    /// Takes a connection whose peer was just confirmed, one that was not dialled here (for those see [`Dialing::finish`]), and ends those that it takes the place of. `None` if the endpoint
-    /// drains: then so does the connection.
-    pub fn adopt(self: &Arc<Self>, now: Instant, link: &C) -> Option<Serving<C>> {
-        let id = self.act(|state, after| state.adopt(now, link, after))?;
-        Some(Serving::new(self, id, link))
+    /// Takes a connection whose peer was just confirmed, one that was not dialled here (for those see [`Dialing::finish`]), and ends those that it takes the place of. If the endpoint
+    /// drains, the connection is closed with REFUSED: the peer knows then that nothing of it was processed.
+    pub fn adopt(self: &Arc<Self>, now: Instant, link: &C) -> Serving<C> {
+        let id = self.act(|state, after| state.adopt(now, link, after));
+        Serving::new(self, id, link)
     }
 
-    /// The connection with the holder of `peer`, if there is one that takes new streams.
+    /// Returns the connection with the holder of `peer`, if there is one that takes new streams.
     pub fn connection(&self, now: Instant, peer: &PublicKey) -> Option<C> {
-        self.act(|state, after| state.current(now, peer, after))
+        self.act(|state, _| state.current(now, None, peer))
     }
 
-    /// The connections that take new streams: one for each peer, and those with anonymous ones.
+    /// Returns the connections that take new streams: one for each peer and static key of this side, and those with anonymous peers.
     pub fn peers(&self) -> Vec<C> {
         self.act(|state, _| {
-            let named = state.table.peers().map(|(_, id)| id);
-            let links = named.chain(state.table.anonymous()).filter_map(|id| state.links.get(&id));
+            let tables = state.tables.values();
+            let ids = tables.flat_map(|table| table.peers().map(|(_, id)| id).chain(table.anonymous()));
+            let links = ids.filter_map(|id| state.links.get(&id)).map(|held| &held.link);
             links.filter(|link| takes_streams(*link)).cloned().collect()
         })
     }
 
-    /// For somebody who wants the connection with the holder of `peer`, and would dial `addresses`.
-    pub fn want(self: &Arc<Self>, peer: PublicKey, addresses: Arc<[SocketAddr]>) -> Want<C> {
-        Want::new(self, peer, addresses)
+    /// For somebody who wants the connection with the holder of `peer`, and would dial `addresses` as the holder of `own`.
+    pub fn want(self: &Arc<Self>, own: PublicKey, peer: PublicKey, addresses: Arc<[SocketAddr]>) -> Want<C> {
+        Want::new(self, own, peer, addresses)
     }
 
-    /// Takes no more connections, gives up handshakes of those who dialled, and drains all connections.
+    /// Takes no more connections, and drains those that it has. Handshakes that the peer has begun go on, so that the peer can be told that it is refused;
+    /// those of silent dialers are given up, and so are dials.
     pub fn drain(self: &Arc<Self>) -> Drained<C> {
         let key = self.act(|state, after| {
             state.drains = true;
-            state.links.values().for_each(|link| after.decide(link, Decision::Drain(ProtocolCode::GOING_AWAY)));
-            state.places.give_up(after);
+            for held in state.links.values() {
+                after.decide(&held.link, Decision::Drain(ProtocolCode::GOING_AWAY));
+            }
+            state.places.give_up_silent(after);
+            let error = Arc::new(dials::is_draining());
+            for dial in core::mem::take(&mut state.joinable).into_values().flatten() {
+                state.tell(dial, Err(error.clone()), after);
+            }
             state.tell_all(after);
             state.number()
         });
@@ -244,10 +268,10 @@ pub struct Drained<C> {
 }
 
 impl<C> Drained<C> {
-    /// Ready once all connections are closed; `waker` is woken then.
+    /// Ready once all connections are closed, and all peers that were in a handshake are refused; `waker` is woken then.
     pub fn poll(&self, waker: &Waker) -> Poll<()> {
         self.endpoint.act(|state, after| {
-            if state.links.is_empty() {
+            if state.links.is_empty() && !state.places.has_handshakes() {
                 return Poll::Ready(());
             }
             after.former.extend(state.watchers.insert(self.key, waker.clone()));
@@ -263,7 +287,7 @@ impl<C> Drop for Drained<C> {
 }
 
 fn takes_streams<C: Link>(link: &C) -> bool {
-    link.driver().with(|connection| connection.is_established() && !connection.is_draining())
+    link.driver().look(|connection| connection.is_established() && !connection.is_draining())
 }
 
 impl<C> State<C> {
@@ -287,82 +311,90 @@ impl<C> State<C> {
 
     /// The connection is closed, or nobody minds it any more.
     fn forget(&mut self, id: u64, after: &mut After<C>) {
+        let Some(Held { link, own }) = self.links.remove(&id) else { return };
         // The time changes nothing: it is no duplicate, or the table was told of that already.
-        self.table.closed(Instant::ZERO, id, &ConnectionError::Truncated);
-        if let Some(link) = self.links.remove(&id) {
-            after.links.push(link);
-            self.tell_all(after);
-        }
+        self.table(own).closed(Instant::ZERO, id, &ConnectionError::Truncated);
+        after.links.push(link);
+        self.tell_all(after);
+    }
+
+    fn table(&mut self, own: PublicKey) -> &mut PeerTable<u64> {
+        self.tables.entry(own).or_insert_with(|| PeerTable::new(own))
     }
 }
 
 impl<C: Link> State<C> {
-    /// The connection with `peer` that takes new streams.
-    fn current(&mut self, now: Instant, peer: &PublicKey, after: &mut After<C>) -> Option<C> {
+    /// The connection with `peer` that takes new streams: the last one, where there are several static keys of this side; or the one of `own`.
+    fn current(&mut self, now: Instant, own: Option<PublicKey>, peer: &PublicKey) -> Option<C> {
         let mut former = None;
         loop {
-            let id = self.table.current(peer).filter(|id| former != Some(*id))?;
-            if let Some(link) = self.links.get(&id).filter(|link| takes_streams(*link)) {
+            let tables = self.tables.iter().filter(|(key, _)| own.is_none_or(|own| own == **key));
+            let id = tables.filter_map(|(_, table)| table.current(peer)).max();
+            let id = id.filter(|id| former != Some(*id))?;
+            if let Some(Held { link, .. }) = self.links.get(&id).filter(|held| takes_streams(&held.link)) {
                 return Some(link.clone());
             }
-            self.update(now, id, after);
+            self.update(now, id);
             former = Some(id);
         }
     }
 
     /// Tells the table what has become of a connection, as soon as it matters: its own task may be late.
-    fn update(&mut self, now: Instant, id: u64, after: &mut After<C>) {
-        let Some(link) = self.links.get(&id) else {
-            return self.table.closed(now, id, &ConnectionError::Truncated);
-        };
-        let drained = link.driver().waiter().poll_drained(Waker::noop());
-        let (error, drains) = link.driver().with(|connection| (connection.error().cloned(), connection.is_draining()));
+    fn update(&mut self, now: Instant, id: u64) {
+        let Some(Held { link, own }) = self.links.get(&id) else { return };
+        let (driver, own) = (link.driver().clone(), *own);
+        let table = self.table(own);
         // An end that comes with DRAIN is one of a connection that was drained.
-        let close = match drained {
-            Poll::Ready(code) => self.table.draining(now, id, Side::Peer, code),
-            Poll::Pending if drains => self.table.draining(now, id, Side::Local, ProtocolCode::GOING_AWAY),
-            Poll::Pending => None,
-        };
-        if let Some(error) = error {
-            self.table.closed(now, id, &error);
+        match driver.drained() {
+            Some(code) => table.draining(now, id, Side::Peer, code),
+            None if driver.look(Connection::is_draining) => {
+                table.draining(now, id, Side::Local, ProtocolCode::GOING_AWAY);
+            }
+            None => {}
         }
-        self.close(close, after);
+        if let Some(error) = driver.look(|connection| connection.error().cloned()) {
+            table.closed(now, id, &error);
+        }
     }
 
     /// Takes a connection whose peer is confirmed, and does what the table says.
-    fn adopt(&mut self, now: Instant, link: &C, after: &mut After<C>) -> Option<u64> {
-        let (driver, peer) = (link.driver(), link.peer());
+    fn adopt(&mut self, now: Instant, link: &C, after: &mut After<C>) -> u64 {
+        let (driver, peer, id) = (link.driver(), link.peer(), self.number());
+        let (role, own) = driver.look(|connection| (connection.role(), connection.local_key()));
+        // It is known, since the peer is confirmed.
+        let own = own.unwrap_or_else(|| PublicKey::from_bytes([0; 32]));
+        self.links.insert(id, Held { link: link.clone(), own });
         if self.drains {
-            after.decide(link, Decision::Drain(ProtocolCode::GOING_AWAY));
-            return None;
+            after.decide(link, Decision::Refuse);
+            return id;
         }
         // One that has ended, or drains, is no duplicate.
-        let current = self.current(now, &peer.key, after);
+        let current = self.current(now, Some(own), &peer.key);
         after.links.extend(current);
-        let (id, role) = (self.number(), driver.with(|connection| connection.role()));
-        let verdict = self.table.confirmed(now, id, peer, role);
-        self.links.insert(id, link.clone());
-        match verdict {
+        match self.table(own).confirmed(now, id, peer, role) {
             Verdict::Keep => {}
-            Verdict::UntilTold { close } => self.close(close, after),
+            Verdict::Crowded { close } => self.close(close, after),
+            Verdict::UntilTold { close } => close.into_iter().for_each(|close| self.close(close, after)),
             Verdict::Drain { drain, close } => {
-                if let Some(link) = self.links.get(&drain) {
-                    after.decide(link, Decision::Drain(ProtocolCode::DUPLICATE));
+                if let Some(held) = self.links.get(&drain) {
+                    after.decide(&held.link, Decision::Drain(ProtocolCode::DUPLICATE));
                 }
-                self.close(close, after);
+                close.into_iter().for_each(|close| self.close(close, after));
             }
         }
-        if role == Role::Responder && !peer.anonymous {
-            // Whoever waits for a dial to this peer needs it no more.
-            self.joinable.get(&peer.key).copied().into_iter().for_each(|dial| self.tell(dial, Ok(link.clone()), after));
+        if !peer.anonymous {
+            // Whoever waits for a dial to this peer needs it no more, wherever it leads.
+            for dial in self.joinable.remove(&peer.key).unwrap_or_default() {
+                self.tell(dial, Ok(link.clone()), after);
+            }
         }
         self.tell_all(after);
-        Some(id)
+        id
     }
 
-    fn close(&self, id: Option<u64>, after: &mut After<C>) {
-        if let Some(link) = id.and_then(|id| self.links.get(&id)) {
-            after.decide(link, Decision::CloseDuplicate);
+    fn close(&self, id: u64, after: &mut After<C>) {
+        if let Some(held) = self.links.get(&id) {
+            after.decide(&held.link, Decision::CloseDuplicate);
         }
     }
 }

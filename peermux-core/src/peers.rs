@@ -22,8 +22,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// share a key, by mistake, push each other out once in that time.
 const SETTLED: Duration = Duration::from_secs(1200);
 
-/// Connections with one peer that a side holds which does not decide, if the peer does not either. Only one is ever needed, and one more to drain; the rest is
-/// for drains that come late.
+/// Connections with one peer that a side holds. Only one is ever needed; the rest drain, or wait for the peer's decision.
 const MOST: usize = 8;
 
 /// The peers of an endpoint, and which connection with each of them is used.
@@ -73,6 +72,11 @@ struct BackOff {
 pub enum Verdict<H> {
     /// It is the one to use, and nothing is to be done.
     Keep,
+    /// It is the one to use. All others drain, and there are too many of them.
+    Crowded {
+        /// The one that has been draining for longest, to be closed with DUPLICATE.
+        close: H,
+    },
     /// There are others, and the peer decides. This one is used until the peer drains it.
     UntilTold {
         /// One that is to be closed with DUPLICATE, since the peer does not decide and there are too many.
@@ -82,7 +86,7 @@ pub enum Verdict<H> {
     Drain {
         /// The one that is not kept, to be drained with DUPLICATE. It may be the one that was just confirmed.
         drain: H,
-        /// One that has been draining for longer, to be closed with DUPLICATE.
+        /// The one that has been draining for longest, to be closed with DUPLICATE, if there are too many.
         close: Option<H>,
     },
 }
@@ -116,6 +120,7 @@ impl<H: Copy + Ord> PeerTable<H> {
         let verdict = if decides { known.decide() } else { known.follow() };
         let closed = match verdict {
             Verdict::Keep => None,
+            Verdict::Crowded { close } => Some(close),
             Verdict::UntilTold { close } | Verdict::Drain { close, .. } => close,
         };
         if let Some(closed) = closed {
@@ -125,29 +130,19 @@ impl<H: Copy + Ord> PeerTable<H> {
     }
 
     /// A side drains the connection: this one, for another reason than a [`Verdict`], or the peer, which said `code`
-    /// ([`Event::Draining`](crate::Event::Draining)). Returns a connection that has been draining for longer and is to be closed with DUPLICATE.
-    ///
-    /// Where the peer drains it is for the peer to close an older one: DRAIN on one connection can overtake that on another, so this side does not know which is older.
-    pub fn draining(&mut self, now: Instant, handle: H, by: Side, code: ProtocolCode) -> Option<H> {
+    /// ([`Event::Draining`](crate::Event::Draining)). It closes no other connection: what is open on one that drains already may finish.
+    pub fn draining(&mut self, now: Instant, handle: H, by: Side, code: ProtocolCode) {
         self.now = self.now.max(now);
-        let key = (*self.handles.get(&handle)?)?;
-        let peer = self.peers.get_mut(&key)?;
-        let entry = peer.connections.iter_mut().find(|entry| entry.handle == handle)?;
+        let Some(Some(key)) = self.handles.get(&handle).copied() else { return };
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(entry) = peer.connections.iter_mut().find(|entry| entry.handle == handle) else { return };
         match by {
-            Side::Local => {
-                if core::mem::replace(&mut entry.drained_by_us, true) {
-                    return None;
-                }
-                let close = peer.close_drained(handle)?;
-                self.handles.remove(&close);
-                Some(close)
-            }
+            Side::Local => entry.drained_by_us = true,
             Side::Peer => {
                 let told = core::mem::replace(&mut entry.drained_by_peer, true);
                 if !told && entry.dialled && code == ProtocolCode::DUPLICATE {
                     self.drained_off(key);
                 }
-                None
             }
         }
     }
@@ -245,23 +240,28 @@ impl<H: Copy + Ord> Peer<H> {
         Some(self.connections.remove(index))
     }
 
-    /// Takes out a connection that drains, other than `handle`.
-    fn close_drained(&mut self, handle: H) -> Option<H> {
-        let index = self.connections.iter().position(|entry| entry.drains() && entry.handle != handle)?;
+    /// If there are too many connections, takes out the one that has been draining for longest, other than `handle`.
+    fn close_drained(&mut self, handle: Option<H>) -> Option<H> {
+        if self.connections.len() <= MOST {
+            return None;
+        }
+        let index = self.connections.iter().position(|entry| entry.drains() && Some(entry.handle) != handle)?;
         Some(self.connections.remove(index).handle)
     }
 
     /// This side decides; the last of the connections is new. Before, there was at most one that this side did not drain.
     fn decide(&mut self) -> Verdict<H> {
         let Some((new, rest)) = self.connections.split_last_mut() else { return Verdict::Keep };
-        let Some(old) = rest.iter_mut().find(|entry| !entry.drained_by_us) else { return Verdict::Keep };
+        let Some(old) = rest.iter_mut().find(|entry| !entry.drained_by_us) else {
+            return self.close_drained(None).map_or(Verdict::Keep, |close| Verdict::Crowded { close });
+        };
         let crossed = old.dialled != new.dialled && new.confirmed.saturating_since(old.confirmed) <= CROSSING;
         // One that the peer drains already is of no use to keep.
         let keeps_old = crossed && old.dialled && !old.drained_by_peer;
         let loser = if keeps_old { new } else { old };
         loser.drained_by_us = true;
         let drain = loser.handle;
-        Verdict::Drain { drain, close: self.close_drained(drain) }
+        Verdict::Drain { drain, close: self.close_drained(Some(drain)) }
     }
 
     /// The peer decides; the last of the connections is new.
@@ -354,7 +354,7 @@ mod tests {
         let mut table = table();
         assert_eq!(verdicts(&mut table, SMALLER, &[(0, WE), (1, THEY)]), [Verdict::Keep, until_told()]);
         assert_eq!(table.current(&key(SMALLER)), Some(2));
-        assert_eq!(table.draining(at(2), 2, Side::Peer, ProtocolCode::DUPLICATE), None);
+        table.draining(at(2), 2, Side::Peer, ProtocolCode::DUPLICATE);
         assert_eq!(table.current(&key(SMALLER)), Some(1));
         // There is another one, so nothing is to be dialled.
         assert_eq!(table.not_before(&key(SMALLER)), None);
@@ -373,17 +373,23 @@ mod tests {
     }
 
     #[test]
-    fn one_of_a_pair_drains_at_a_time() {
+    fn what_drains_is_closed_only_if_there_are_too_many() {
         let mut table = table();
-        let third = Verdict::Drain { drain: 2, close: Some(1) };
-        assert_eq!(verdicts(&mut table, GREATER, &[(0, THEY), (1, THEY), (2, THEY)]), [Verdict::Keep, drain(1), third]);
-        assert_eq!((table.len(), table.current(&key(GREATER))), (2, Some(3)));
+        let dials = [(0, THEY); MOST];
+        let verdicts = verdicts(&mut table, GREATER, &dials);
+        assert_eq!(verdicts[0], Verdict::Keep);
+        assert!((1..).zip(&verdicts[1..]).all(|(handle, verdict)| *verdict == drain(handle)));
+        let peer = info(GREATER, false);
+        let one_more = Verdict::Drain { drain: MOST as u64, close: Some(1) };
+        assert_eq!(table.confirmed(at(1), 100, &peer, THEY), one_more);
+        assert_eq!((table.len(), table.current(&key(GREATER))), (MOST, Some(100)));
         // What was to be closed is forgotten already.
         table.closed(at(2), 1, &ConnectionError::Truncated);
-        // The application drains the one that is left.
-        assert_eq!(table.draining(at(3), 3, Side::Local, ProtocolCode::GOING_AWAY), Some(2));
-        assert_eq!(table.draining(at(3), 3, Side::Local, ProtocolCode::GOING_AWAY), None);
-        assert_eq!((table.len(), table.current(&key(GREATER))), (1, None));
+        // The application drains the one that is left: the others may finish all the same.
+        table.draining(at(3), 100, Side::Local, ProtocolCode::GOING_AWAY);
+        assert_eq!((table.len(), table.current(&key(GREATER))), (MOST, None));
+        assert_eq!(table.confirmed(at(4), 101, &peer, THEY), Verdict::Crowded { close: 2 });
+        assert_eq!((table.len(), table.current(&key(GREATER))), (MOST, Some(101)));
     }
 
     #[test]
@@ -422,7 +428,7 @@ mod tests {
         assert_eq!(table.confirmed(at(0), 4, &info(GREATER, false), THEY), Verdict::Keep);
         assert_eq!(table.anonymous().collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(table.peers().collect::<Vec<_>>(), [(key(GREATER), 4)]);
-        assert_eq!(table.draining(at(0), 1, Side::Peer, ProtocolCode::DUPLICATE), None);
+        table.draining(at(0), 1, Side::Peer, ProtocolCode::DUPLICATE);
         table.closed(at(0), 1, &ConnectionError::IdleTimeout);
         assert_eq!(table.len(), 3);
     }
@@ -534,7 +540,7 @@ mod tests {
     #[test]
     fn unknown_and_repeated_handles_and_a_clock_that_jumps_back_do_no_harm() {
         let mut table = table();
-        assert_eq!(table.draining(at(0), 1, Side::Peer, ProtocolCode::DUPLICATE), None);
+        table.draining(at(0), 1, Side::Peer, ProtocolCode::DUPLICATE);
         table.closed(at(0), 1, &ConnectionError::Truncated);
         let dials = [(100, WE), (0, THEY)];
         assert_eq!(verdicts(&mut table, GREATER, &dials), [Verdict::Keep, drain(2)]);

@@ -206,6 +206,7 @@ mod told {
                 Decision::CloseDuplicate => {
                     debug!(target: "peermux", parent: &self.0.span, "closed as a duplicate");
                 }
+                Decision::Refuse => debug!(target: "peermux", parent: &self.0.span, "refused while draining"),
                 Decision::RefuseStream { protocol, code } => {
                     let protocol = protocol.as_deref();
                     debug!(target: "peermux", parent: &self.0.span, protocol, %code, "stream refused");

@@ -24,11 +24,28 @@ impl Interest {
         }
     }
 
-    /// `waker` waits, instead of whoever waited before.
-    pub(crate) fn want_wake(&mut self, waker: &Waker) {
+    /// Replaces the waiter by `waker`. Returns the waker that waited before: the caller drops it when it holds no lock, since a waker may be the last
+    /// to hold its task, and the task may hold streams of the same connection.
+    #[must_use]
+    pub(crate) fn want_wake(&mut self, waker: &Waker) -> Option<Waker> {
         match self {
-            Self::Waker(current) if current.will_wake(waker) => {}
-            _ => *self = Self::Waker(waker.clone()),
+            Self::Waker(current) if current.will_wake(waker) => None,
+            _ => core::mem::replace(self, Self::Waker(waker.clone())).into_waker(),
+        }
+    }
+
+    /// Removes the waker, if one waits.
+    pub(crate) fn take_waker(&mut self) -> Option<Waker> {
+        match self {
+            Self::Waker(_) => core::mem::take(self).into_waker(),
+            Self::Nobody | Self::Event => None,
+        }
+    }
+
+    fn into_waker(self) -> Option<Waker> {
+        match self {
+            Self::Waker(waker) => Some(waker),
+            Self::Nobody | Self::Event => None,
         }
     }
 }

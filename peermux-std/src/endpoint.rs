@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use peermux_core::driver::Driver;
 use peermux_core::endpoint::{self, Decision, Drained, EndpointLimits, Link, Next, RegisterError, Serving};
 
-use crate::listener::{Door, invalid};
+use crate::listener::{Door, bind, invalid};
 use crate::pump::Clock;
 use crate::signal::Signal;
-use crate::{Config, Connection, PeerInfo, PublicKey, StaticSecret, Stream};
+use crate::{Config, Connection, PeerInfo, PublicKey, ResponderKeys, Stream};
 
 mod incoming;
 mod outgoing;
@@ -103,10 +103,11 @@ impl Drop for Handle {
 }
 
 type Decide = dyn Fn(&PeerInfo) -> bool + Send + Sync;
+type Keys = dyn Fn() -> ResponderKeys + Send + Sync;
 
 /// What the handles and the threads of an endpoint share.
 struct Shared {
-    key: StaticSecret,
+    keys: Box<Keys>,
     config: Arc<Config>,
     decide: Box<Decide>,
     clock: Clock,
@@ -128,21 +129,23 @@ impl Link for Connection {
 }
 
 impl Endpoint {
-    /// Listens on `address` as the holder of `key`, and accepts every peer that completes the handshake.
+    /// Listens on `address` as the holder of `keys`, and accepts every peer that completes the handshake.
     ///
     /// # Errors
     /// The error of the socket; or that of a field of `config`, as a [`ConfigError`](crate::ConfigError).
-    pub fn bind(address: impl ToSocketAddrs, key: StaticSecret, config: Config) -> io::Result<Self> {
-        Self::over(TcpListener::bind(address)?, key, config, EndpointLimits::default(), |_| true)
+    pub fn bind(address: impl ToSocketAddrs, keys: impl Into<ResponderKeys>, config: Config) -> io::Result<Self> {
+        let keys = keys.into();
+        Self::over(bind(address)?, move || keys.clone(), config, EndpointLimits::default(), |_| true)
     }
 
-    /// Listens on a socket that is bound. `accept` is asked about each peer, whoever dialled, if [`Config::ask`] is set.
+    /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; this side dials as the holder of the current one. Connections
+    /// that dialers have made to the previous key live beside those of the current one. `accept` is asked about each peer, whoever dialled, if [`Config::ask`] is set.
     ///
     /// # Errors
     /// As for [`Endpoint::bind`].
     pub fn over(
         socket: TcpListener,
-        key: StaticSecret,
+        keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
         limits: EndpointLimits,
         accept: impl Fn(&PeerInfo) -> bool + Send + Sync + 'static,
@@ -151,8 +154,8 @@ impl Endpoint {
         let address = socket.local_addr()?;
         let (door, stop) = Door::new(socket)?;
         let shared = Arc::new(Shared {
-            links: endpoint::Endpoint::new(key.public_key(), limits),
-            key,
+            links: endpoint::Endpoint::new(limits),
+            keys: Box::new(keys),
             config: Arc::new(config),
             decide: Box::new(accept),
             clock: Clock::start(),
@@ -167,9 +170,9 @@ impl Endpoint {
         self.handle.address
     }
 
-    /// The key that peers know this endpoint by.
+    /// The key that peers know this endpoint by: the current one.
     pub fn public_key(&self) -> PublicKey {
-        self.handle.shared.key.public_key()
+        (self.handle.shared.keys)().current.public_key()
     }
 
     /// The connection with the holder of `peer`: the one that there is, whoever dialled it, or one that is dialled at `address`. Those who want the same peer at the same time share a
@@ -209,7 +212,7 @@ impl Endpoint {
             connection.trace().shared();
             return Ok(connection);
         }
-        let mut want = shared.links.want(peer, address.to_socket_addrs()?.collect());
+        let mut want = shared.links.want(self.public_key(), peer, address.to_socket_addrs()?.collect());
         // A timeout beyond the end of time is none.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let signal = Arc::<Signal>::default();

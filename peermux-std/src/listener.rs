@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use peermux_core::driver::Driver;
 use peermux_core::trace::Trace;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::connection::{Connection, establish};
 use crate::pump::{self, Clock};
@@ -80,7 +81,7 @@ impl Listener {
     /// The error of the socket; or that of a field of `config`, as a [`ConfigError`](crate::ConfigError).
     pub fn bind(address: impl ToSocketAddrs, key: StaticSecret, config: Config) -> io::Result<Self> {
         let keys = move || ResponderKeys::from(key.clone());
-        Self::over(TcpListener::bind(address)?, keys, config, |_| true)
+        Self::over(bind(address)?, keys, config, |_| true)
     }
 
     /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; `accept` is asked about each peer if
@@ -127,6 +128,31 @@ impl Listener {
     pub fn next(&self) -> Option<Result<Connection, AcceptError>> {
         self.outcomes.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
     }
+}
+
+/// Dialers that the kernel keeps until they are accepted; [`TcpListener::bind`] has it keep 128, and a burst of more costs some of them a second.
+const BACKLOG: i32 = 1024;
+
+/// As [`TcpListener::bind`], with room for [`BACKLOG`] dialers.
+pub(crate) fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
+    let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+    for address in address.to_socket_addrs()? {
+        match bind_one(address) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of a listener that has ended do not keep the port from the next one.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// A listening socket, and what ends the wait for somebody who dials.

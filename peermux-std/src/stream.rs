@@ -174,8 +174,7 @@ impl Stream {
 
     /// Refuses a stream of the peer: both halves end with `code`.
     pub fn refuse(self, code: Code) {
-        let stream = &self.shared.stream;
-        stream.driver().with(|connection| connection.refuse(stream.id(), code));
+        self.shared.stream.refuse(code);
         self.shared.read.signal.notify();
         self.shared.write.signal.notify();
     }

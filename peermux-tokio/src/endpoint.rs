@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, ToSocketAddrs, lookup_host};
 use tokio::task::JoinHandle;
 
 use crate::transport::Clock;
-use crate::{Config, Connection, PeerInfo, PublicKey, StaticSecret, Stream};
+use crate::{Config, Connection, PeerInfo, PublicKey, ResponderKeys, Stream};
 
 mod incoming;
 mod outgoing;
@@ -49,10 +49,11 @@ impl Drop for Handle {
 }
 
 type Decide = dyn Fn(&PeerInfo) -> bool + Send + Sync;
+type Keys = dyn Fn() -> ResponderKeys + Send + Sync;
 
 /// What the handles and the tasks of an endpoint share.
 struct Shared {
-    key: StaticSecret,
+    keys: Box<Keys>,
     config: Arc<Config>,
     decide: Box<Decide>,
     clock: Clock,
@@ -74,24 +75,27 @@ impl Link for Connection {
 }
 
 impl Endpoint {
-    /// Listens on `address` as the holder of `key`, and accepts every peer that completes the handshake.
+    /// Listens on `address` as the holder of `keys`, and accepts every peer that completes the handshake.
     ///
     /// # Errors
     /// The error of the socket; or that of a field of `config`, as a [`ConfigError`](crate::ConfigError).
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
-    pub async fn bind(address: impl ToSocketAddrs, key: StaticSecret, config: Config) -> io::Result<Self> {
-        Self::over(TcpListener::bind(address).await?, key, config, EndpointLimits::default(), |_| true)
+    pub async fn bind(address: impl ToSocketAddrs, keys: impl Into<ResponderKeys>, config: Config) -> io::Result<Self> {
+        let keys = keys.into();
+        Self::over(TcpListener::bind(address).await?, move || keys.clone(), config, EndpointLimits::default(), |_| true)
     }
 
-    /// Listens on a socket that is bound. `accept` is asked about each peer, whoever dialled, if [`Config::ask`] is set. To be called in a runtime.
+    /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; this side dials as the holder of the current one. Connections
+    /// that dialers have made to the previous key live beside those of the current one. `accept` is asked about each peer, whoever dialled, if [`Config::ask`] is set.
+    /// To be called in a runtime.
     ///
     /// # Errors
     /// As for [`Endpoint::bind`].
     pub fn over(
         socket: TcpListener,
-        key: StaticSecret,
+        keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
         limits: EndpointLimits,
         accept: impl Fn(&PeerInfo) -> bool + Send + Sync + 'static,
@@ -99,8 +103,8 @@ impl Endpoint {
         config.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let address = socket.local_addr()?;
         let shared = Arc::new(Shared {
-            links: endpoint::Endpoint::new(key.public_key(), limits),
-            key,
+            links: endpoint::Endpoint::new(limits),
+            keys: Box::new(keys),
             config: Arc::new(config),
             decide: Box::new(accept),
             clock: Clock::start(),
@@ -114,9 +118,9 @@ impl Endpoint {
         self.handle.address
     }
 
-    /// The key that peers know this endpoint by.
+    /// The key that peers know this endpoint by: the current one.
     pub fn public_key(&self) -> PublicKey {
-        self.handle.shared.key.public_key()
+        (self.handle.shared.keys)().current.public_key()
     }
 
     /// The connection with the holder of `peer`: the one that there is, whoever dialled it, or one that is dialled at `address`. Those who want the same peer at the same time share a
@@ -137,7 +141,7 @@ impl Endpoint {
             connection.trace().shared();
             return Ok(connection);
         }
-        let mut want = shared.links.want(peer, lookup_host(address).await?.collect());
+        let mut want = shared.links.want(self.public_key(), peer, lookup_host(address).await?.collect());
         loop {
             match shared.next(&mut want).await {
                 Next::Found(connection) => return Ok(connection),

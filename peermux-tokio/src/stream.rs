@@ -123,8 +123,7 @@ impl Stream {
 
     /// Refuses a stream of the peer: both halves end with `code`.
     pub fn refuse(self, code: Code) {
-        let stream = &self.read.shared.stream;
-        stream.driver().with(|connection| connection.refuse(stream.id(), code));
+        self.read.shared.stream.refuse(code);
     }
 }
 

@@ -364,7 +364,7 @@ fn unknown_protocols_are_refused_and_names_are_free_again() {
 
 async fn limited(limits: EndpointLimits) -> Endpoint {
     let socket = TcpListener::bind(LOOPBACK).await.expect("loopback listens");
-    Endpoint::over(socket, responder_key(), Config::default(), limits, |_| true).expect("it is valid")
+    Endpoint::over(socket, || responder_key().into(), Config::default(), limits, |_| true).expect("it is valid")
 }
 
 #[test]
@@ -535,7 +535,7 @@ fn a_peer_that_the_application_refuses_is_no_peer() {
     run(async {
         let socket = TcpListener::bind(LOOPBACK).await.expect("loopback listens");
         let config = Config { ask: true, ..Config::default() };
-        let host = Endpoint::over(socket, responder_key(), config, EndpointLimits::default(), |_| false);
+        let host = Endpoint::over(socket, || responder_key().into(), config, EndpointLimits::default(), |_| false);
         let host = host.expect("it is valid");
         let renter = bind(initiator_key()).await;
         // It was not refused when the dial ended, or it was: either way it is told, and nothing is dialled over and over.

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use peermux_core::code::{Code, ProtocolCode};
 use peermux_core::crypto::{PublicKey, StaticSecret};
-use peermux_core::driver::Driver;
+use peermux_core::driver::{Driver, Pump, ReadBuffer, WriteBuffer, Writes};
 use peermux_core::endpoint::{Acceptor, Dialing, Endpoint, EndpointLimits, Link, Next, Want};
 use peermux_core::error::{Closed, ConnectionError, Side};
 use peermux_core::time::Instant;
 use peermux_core::wire::Priority;
-use peermux_core::{Config, Connection, Identity, PeerInfo, Remote, Transmit};
+use peermux_core::{Config, Connection, Identity, PeerInfo, Remote, ResponderKeys, Role, Transmit};
 use peermux_tests::{Pair, PairBuilder, initiator_key, responder_key, rng};
 
 /// The time, where it does not matter.
@@ -37,7 +37,7 @@ impl Link for Handle {
 type Node = Arc<Endpoint<Handle>>;
 
 fn node(limits: EndpointLimits) -> Node {
-    Endpoint::new(responder_key().public_key(), limits)
+    Endpoint::new(limits)
 }
 
 fn default() -> Node {
@@ -71,8 +71,38 @@ fn dialled() -> Handle {
     dialled_with_peer().0
 }
 
+/// One end of a connection of the holder of the smaller of two keys, who decides, and the other.
+fn decides(role: Role) -> (Handle, Connection) {
+    let mut keys = [initiator_key(), responder_key()];
+    keys.sort_by_key(StaticSecret::public_key);
+    let [mut dialer, mut listener] = keys;
+    if role == Role::Responder {
+        std::mem::swap(&mut dialer, &mut listener);
+    }
+    let remote = Remote::Key(listener.public_key());
+    let builder = PairBuilder {
+        identity: Identity::Known(dialer),
+        remote,
+        responder_keys: listener.into(),
+        ..PairBuilder::default()
+    };
+    let Pair { initiator, responder, .. } = builder.establish();
+    match role {
+        Role::Initiator => (handle(initiator.conn), responder.conn),
+        Role::Responder => (handle(responder.conn), initiator.conn),
+    }
+}
+
+fn is_draining(handle: &Handle) -> bool {
+    handle.driver().look(Connection::is_draining)
+}
+
 fn peer() -> PublicKey {
     initiator_key().public_key()
+}
+
+fn own() -> PublicKey {
+    responder_key().public_key()
 }
 
 fn addresses(port: u16) -> Arc<[SocketAddr]> {
@@ -140,6 +170,12 @@ fn handshake() -> Arc<Driver> {
     Driver::new(connection.expect("it is valid"))
 }
 
+/// A handshake with a dialer that has said nothing.
+fn silent() -> Arc<Driver> {
+    let config = Arc::new(Config::default());
+    Driver::new(Connection::responder(config, responder_key().into(), NOW, &mut rng(1)).expect("it is valid"))
+}
+
 fn code_of(driver: &Driver) -> Option<Code> {
     driver.with(|connection| connection.error().and_then(|error| error.code()))
 }
@@ -148,7 +184,7 @@ fn code_of(driver: &Driver) -> Option<Code> {
 fn all_who_wait_for_a_dial_are_woken_once_and_told_the_same() {
     let node = default();
     let wakers = [Count::of(&node), Count::of(&node), Count::of(&node)];
-    let mut wants = [(); 3].map(|()| node.want(peer(), addresses(1)));
+    let mut wants = [(); 3].map(|()| node.want(own(), peer(), addresses(1)));
     let dialing = begin(&mut wants[0], &wakers[0].1);
     assert_eq!((dialing.peer(), dialing.addresses()), (peer(), &*addresses(1)));
     for (want, (_, waker)) in wants.iter_mut().zip(&wakers) {
@@ -166,7 +202,7 @@ fn all_who_wait_for_a_dial_are_woken_once_and_told_the_same() {
 #[test]
 fn an_error_of_the_system_or_of_the_connection_stays_one_for_all() {
     let node = default();
-    let mut want = node.want(peer(), addresses(1));
+    let mut want = node.want(own(), peer(), addresses(1));
     begin(&mut want, Waker::noop()).finish(NOW, Err(io::Error::from_raw_os_error(113)));
     assert_eq!(failure(&mut want).raw_os_error(), Some(113));
     let error = peermux_core::error::ConnectionError::IdleTimeout;
@@ -179,7 +215,7 @@ fn an_error_of_the_system_or_of_the_connection_stays_one_for_all() {
 fn who_is_drained_off_before_the_dial_is_over_takes_the_other_connection_or_waits() {
     let node = default();
     let (count, waker) = Count::of(&node);
-    let mut want = node.want(peer(), addresses(1));
+    let mut want = node.want(own(), peer(), addresses(1));
     let closed = Closed { code: Code::NO_ERROR, reason: "".into() };
     let error = ConnectionError::Closed { by: Side::Peer, closed, answer: None };
     begin(&mut want, &waker).finish(NOW, Err(error.into()));
@@ -187,7 +223,7 @@ fn who_is_drained_off_before_the_dial_is_over_takes_the_other_connection_or_wait
     let until = NOW + Duration::from_secs(15);
     assert_eq!(waits(&mut want, &waker), Some(until));
     let (link, _peer) = accepted();
-    let _serving = node.adopt(NOW, &link).expect("it is taken");
+    let _serving = node.adopt(NOW, &link);
     assert_eq!(count.taken(), 1);
     assert!(Arc::ptr_eq(found(&mut want).driver(), link.driver()));
     // Where none comes, it dials again.
@@ -196,21 +232,42 @@ fn who_is_drained_off_before_the_dial_is_over_takes_the_other_connection_or_wait
 }
 
 #[test]
-fn another_address_is_dialled_where_the_first_has_failed() {
+fn another_address_is_dialled_at_once_and_the_first_connection_is_for_all() {
     let node = default();
-    let [mut first, mut second] = [1, 2].map(|port| node.want(peer(), addresses(port)));
-    let dialing = begin(&mut first, Waker::noop());
-    assert_eq!(waits(&mut second, Waker::noop()), None);
-    dialing.finish(NOW, Err(io::ErrorKind::ConnectionRefused.into()));
-    assert_eq!(begin(&mut second, Waker::noop()).addresses(), &*addresses(2));
+    let (count, waker) = Count::of(&node);
+    let [mut first, mut second] = [1, 2].map(|port| node.want(own(), peer(), addresses(port)));
+    let dead = begin(&mut first, &waker);
+    let dialing = begin(&mut second, &waker);
+    assert_eq!(dialing.addresses(), &*addresses(2));
+    // Who has no address of its own joins.
+    let mut third = node.want(own(), peer(), addresses(1));
+    assert_eq!(waits(&mut third, &waker), None);
+    let both: Arc<[SocketAddr]> = addresses(1).iter().chain(&*addresses(2)).copied().collect();
+    let _both = begin(&mut node.want(own(), peer(), both), Waker::noop());
+    let ours = dialled();
+    let _serving = dialing.finish(NOW, Ok(ours.clone())).expect("it is a connection");
+    assert_eq!(count.taken(), 3);
+    for want in [&mut first, &mut second, &mut third] {
+        assert!(Arc::ptr_eq(found(want).driver(), ours.driver()));
+    }
+    assert!(dead.poll_unwanted(Waker::noop()).is_ready(), "it is given up");
+}
+
+#[test]
+fn a_dial_that_has_failed_leaves_those_at_other_addresses_alone() {
+    let node = default();
+    let [mut first, mut second] = [1, 2].map(|port| node.want(own(), peer(), addresses(port)));
+    let (dead, _other) = (begin(&mut first, Waker::noop()), begin(&mut second, Waker::noop()));
+    dead.finish(NOW, Err(io::ErrorKind::ConnectionRefused.into()));
     failure(&mut first);
+    assert_eq!(waits(&mut second, Waker::noop()), None);
 }
 
 #[test]
 fn a_dial_that_is_lost_fails_those_who_wait() {
     let node = default();
     let (count, waker) = Count::of(&node);
-    let mut want = node.want(peer(), addresses(1));
+    let mut want = node.want(own(), peer(), addresses(1));
     let dialing = begin(&mut want, &waker);
     drop(dialing);
     assert_eq!((count.taken(), failure(&mut want).kind()), (1, io::ErrorKind::Other));
@@ -220,7 +277,7 @@ fn a_dial_that_is_lost_fails_those_who_wait() {
 fn a_dial_is_given_up_when_the_last_one_leaves_and_nobody_joins_it_then() {
     let node = default();
     let (count, waker) = Count::of(&node);
-    let [mut first, mut second, mut third] = [(); 3].map(|()| node.want(peer(), addresses(1)));
+    let [mut first, mut second, mut third] = [(); 3].map(|()| node.want(own(), peer(), addresses(1)));
     let dialing = begin(&mut first, Waker::noop());
     assert_eq!(waits(&mut second, Waker::noop()), None);
     let driver = handshake();
@@ -238,7 +295,7 @@ fn a_dial_is_given_up_when_the_last_one_leaves_and_nobody_joins_it_then() {
     let again = begin(&mut third, Waker::noop());
     drop(dialing);
     assert_eq!(waits(&mut third, Waker::noop()), None);
-    let serving = again.finish(NOW, Ok(dialled())).expect("it does not drain");
+    let serving = again.finish(NOW, Ok(dialled())).expect("it is a connection");
     assert_eq!(found(&mut third).peer().key, peer());
     drop(serving);
 }
@@ -247,12 +304,12 @@ fn a_dial_is_given_up_when_the_last_one_leaves_and_nobody_joins_it_then() {
 fn a_peer_that_dials_ends_the_wait_for_a_dial_and_what_is_established_is_not_given_up() {
     let node = default();
     let (count, waker) = Count::of(&node);
-    let mut want = node.want(peer(), addresses(1));
+    let mut want = node.want(own(), peer(), addresses(1));
     let dialing = begin(&mut want, &waker);
     let ours = dialled();
     dialing.begin(ours.driver());
     let (theirs, _there) = accepted();
-    let _serving = node.adopt(NOW, &theirs).expect("it does not drain");
+    let _serving = node.adopt(NOW, &theirs);
     assert_eq!(count.taken(), 1);
     assert!(Arc::ptr_eq(found(&mut want).driver(), theirs.driver()));
     assert!(dialing.poll_unwanted(Waker::noop()).is_ready());
@@ -268,8 +325,8 @@ fn a_peer_that_dials_ends_the_wait_for_a_dial_and_what_is_established_is_not_giv
 fn one_that_was_drained_off_is_told_when_to_dial_and_woken_when_the_peer_comes() {
     let node = default();
     let (ours, mut there) = dialled_with_peer();
-    let mut want = node.want(peer(), addresses(1));
-    let mut serving = begin(&mut want, Waker::noop()).finish(NOW, Ok(ours.clone())).expect("it does not drain");
+    let mut want = node.want(own(), peer(), addresses(1));
+    let mut serving = begin(&mut want, Waker::noop()).finish(NOW, Ok(ours.clone())).expect("it is a connection");
     assert!(Arc::ptr_eq(found(&mut want).driver(), ours.driver()));
     let (serves, waker) = Count::of(&node);
     assert!(serving.poll(NOW, &waker).is_pending());
@@ -283,7 +340,7 @@ fn one_that_was_drained_off_is_told_when_to_dial_and_woken_when_the_peer_comes()
     assert_eq!(waits(&mut want, &waker), Some(NOW + Duration::from_secs(15)));
     assert_eq!(count.taken(), 0);
     let (theirs, _there) = accepted();
-    let _serving = node.adopt(NOW, &theirs).expect("it does not drain");
+    let _serving = node.adopt(NOW, &theirs);
     assert_eq!(count.taken(), 1);
     assert!(Arc::ptr_eq(found(&mut want).driver(), theirs.driver()));
 }
@@ -306,9 +363,9 @@ fn places_are_counted_by_network_and_given_back() {
     assert!(node.poll_room(&waker).is_ready());
     let fifth = place("2001:db8:0:1::1").expect("it is another network");
     assert!(place("192.0.2.1").is_none(), "all are taken");
-    // When the endpoint drains nobody gets in any more, and handshakes are given up, those too that begin just then.
+    // When the endpoint drains nobody gets in any more, and those who have said nothing are given up, those too that come just then.
     assert!(node.poll_room(&waker).is_pending());
-    let (early, late) = (handshake(), handshake());
+    let (early, late) = (silent(), silent());
     second.begin(&early);
     drop(node.drain());
     third.begin(&late);
@@ -322,15 +379,18 @@ fn places_are_counted_by_network_and_given_back() {
 fn an_endpoint_that_drains_takes_no_connection_and_waits_for_those_that_it_has() {
     let node = default();
     let (theirs, _there) = accepted();
-    let mut serving = node.adopt(NOW, &theirs).expect("it does not drain yet");
+    let mut serving = node.adopt(NOW, &theirs);
     let (count, waker) = Count::of(&node);
     let drained = node.drain();
     assert!(theirs.driver().with(|connection| connection.is_draining()));
     assert!(drained.poll(&waker).is_pending() && node.peers().is_empty());
-    let late = dialled();
-    assert!(node.adopt(NOW, &late).is_none());
-    assert!(late.driver().with(|connection| connection.is_draining()));
-    assert_eq!(failure(&mut node.want(peer(), addresses(1))).kind(), io::ErrorKind::NotConnected);
+    // The peer that comes late learns that nothing was processed.
+    let (late, _there) = accepted();
+    let mut refused = node.adopt(NOW, &late);
+    assert_eq!(code_of(late.driver()), Some(Code::REFUSED));
+    late.driver().handle_transport_error(NOW, "it has heard of it");
+    assert!(refused.poll(NOW, Waker::noop()).is_ready());
+    assert_eq!(failure(&mut node.want(own(), peer(), addresses(1))).kind(), io::ErrorKind::NotConnected);
     let acceptor = node.register("test").expect("it is free");
     let (accepts, accepting) = Count::of(&node);
     assert!(acceptor.poll_accept(&accepting).is_pending());
@@ -342,7 +402,7 @@ fn an_endpoint_that_drains_takes_no_connection_and_waits_for_those_that_it_has()
     assert!(matches!(acceptor.poll_accept(&accepting), Poll::Ready(None)));
     // As does the wait for a connection that nobody serves any more.
     let node = default();
-    let serving = node.adopt(NOW, &accepted().0).expect("it does not drain yet");
+    let serving = node.adopt(NOW, &accepted().0);
     let drained = node.drain();
     assert!(drained.poll(Waker::noop()).is_pending());
     drop(serving);
@@ -353,11 +413,11 @@ fn an_endpoint_that_drains_takes_no_connection_and_waits_for_those_that_it_has()
 fn a_connection_that_has_ended_is_not_given_out_even_before_its_task_has_seen_it() {
     let node = default();
     let (theirs, _there) = accepted();
-    let _serving = node.adopt(NOW, &theirs).expect("it does not drain");
+    let _serving = node.adopt(NOW, &theirs);
     assert!(node.connection(NOW, &peer()).is_some());
     theirs.driver().handle_transport_error(NOW, "it is gone");
     assert!(node.connection(NOW, &peer()).is_none() && node.peers().is_empty());
-    let mut want = node.want(peer(), addresses(1));
+    let mut want = node.want(own(), peer(), addresses(1));
     drop(begin(&mut want, Waker::noop()));
 }
 
@@ -389,7 +449,7 @@ fn many_streams_are_taken_by_and_by_and_the_acceptor_is_woken() {
     let acceptor = node.register("test").expect("it is free");
     let ((accepts, accepting), (serves, waker)) = (Count::of(&node), Count::of(&node));
     assert!(acceptor.poll_accept(&accepting).is_pending());
-    let mut serving = node.adopt(NOW, &with_streams(100)).expect("it does not drain");
+    let mut serving = node.adopt(NOW, &with_streams(100));
     assert!(serving.poll(NOW, &waker).is_pending());
     // It lets others go on, and is woken for the rest.
     assert_eq!((accepts.taken(), serves.taken()), (1, 1));
@@ -405,7 +465,7 @@ fn an_acceptor_that_is_dropped_leaves_its_name_to_another() {
     let acceptor = node.register("test").expect("it is free");
     assert!(node.register("test").is_err());
     let theirs = with_streams(3);
-    let mut serving = node.adopt(NOW, &theirs).expect("it does not drain");
+    let mut serving = node.adopt(NOW, &theirs);
     assert!(serving.poll(NOW, Waker::noop()).is_pending());
     drop(acceptor);
     let acceptor = node.register("test").expect("it is free again");
@@ -417,22 +477,187 @@ fn an_acceptor_that_is_dropped_leaves_its_name_to_another() {
 
 #[test]
 fn a_connection_that_has_ended_is_no_duplicate_even_before_its_task_has_seen_it() {
-    // Smaller than any other key, so this side decides, and keeps its own of dials that crossed.
-    let node = Endpoint::new(PublicKey::from_bytes([0; 32]), EndpointLimits::default());
-    let mut want = node.want(peer(), addresses(1));
-    let ours = dialled();
-    let _ours = begin(&mut want, Waker::noop()).finish(NOW, Ok(ours.clone())).expect("it does not drain");
+    // This side decides, and keeps its own of dials that crossed.
+    let node = default();
+    let (ours, _) = decides(Role::Initiator);
+    let (own, peer) = (ours.driver().look(Connection::local_key).expect("it is established"), ours.peer().key);
+    let mut want = node.want(own, peer, addresses(1));
+    let _ours = begin(&mut want, Waker::noop()).finish(NOW, Ok(ours.clone())).expect("it is a connection");
     ours.driver().handle_transport_error(NOW, "it is gone");
-    let (theirs, _there) = accepted();
-    let _theirs = node.adopt(NOW, &theirs).expect("it does not drain");
-    assert!(!theirs.driver().with(|connection| connection.is_draining()));
-    let current = node.connection(NOW, &peer()).expect("there is one");
+    let (theirs, _there) = decides(Role::Responder);
+    let _theirs = node.adopt(NOW, &theirs);
+    assert!(!is_draining(&theirs));
+    let current = node.connection(NOW, &peer).expect("there is one");
     assert!(Arc::ptr_eq(current.driver(), theirs.driver()));
     // One that has not ended is kept, and the other side's drains.
-    let node = Endpoint::new(PublicKey::from_bytes([0; 32]), EndpointLimits::default());
-    let mut want = node.want(peer(), addresses(1));
-    let _ours = begin(&mut want, Waker::noop()).finish(NOW, Ok(dialled())).expect("it does not drain");
-    let (theirs, _there) = accepted();
-    let _theirs = node.adopt(NOW, &theirs).expect("it does not drain");
-    assert!(theirs.driver().with(|connection| connection.is_draining()));
+    let node = default();
+    let mut want = node.want(own, peer, addresses(1));
+    let (ours, _there) = decides(Role::Initiator);
+    let _ours = begin(&mut want, Waker::noop()).finish(NOW, Ok(ours)).expect("it is a connection");
+    let (theirs, _there) = decides(Role::Responder);
+    let _theirs = node.adopt(NOW, &theirs);
+    assert!(is_draining(&theirs));
+}
+
+#[test]
+fn drain_lets_a_connection_that_lost_against_a_duplicate_finish() {
+    let node = default();
+    let links = [(); 3].map(|()| decides(Role::Responder));
+    let _serving: Vec<_> = links.iter().map(|(link, _)| node.adopt(NOW, link)).collect();
+    assert_eq!(links.each_ref().map(|(link, _)| is_draining(link)), [true, true, false]);
+    let drained = node.drain();
+    assert!(links.iter().all(|(link, _)| is_draining(link) && code_of(link.driver()).is_none()));
+    // Their tasks see it, and close none.
+    let mut serving = _serving;
+    for serving in &mut serving {
+        assert!(serving.poll(NOW, Waker::noop()).is_pending());
+    }
+    assert!(links.iter().all(|(link, _)| code_of(link.driver()).is_none()));
+    assert!(drained.poll(Waker::noop()).is_pending());
+}
+
+#[test]
+fn an_endpoint_that_drains_waits_for_peers_that_are_in_a_handshake_and_not_for_silent_ones() {
+    let node = default();
+    let place = || node.place("192.0.2.1".parse().expect("it is an address")).expect("there is one");
+    let (quiet, failing, peer) = (place(), place(), place());
+    quiet.begin(&silent());
+    // M1 is there.
+    let begun = || {
+        let mut m1 = vec![0; 2816];
+        assert!(matches!(
+            handshake().with(|connection| connection.poll_transmit(NOW, &mut m1)),
+            Ok(Transmit::Bytes(2816))
+        ));
+        let driver = silent();
+        driver.with(|connection| connection.handle_slice(NOW, &mut m1));
+        driver
+    };
+    let (fails, goes_on) = (begun(), begun());
+    failing.begin(&fails);
+    peer.begin(&goes_on);
+    let drained = node.drain();
+    let (count, waker) = Count::of(&node);
+    assert!(drained.poll(&waker).is_pending());
+    assert_eq!([code_of(&fails), code_of(&goes_on)], [None; 2]);
+    fails.handle_transport_error(NOW, "it is gone");
+    failing.failed();
+    assert_eq!(count.taken(), 1);
+    assert!(drained.poll(&waker).is_pending());
+    // It is confirmed, and told.
+    let (link, _there) = accepted();
+    let mut serving = node.adopt(NOW, &link);
+    drop(peer);
+    assert_eq!(code_of(link.driver()), Some(Code::REFUSED));
+    assert!(drained.poll(&waker).is_pending());
+    link.driver().handle_transport_error(NOW, "it has heard of it");
+    assert!(serving.poll(NOW, Waker::noop()).is_ready());
+    assert!(drained.poll(&waker).is_ready());
+}
+
+#[test]
+fn who_waits_for_a_dial_is_told_when_the_endpoint_drains() {
+    let node = default();
+    let (count, waker) = Count::of(&node);
+    let mut want = node.want(own(), peer(), addresses(1));
+    let dialing = begin(&mut want, &waker);
+    let _drained = node.drain();
+    assert_eq!((count.taken(), failure(&mut want).kind()), (1, io::ErrorKind::NotConnected));
+    assert!(dialing.poll_unwanted(Waker::noop()).is_ready());
+}
+
+#[test]
+fn connections_of_a_previous_key_live_beside_those_of_the_current_one() {
+    let previous = StaticSecret::from_bytes(&[0x55; 32]);
+    let keys = || ResponderKeys { current: responder_key(), previous: Some(previous.clone()) };
+    let dial = |known: PublicKey| {
+        let builder = PairBuilder { remote: Remote::Key(known), responder_keys: keys(), ..PairBuilder::default() };
+        let Pair { initiator, responder, .. } = builder.establish();
+        (handle(responder.conn), initiator.conn)
+    };
+    let node = default();
+    let (old, _there) = dial(previous.public_key());
+    assert_eq!(old.driver().look(Connection::local_key), Some(previous.public_key()));
+    let _old = node.adopt(NOW, &old);
+    // The peer's connection is used, whichever key it was made to.
+    assert!(Arc::ptr_eq(found(&mut node.want(own(), peer(), addresses(1))).driver(), old.driver()));
+    let (new, _there) = dial(own());
+    assert_eq!(new.driver().look(Connection::local_key), Some(own()));
+    let _new = node.adopt(NOW, &new);
+    assert_eq!([&old, &new].map(is_draining), [false; 2], "they are no duplicates");
+    assert_eq!(node.peers().len(), 2);
+    assert!(Arc::ptr_eq(node.connection(NOW, &peer()).expect("there is one").driver(), new.driver()));
+    // Two of the same key are.
+    let (again, _there) = dial(previous.public_key());
+    let _again = node.adopt(NOW, &again);
+    let decides = previous.public_key() < peer();
+    assert_eq!([&old, &again, &new].map(is_draining), [decides, false, false]);
+}
+
+/// A waker that uses a connection and an endpoint when it is woken, and when it is dropped: it hangs if that is under the lock of either.
+struct Reenters(Arc<Driver>, Node);
+
+impl Reenters {
+    fn enter(&self) {
+        self.0.with(|_| ());
+        self.1.peers();
+    }
+}
+
+impl Wake for Reenters {
+    fn wake(self: Arc<Self>) {
+        self.enter();
+    }
+}
+
+impl Drop for Reenters {
+    fn drop(&mut self) {
+        self.enter();
+    }
+}
+
+#[test]
+fn no_waker_is_woken_or_dropped_under_a_lock() {
+    let done = std::thread::spawn(|| {
+        let node = default();
+        let (link, mut there) = accepted();
+        let _serving = node.adopt(NOW, &link);
+        let driver = link.driver();
+        let waker = || Waker::from(Arc::new(Reenters(driver.clone(), node.clone())));
+        let again = || [waker(), waker()];
+        let stream = driver.open(Some("test"), Priority::default()).expect("it is open");
+        // Each of two takes the place of the other; and the last ones go with the stream.
+        again().iter().for_each(|waker| assert!(stream.poll_read(waker, &mut [0; 9]).is_pending()));
+        again().iter().for_each(|waker| assert!(stream.poll_stopped(waker).is_pending()));
+        while stream.poll_write(Waker::noop(), &[0; 60_000]).is_ready() {}
+        again().iter().for_each(|waker| assert!(stream.poll_flush(waker).is_pending()));
+        drop(stream);
+        let stream = driver.open(Some("test"), Priority::default()).expect("it is open");
+        assert!(stream.poll_read(&waker(), &mut [0; 9]).is_pending());
+        stream.refuse(Code::REFUSED);
+        let mut waiter = driver.waiter();
+        again().iter().for_each(|waker| assert!(waiter.poll_ended(waker).is_pending()));
+        drop(waiter);
+        // The writer, with nothing to send.
+        let mut buffer = WriteBuffer::default();
+        for waker in again() {
+            while let Pump::Send(_) = driver.poll_transmit(NOW, &mut buffer, &waker) {}
+        }
+        // CLOSE is to be answered, and the writer is not told of it: who looks at the endpoint's connections does not do it either, under the lock.
+        there.close(Code::NO_ERROR, "");
+        let mut record = vec![0; 16 * 1408];
+        while let Ok(Transmit::Bytes(len)) = there.poll_transmit(NOW, &mut record) {
+            let mut input = ReadBuffer::default();
+            input.room_in_vec(|room| room.extend_from_slice(&record[..len]));
+            driver.handle_input(NOW, &mut input, Writes::Caller);
+        }
+        node.peers();
+        node.connection(NOW, &peer());
+    });
+    let begin = std::time::Instant::now();
+    while !done.is_finished() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "it hangs");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    done.join().expect("no panic");
 }

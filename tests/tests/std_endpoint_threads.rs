@@ -36,7 +36,8 @@ fn eventually(expected: &[(&str, usize)]) {
 fn threads_are_as_many_as_promised_and_end() {
     let limits = EndpointLimits { unconfirmed: 8, ..EndpointLimits::default() };
     let socket = TcpListener::bind("127.0.0.1:0").expect("loopback listens");
-    let host = Endpoint::over(socket, responder_key(), Config::default(), limits, |_| true).expect("it is valid");
+    let host =
+        Endpoint::over(socket, || responder_key().into(), Config::default(), limits, |_| true).expect("it is valid");
     let renter = Endpoint::bind("127.0.0.1:0", initiator_key(), Config::default()).expect("loopback listens");
     eventually(&[("peermux-accept", 2)]);
     // Several who want the same peer, and it has one connection: a thread at each end, with those of its sockets.

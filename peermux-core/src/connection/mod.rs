@@ -74,7 +74,7 @@ pub struct Connection {
     first_is_short: bool,
     decision: Decision,
     peer: Option<PeerInfo>,
-    /// The public static keys of this side.
+    /// The public static keys of this side. Once the first flight is read, the first one is that of this connection.
     own_keys: ArrayVec<PublicKey, 2>,
     peer_settings: Settings,
     handshake_deadline: Instant,
@@ -410,6 +410,12 @@ impl Connection {
         self.mux.refuse(id, code);
     }
 
+    /// Takes the wakers that are registered for a stream, which are not woken then: for callers that must not drop them in [`Connection::release`] or
+    /// [`Connection::refuse`], since they hold a lock.
+    pub fn take_wakers(&mut self, id: StreamId) -> [Option<Waker>; 3] {
+        self.mux.take_wakers(id)
+    }
+
     /// Lets go of a stream. What was not finished is reset with CANCELLED, and the peer is asked to stop what it still sends; what was
     /// finished is still sent.
     pub fn release(&mut self, id: StreamId) {
@@ -421,6 +427,17 @@ impl Connection {
     /// Which end this is.
     pub const fn role(&self) -> Role {
         self.role
+    }
+
+    /// Returns this side's static key in this connection. Returns `None` if this is a responder that has not received the first flight, since the
+    /// initiator decides whether it uses the current key or the previous one.
+    pub fn local_key(&self) -> Option<PublicKey> {
+        self.own_keys.first().copied().filter(|_| !self.awaits_first_flight())
+    }
+
+    /// Whether this is a responder that has not received the whole first flight.
+    pub(crate) const fn awaits_first_flight(&self) -> bool {
+        matches!(self.phase, Phase::AwaitM1(_))
     }
 
     /// The peer, once it is confirmed.

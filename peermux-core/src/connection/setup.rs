@@ -185,6 +185,9 @@ impl Connection {
         self.ephemeral.copy_from_slice(&m1[..32]);
         let suites: Suites = self.suites().collect();
         let trial = start.read(&mut self.rng, m1, |offer| choose(&suites, offer).is_ok())?;
+        if trial.is_by_previous() {
+            self.own_keys.reverse();
+        }
         let mut early = EarlyState::None;
         if let Some(claimed) = trial.claimed() {
             let (version, suite) = choose(&suites, claimed.hello)?;

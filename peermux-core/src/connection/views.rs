@@ -87,9 +87,10 @@ impl<'a> SendStream<'a> {
         self.connection.mux.waits_for(self.id, may_send)
     }
 
-    /// `waker` is woken instead of an event, once, when this half is told of something.
-    pub fn register(&mut self, waker: &Waker) {
-        self.connection.mux.register_writer(self.id, waker);
+    /// Registers `waker` to be woken once, instead of an event, when this half is told of something. Returns the waker that it replaces, if it is another
+    /// one: a caller that holds a lock should drop it after that, since a waker may be the last to hold its task.
+    pub fn register(&mut self, waker: &Waker) -> Option<Waker> {
+        self.connection.mux.register_writer(self.id, waker)
     }
 
     /// Returns how this half ended: `Some` with the code if the peer sent STOP, `None` if this side finished it (FIN was sent) or reset it.
@@ -101,9 +102,9 @@ impl<'a> SendStream<'a> {
         self.connection.mux.stopped(self.id)
     }
 
-    /// Registers `waker` to be woken once, instead of an event, when this half ends. Replaces the previous waker.
-    pub fn register_stopped(&mut self, waker: &Waker) {
-        self.connection.mux.register_stopped(self.id, waker);
+    /// Registers `waker` to be woken once, instead of an event, when this half ends. Returns the waker that it replaces, as [`SendStream::register`] does.
+    pub fn register_stopped(&mut self, waker: &Waker) -> Option<Waker> {
+        self.connection.mux.register_stopped(self.id, waker)
     }
 }
 
@@ -163,8 +164,9 @@ impl<'a> RecvStream<'a> {
         self.connection.mux.wire_id(self.id)
     }
 
-    /// `waker` is woken instead of an event, once, when this half is told of something.
-    pub fn register(&mut self, waker: &Waker) {
-        self.connection.mux.register_reader(self.id, waker);
+    /// Registers `waker` to be woken once, instead of an event, when this half is told of something. Returns the waker that it replaces, as
+    /// [`SendStream::register`] does.
+    pub fn register(&mut self, waker: &Waker) -> Option<Waker> {
+        self.connection.mux.register_reader(self.id, waker)
     }
 }

@@ -33,6 +33,7 @@ pub(super) struct Dial<C> {
 /// Somebody who wants the connection with a peer. When this is dropped, its dial is given up unless somebody else waits for it.
 pub struct Want<C> {
     endpoint: Arc<Endpoint<C>>,
+    own: PublicKey,
     peer: PublicKey,
     addresses: Arc<[SocketAddr]>,
     key: u64,
@@ -52,12 +53,20 @@ pub enum Next<C> {
 }
 
 impl<C: Link> Want<C> {
-    pub(super) fn new(endpoint: &Arc<Endpoint<C>>, peer: PublicKey, addresses: Arc<[SocketAddr]>) -> Self {
+    pub(super) fn new(
+        endpoint: &Arc<Endpoint<C>>,
+        own: PublicKey,
+        peer: PublicKey,
+        addresses: Arc<[SocketAddr]>,
+    ) -> Self {
         let key = endpoint.act(|state, _| state.number());
-        Self { endpoint: endpoint.clone(), peer, addresses, key, joined: None }
+        Self { endpoint: endpoint.clone(), own, peer, addresses, key, joined: None }
     }
 
     /// What there is to do now; where that is to wait, `waker` is woken when it is over.
+    ///
+    /// It joins a dial of the same peer that tries all of its addresses. Otherwise it dials by itself: an address that is dead delays nobody who knows another one. The
+    /// first connection that comes of any of them is for all who want the peer.
     ///
     /// It fails with the error of the dial; with [`io::ErrorKind::InvalidInput`] if the peer is the endpoint itself; and with [`io::ErrorKind::NotConnected`] if the
     /// endpoint drains.
@@ -67,23 +76,24 @@ impl<C: Link> Want<C> {
             if let Some(next) = self.outcome(state, now, waker, after) {
                 return next;
             }
-            if self.peer == state.own {
+            if self.peer == self.own {
                 return Next::Failed(io::Error::new(io::ErrorKind::InvalidInput, "this is the endpoint's own key"));
             }
             if state.drains {
-                return Next::Failed(io::Error::new(io::ErrorKind::NotConnected, "the endpoint drains"));
+                return Next::Failed(is_draining());
             }
-            if let Some(link) = state.current(now, &self.peer, after) {
+            if let Some(link) = state.current(now, None, &self.peer) {
                 return Next::Found(link);
             }
-            if let Some(&id) = state.joinable.get(&self.peer)
-                && let Some(dial) = state.dials.get_mut(&id)
-            {
-                dial.waiting.insert(self.key, Some(waker.clone()));
-                self.joined = Some(id);
-                return Next::Wait(None);
+            for id in state.joinable.get(&self.peer).into_iter().flatten() {
+                let Some(dial) = state.dials.get_mut(id) else { continue };
+                if self.addresses.iter().all(|address| dial.addresses.contains(address)) {
+                    after.former.extend(dial.waiting.insert(self.key, Some(waker.clone())).flatten());
+                    self.joined = Some(*id);
+                    return Next::Wait(None);
+                }
             }
-            if let Some(until) = state.table.not_before(&self.peer).filter(|until| now < *until) {
+            if let Some(until) = state.not_before(self.own, &self.peer).filter(|until| now < *until) {
                 after.former.extend(state.watchers.insert(self.key, waker.clone()));
                 return Next::Wait(Some(until));
             }
@@ -99,24 +109,22 @@ impl<C: Link> Want<C> {
             after.former.extend(dial.waiting.insert(self.key, Some(waker.clone())).flatten());
             return Some(Next::Wait(None));
         };
-        let own = dial.addresses == self.addresses;
         self.joined = None;
         state.leave(id, self.key, after);
         match outcome {
             Ok(link) => {
                 // If this side was drained off it, there may be another one later. If it has ended meanwhile, it tells why.
-                let waits = state.table.not_before(&self.peer).is_some_and(|until| now < until);
-                if waits {
+                if state.not_before(self.own, &self.peer).is_some_and(|until| now < until) {
                     after.links.push(link);
                     return None;
                 }
-                Some(Next::Found(state.current(now, &self.peer, after).unwrap_or(link)))
+                let current = state.current(now, None, &self.peer).unwrap_or_else(|| link.clone());
+                after.links.push(link);
+                Some(Next::Found(current))
             }
             // There is another connection, or one comes, or it is time to dial again later.
             Err(error) if was_drained_off(&error) => None,
-            Err(error) if own => Some(Next::Failed(copy(&error))),
-            // Somebody else dialled, and knew another address.
-            Err(_) => None,
+            Err(error) => Some(Next::Failed(copy(&error))),
         }
     }
 
@@ -132,9 +140,9 @@ impl<C: Link> Want<C> {
             dialer: None,
         };
         state.dials.insert(id, dial);
-        state.joinable.insert(peer, id);
+        state.joinable.entry(peer).or_default().push(id);
         self.joined = Some(id);
-        Dialing { endpoint: self.endpoint.clone(), id, peer, addresses }
+        Dialing { endpoint: self.endpoint.clone(), id, own: self.own, peer, addresses }
     }
 }
 
@@ -153,6 +161,7 @@ impl<C> Drop for Want<C> {
 pub struct Dialing<C> {
     endpoint: Arc<Endpoint<C>>,
     id: u64,
+    own: PublicKey,
     peer: PublicKey,
     addresses: Arc<[SocketAddr]>,
 }
@@ -163,7 +172,7 @@ impl<C> Dialing<C> {
         self.peer
     }
 
-    /// Where, one after the other.
+    /// Where.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -193,10 +202,10 @@ impl<C> Dialing<C> {
         if let Some(dial) = state.dials.get_mut(&self.id) {
             dial.under_way = false;
             after.former.extend(dial.dialer.take());
-            // The handshake is over, so the driver is held by others, if there is still something to hold.
-            dial.driver = None;
+            after.drivers.extend(dial.driver.take());
             if dial.waiting.is_empty() {
-                state.dials.remove(&self.id);
+                let outcome = state.dials.remove(&self.id).and_then(|dial| dial.outcome);
+                after.links.extend(outcome.and_then(Result::ok));
             }
         }
     }
@@ -207,9 +216,9 @@ impl<C: Link> Dialing<C> {
     pub fn finish(self, now: Instant, result: io::Result<C>) -> Option<Serving<C>> {
         let link = result.as_ref().ok().cloned();
         let id = self.endpoint.act(|state, after| {
-            let id = link.as_ref().and_then(|link| state.adopt(now, link, after));
+            let id = link.as_ref().map(|link| state.adopt(now, link, after));
             if result.as_ref().is_err_and(was_drained_off) {
-                state.table.dial_drained_off(now, self.peer);
+                state.table(self.own).dial_drained_off(now, self.peer);
             }
             // Who comes from now on finds the connection, or dials anew.
             self.end(state, result.map_err(Arc::new), after);
@@ -239,27 +248,45 @@ impl<C> State<C> {
         after.wake.extend(dial.dialer.take());
         after.ends.extend(dial.driver.take().map(|driver| (driver, End::GiveUp)));
         let (peer, over) = (dial.peer, !dial.under_way);
-        if self.joinable.get(&peer) == Some(&id) {
-            self.joinable.remove(&peer);
-        }
+        self.close_to_others(&peer, id);
         if over {
             let outcome = self.dials.remove(&id).and_then(|dial| dial.outcome);
             after.links.extend(outcome.and_then(Result::ok));
         }
     }
 
+    /// Nobody joins the dial any more.
+    fn close_to_others(&mut self, peer: &PublicKey, id: u64) {
+        if let Some(dials) = self.joinable.get_mut(peer) {
+            dials.retain(|dial| *dial != id);
+            if dials.is_empty() {
+                self.joinable.remove(peer);
+            }
+        }
+    }
+
+    /// Before this moment the holder of `own` must not dial `peer`.
+    fn not_before(&self, own: PublicKey, peer: &PublicKey) -> Option<Instant> {
+        self.tables.get(&own)?.not_before(peer)
+    }
+
     /// Tells those who wait for the dial, unless they were told before. Nobody joins it any more.
     pub(super) fn tell(&mut self, id: u64, outcome: Outcome<C>, after: &mut After<C>) {
-        let Some(dial) = self.dials.get_mut(&id) else { return after.links.extend(outcome.ok()) };
-        if self.joinable.get(&dial.peer) == Some(&id) {
-            self.joinable.remove(&dial.peer);
-        }
+        let Some(dial) = self.dials.get(&id) else { return after.links.extend(outcome.ok()) };
+        let peer = dial.peer;
+        self.close_to_others(&peer, id);
+        let Some(dial) = self.dials.get_mut(&id) else { return };
         if dial.outcome.is_some() {
             return after.links.extend(outcome.ok());
         }
         dial.outcome = Some(outcome);
         after.wake.extend(dial.waiting.values_mut().filter_map(Option::take));
     }
+}
+
+/// What those are told who want a connection of an endpoint that drains.
+pub(super) fn is_draining() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "endpoint is draining: no new connections")
 }
 
 /// Whether the peer has closed the connection in good order before anybody here saw that it was established: it has another one with us.

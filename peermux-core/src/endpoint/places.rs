@@ -18,10 +18,17 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Gives up all handshakes.
-    pub(super) fn give_up<C>(&mut self, after: &mut After<C>) {
-        after.ends.extend(self.taken.values().flatten().map(|driver| (driver.clone(), End::GiveUp)));
+    /// Gives up the handshakes of dialers that have said nothing.
+    pub(super) fn give_up_silent<C>(&mut self, after: &mut After<C>) {
+        after.ends.extend(self.taken.values().flatten().map(|driver| (driver.clone(), End::GiveUpSilent)));
         after.wake.extend(self.waker.take());
+    }
+
+    /// Whether a peer has begun a handshake that has not come to its end.
+    pub(super) fn has_handshakes(&self) -> bool {
+        let mut drivers = self.taken.values().flatten();
+        drivers
+            .any(|driver| driver.look(|connection| connection.error().is_none() && !connection.awaits_first_flight()))
     }
 }
 
@@ -75,11 +82,24 @@ impl<C> Endpoint<C> {
 }
 
 impl<C> Place<C> {
-    /// A handshake begins, which is given up (closed with CANCELLED) when the endpoint drains.
+    /// A handshake begins. When the endpoint drains, it is given up if the peer has said nothing yet. Otherwise it goes on, and [`Endpoint::adopt`] tells the peer that it
+    /// is refused.
     pub fn begin(&self, driver: &Arc<Driver>) {
-        self.endpoint.act(|state, after| match state.drains {
-            true => after.ends.push((driver.clone(), End::GiveUp)),
-            false => drop(state.places.taken.insert(self.id, Some(driver.clone()))),
+        let _former = self.endpoint.act(|state, after| {
+            if state.drains {
+                after.ends.push((driver.clone(), End::GiveUpSilent));
+            }
+            state.places.taken.insert(self.id, Some(driver.clone()))
+        });
+    }
+
+    /// The handshake has failed. The place stays taken until its socket is closed, but an endpoint that drains does not wait for it.
+    pub fn failed(&self) {
+        let _former = self.endpoint.act(|state, after| {
+            if state.drains {
+                state.tell_all(after);
+            }
+            state.places.taken.insert(self.id, None)
         });
     }
 }
@@ -93,6 +113,9 @@ impl<C> Drop for Place<C> {
                 _ => drop(state.places.networks.remove(&self.network)),
             }
             after.wake.extend(state.places.waker.take());
+            if state.drains {
+                state.tell_all(after);
+            }
             state.places.taken.remove(&self.id)
         });
     }

@@ -160,7 +160,7 @@ impl<C: Link> Serving<C> {
 
     fn update(&self, now: Instant) {
         self.endpoint.act(|state, after| {
-            state.update(now, self.id, after);
+            state.update(now, self.id);
             state.tell_all(after);
         });
     }

@@ -27,6 +27,8 @@ pub(crate) struct Trial {
     kem_secret: Zeroizing<[u8; 32]>,
     e_i: PublicKey,
     path: Path,
+    /// The initiator used the previous key.
+    by_previous: bool,
 }
 
 enum Path {
@@ -100,6 +102,7 @@ impl Start {
         };
         let (current, es) = try_key(&keys.current);
         let previous = keys.previous.as_ref().and_then(|previous| try_key(previous).0);
+        let by_previous = current.is_none() && previous.is_some();
         let path = match current.or(previous) {
             Some(path) => path,
             None if !fallback => return Err(HandshakeError::NoFallback),
@@ -108,7 +111,7 @@ impl Start {
                 Path::Fallback { state, current: keys.current.public_key(), es }
             }
         };
-        Ok(Trial { ephemeral, ct, kem_secret, e_i, path })
+        Ok(Trial { ephemeral, ct, kem_secret, e_i, path, by_previous })
     }
 }
 
@@ -149,13 +152,18 @@ impl Trial {
         }
     }
 
+    /// Whether M1 was read under the previous key.
+    pub(crate) const fn is_by_previous(&self) -> bool {
+        self.by_previous
+    }
+
     /// Writes M2. In IK `hello` is a choice, and `frames` the frame area of P2; in fallback it is an offer.
     pub(crate) fn answer(
         self,
         hello: &Hello,
         frames: &[u8],
     ) -> Result<(Box<[u8; FLIGHT_LEN]>, Answered), HandshakeError> {
-        let Self { ephemeral, ct, kem_secret, e_i, path } = self;
+        let Self { ephemeral, ct, kem_secret, e_i, path, .. } = self;
         let mut m2 = Box::new([0; FLIGHT_LEN]);
         m2[at::E].copy_from_slice(ephemeral.public_key().as_bytes());
         m2[at::M2_CT.start..at::M2_CT.end - super::TAG].copy_from_slice(&ct[..]);

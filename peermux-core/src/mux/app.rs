@@ -152,10 +152,9 @@ impl Mux {
         Ok(len)
     }
 
-    pub(crate) fn register_writer(&mut self, id: StreamId, waker: &Waker) {
-        if let Some(slot) = self.slot(id) {
-            self.streams[slot as usize].send.interest.want_wake(waker);
-        }
+    pub(crate) fn register_writer(&mut self, id: StreamId, waker: &Waker) -> Option<Waker> {
+        let slot = self.slot(id)?;
+        self.streams[slot as usize].send.interest.want_wake(waker)
     }
 
     pub(crate) fn finish(&mut self, id: StreamId) -> Result<(), WriteError> {
@@ -267,10 +266,9 @@ impl Mux {
         }
     }
 
-    pub(crate) fn register_stopped(&mut self, id: StreamId, waker: &Waker) {
-        if let Some(slot) = self.slot(id) {
-            self.streams[slot as usize].rare().stop_interest.want_wake(waker);
-        }
+    pub(crate) fn register_stopped(&mut self, id: StreamId, waker: &Waker) -> Option<Waker> {
+        let slot = self.slot(id)?;
+        self.streams[slot as usize].rare().stop_interest.want_wake(waker)
     }
 
     // Reading.
@@ -336,10 +334,9 @@ impl Mux {
         self.slot(id).map_or(0, |slot| self.streams[slot as usize].recv.queue.len())
     }
 
-    pub(crate) fn register_reader(&mut self, id: StreamId, waker: &Waker) {
-        if let Some(slot) = self.slot(id) {
-            self.streams[slot as usize].recv.interest.want_wake(waker);
-        }
+    pub(crate) fn register_reader(&mut self, id: StreamId, waker: &Waker) -> Option<Waker> {
+        let slot = self.slot(id)?;
+        self.streams[slot as usize].recv.interest.want_wake(waker)
     }
 
     /// The application took `bytes`: credit for more, and a wider window where this one holds the peer up.
@@ -409,6 +406,14 @@ impl Mux {
             rare.stop_interest = crate::wakers::Interest::Nobody;
         }
         self.try_free(slot);
+    }
+
+    /// Takes the wakers that wait for a stream.
+    pub(crate) fn take_wakers(&mut self, id: StreamId) -> [Option<Waker>; 3] {
+        let Some(slot) = self.slot(id) else { return [const { None }; 3] };
+        let stream = &mut self.streams[slot as usize];
+        let stopped = stream.rare.as_mut().and_then(|rare| rare.stop_interest.take_waker());
+        [stream.send.interest.take_waker(), stream.recv.interest.take_waker(), stopped]
     }
 
     /// Refuses a stream of the peer, for `code`.

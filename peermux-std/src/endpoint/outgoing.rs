@@ -27,7 +27,7 @@ impl Shared {
     }
 
     fn greet(&self, socket: TcpStream, dialing: &Dialing<Connection>) -> io::Result<Connection> {
-        let (identity, remote) = (Identity::Known(self.key.clone()), Remote::Key(dialing.peer()));
+        let (identity, remote) = (Identity::Known((self.keys)().current), Remote::Key(dialing.peer()));
         let (driver, trace) = begin(socket, identity, remote, self.config.clone())?;
         dialing.begin(&driver);
         Ok(establish((driver, trace), &self.decide)?)

@@ -36,7 +36,7 @@ pub(super) async fn accept_all(socket: TcpListener, shared: Arc<Shared>) {
 /// Runs a handshake, and gives its place back when the peer is confirmed, or when the socket is closed, which takes a while (`docs/spec.md` section 13.1).
 async fn handshake(socket: TcpStream, place: Place<Connection>, shared: Arc<Shared>) -> io::Result<()> {
     let (clock, trace) = (Clock::start(), Trace::accepted(socket.peer_addr().ok()));
-    let (config, keys) = (shared.config.clone(), shared.key.clone().into());
+    let (config, keys) = (shared.config.clone(), (shared.keys)());
     let connection = peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let transport = Transport::new(Driver::new(connection), clock);
@@ -45,14 +45,13 @@ async fn handshake(socket: TcpStream, place: Place<Connection>, shared: Arc<Shar
     trace.start(driver, || pump::start(socket, &transport))?;
     // An error is between that dialer and its socket.
     let Ok(peer) = establish(driver, &shared.decide, false, &trace).await else {
+        place.failed();
         let mut waiter = driver.waiter();
         poll_fn(|cx| waiter.poll_closed(cx.waker())).await;
         return Ok(());
     };
     let serving = shared.links.adopt(shared.clock.now(), &Connection::new(transport, peer, trace));
     drop(place);
-    if let Some(serving) = serving {
-        serve(serving, shared.clock).await;
-    }
+    serve(serving, shared.clock).await;
     Ok(())
 }

@@ -20,7 +20,7 @@ pub(super) async fn dial(dialing: Dialing<Connection>, shared: Arc<Shared>) {
     let connecting = async {
         let socket = TcpStream::connect(dialing.addresses()).await?;
         let (clock, trace, config) = (Clock::start(), Trace::dialing(socket.peer_addr().ok()), shared.config.clone());
-        let (identity, remote) = (Identity::Known(shared.key.clone()), Remote::Key(dialing.peer()));
+        let (identity, remote) = (Identity::Known((shared.keys)().current), Remote::Key(dialing.peer()));
         let connection =
             peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut getrandom::SysRng)
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;

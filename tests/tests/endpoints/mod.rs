@@ -13,7 +13,7 @@ use std::time::Duration;
 use peermux_core::crypto::{PublicKey, StaticSecret};
 use peermux_core::driver::Driver;
 use peermux_core::endpoint::{EndpointLimits, RegisterError};
-use peermux_core::{Config, Identity, Remote};
+use peermux_core::{Config, Identity, Remote, ResponderKeys};
 
 use crate::adapter::tokio_face::{Blocking, wait};
 use crate::adapter::{Connected, Duplex};
@@ -25,7 +25,7 @@ pub trait Node: Clone + Send + Sync + 'static {
 
     fn over(
         socket: TcpListener,
-        key: StaticSecret,
+        keys: impl Into<ResponderKeys>,
         config: Config,
         limits: EndpointLimits,
         accepts: bool,
@@ -74,12 +74,13 @@ impl Node for peermux_std::Endpoint {
 
     fn over(
         socket: TcpListener,
-        key: StaticSecret,
+        keys: impl Into<ResponderKeys>,
         config: Config,
         limits: EndpointLimits,
         accepts: bool,
     ) -> io::Result<Self> {
-        Self::over(socket, key, config, limits, move |_| accepts)
+        let keys = keys.into();
+        Self::over(socket, move || keys.clone(), config, limits, move |_| accepts)
     }
 
     fn dial_anonymously(address: SocketAddr, peer: PublicKey) -> io::Result<Self::Connection> {
@@ -151,15 +152,16 @@ impl Node for peermux_tokio::Endpoint {
 
     fn over(
         socket: TcpListener,
-        key: StaticSecret,
+        keys: impl Into<ResponderKeys>,
         config: Config,
         limits: EndpointLimits,
         accepts: bool,
     ) -> io::Result<Self> {
+        let keys = keys.into();
         socket.set_nonblocking(true)?;
         wait(async {
             let socket = tokio::net::TcpListener::from_std(socket)?;
-            Self::over(socket, key, config, limits, move |_| accepts)
+            Self::over(socket, move || keys.clone(), config, limits, move |_| accepts)
         })
     }
 
