@@ -144,7 +144,7 @@
 //!   features the default is this one.
 //! - `std`: errors become `std::io::Error`s, the hardware is looked at for AES, and new X25519 keys come from tables of 30 KB.
 //! - `ed25519`: attestations of scheme 1, which bind an Ed25519 key to a static key.
-//! - `driver`: the modules `driver`, a connection behind a lock with wakers, and `endpoint`, the connections of one key by their peers; for adapters. It includes `std`.
+//! - `driver`: the modules `driver`, a connection behind a lock with wakers, `endpoint`, the connections of one key by their peers, and `dialing`, several addresses of one peer; for adapters. It includes `std`.
 //! - `tracing`: the module `trace`, which is there with `driver` too, tells subscribers of that crate what becomes of connections. It includes `driver`.
 #![no_std]
 extern crate alloc;
@@ -157,6 +157,8 @@ pub mod codec;
 mod config;
 pub mod connection;
 pub mod crypto;
+#[cfg(feature = "driver")]
+pub mod dialing;
 #[cfg(feature = "driver")]
 pub mod driver;
 mod early;
@@ -171,6 +173,7 @@ mod key_log;
 mod mux;
 mod peers;
 mod record;
+mod retry;
 mod shape;
 mod stats;
 pub mod time;
@@ -188,6 +191,8 @@ pub use early::{Refusal, StrikeRegister};
 pub use id::{Mode, Role, StreamId};
 pub use key_log::{KeyLog, TrafficSecrets};
 pub use peers::{PeerTable, Verdict};
+#[cfg(feature = "std")]
+pub use retry::is_retryable;
 pub use stats::{FrameCounts, Stats, StreamStats, WaitTimes};
 
 /// The largest input buffer, in bytes, with which the memory bound of a connection holds: that of one record of the largest size. A reader that

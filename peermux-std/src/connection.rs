@@ -9,6 +9,7 @@ use peermux_core::trace::Trace;
 
 use crate::listener::invalid;
 use crate::pump::{self, Clock};
+use crate::reach::{CONNECT_LIMIT, reach};
 use crate::signal::Signal;
 use crate::stream::Stream;
 use crate::{Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote};
@@ -68,8 +69,11 @@ pub fn connect_with(
     config: Config,
     accept: impl FnMut(&PeerInfo) -> bool,
 ) -> io::Result<Connection> {
-    let identity = identity.into();
-    connect_over(TcpStream::connect(address)?, identity, remote, config, accept)
+    config.check().map_err(invalid)?;
+    let addresses: Vec<_> = address.to_socket_addrs()?.collect();
+    // Nothing stops it, so there is a socket or an error.
+    let socket = reach(&addresses, CONNECT_LIMIT, None)?.ok_or(io::ErrorKind::Interrupted)?;
+    connect_over(socket, identity, remote, config, accept)
 }
 
 /// As [`connect_with`], over a socket that was just connected.

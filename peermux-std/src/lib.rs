@@ -57,8 +57,9 @@
 //! | `stream opened`, `stream accepted` | trace | `stream`, `protocol`, `urgency`, `incremental` |
 //! | `draining` | debug | `by`: `local` or `peer`; `code`, which is DUPLICATE where an [`Endpoint`] drops one of two connections with a peer |
 //! | `closed` | info; warn where neither side wanted it; debug if a dialer has failed to get in, since everybody can | `reason`: the [`ConnectionError`] |
-//! | `used again`, `closed as a duplicate` | debug | of an [`Endpoint`]: [`Endpoint::connect`] gave a connection that there was; a connection has taken this one's place |
+//! | `used again`, `closed as a duplicate` | debug | of an [`Endpoint`]: [`Endpoint::connect`] gave a connection that there was; one connection too many with a peer is closed |
 //! | `stream refused` | debug | of an [`Endpoint`]: `protocol`, `code` |
+//! | `refused while draining` | debug | of an [`Endpoint`]: a connection that was confirmed too late is closed with REFUSED |
 //!
 //! The protocol is in `docs/spec.md`, and all of its logic in [`peermux_core`]; here are two threads for each connection and trait impls.
 
@@ -66,6 +67,7 @@ mod connection;
 mod endpoint;
 mod listener;
 mod pump;
+mod reach;
 mod signal;
 mod stream;
 
@@ -76,7 +78,10 @@ pub use stream::Stream;
 
 pub use peermux_core::code::{Code, ProtocolCode};
 pub use peermux_core::crypto::{PublicKey, StaticSecret};
+pub use peermux_core::dialing::ConnectError;
 pub use peermux_core::endpoint::{EndpointLimits, RegisterError};
 pub use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};
 pub use peermux_core::wire::Priority;
-pub use peermux_core::{Config, ConfigError, Identity, KeyLog, Mode, PeerInfo, Remote, ResponderKeys, TrafficSecrets};
+pub use peermux_core::{
+    Config, ConfigError, Identity, KeyLog, Mode, PeerInfo, Remote, ResponderKeys, TrafficSecrets, is_retryable,
+};

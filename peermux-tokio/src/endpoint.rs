@@ -26,7 +26,7 @@ mod outgoing;
 /// Where two sides dial each other at once, or one dials again because the other does not know yet that a connection is dead, one of the connections drains:
 /// what is open on it may finish, and new streams go on the other one. A handle of that connection then says [`OpenError::Draining`](crate::OpenError::Draining),
 /// and [`Endpoint::connect`] gives the other one. Streams that crossed the decision were not processed and can be opened again: they end with
-/// [`Code::REFUSED`](crate::Code::REFUSED), or with an orderly end of the connection before anything was answered.
+/// [`Code::REFUSED`](crate::Code::REFUSED), and [`is_retryable`](crate::is_retryable) says so.
 ///
 /// The endpoint holds its connections, so one stays when its handles are dropped; it ends when a side drains or closes it, or is not heard of any more. Clones are handles to the same endpoint; when
 /// the last one is dropped it drains, as by [`Endpoint::drain`]. Early data is refused, and comes again by itself.

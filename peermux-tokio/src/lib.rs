@@ -59,8 +59,9 @@
 //! | `stream opened`, `stream accepted` | trace | `stream`, `protocol`, `urgency`, `incremental` |
 //! | `draining` | debug | `by`: `local` or `peer`; `code`, which is DUPLICATE where an [`Endpoint`] drops one of two connections with a peer |
 //! | `closed` | info; warn where neither side wanted it; debug if a dialer has failed to get in, since everybody can | `reason`: the [`ConnectionError`] |
-//! | `used again`, `closed as a duplicate` | debug | of an [`Endpoint`]: [`Endpoint::connect`] gave a connection that there was; a connection has taken this one's place |
+//! | `used again`, `closed as a duplicate` | debug | of an [`Endpoint`]: [`Endpoint::connect`] gave a connection that there was; one connection too many with a peer is closed |
 //! | `stream refused` | debug | of an [`Endpoint`]: `protocol`, `code` |
+//! | `refused while draining` | debug | of an [`Endpoint`]: a connection that was confirmed too late is closed with REFUSED |
 //!
 //! The protocol is in `docs/spec.md`, and all of its logic in [`peermux_core`]; here are one task for each connection and trait impls.
 //! Whoever would wait in a read, a write, a flush or a shutdown does that task's work instead, as far as there is any: it reads and writes the socket, opens and seals records, and wakes
@@ -87,4 +88,5 @@ pub use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError}
 pub use peermux_core::wire::Priority;
 pub use peermux_core::{
     Config, ConfigError, Identity, KeyLog, Mode, PeerInfo, Remote, ResponderKeys, StrikeRegister, TrafficSecrets,
+    is_retryable,
 };

@@ -3,17 +3,18 @@
 mod adapter;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use adapter::dialers::BlackHole;
 use adapter::std_face::Std;
 use adapter::tokio_face::Tokio;
 use adapter::{pattern, read_error, within, write_error};
 use bytes::Bytes;
 use peermux_core::error::{ReadError, WriteError};
 use peermux_core::{Config, Remote};
-use peermux_std::{Code, Connection, Listener, Priority, Stream, connect};
+use peermux_std::{Code, ConnectError, Connection, Listener, Priority, Stream, connect};
 use peermux_tests::{initiator_key, responder_key};
 
 scenarios! { Std, Std:
@@ -23,6 +24,10 @@ scenarios! { Std, Std:
     a_thousand_streams_at_once() within 40;
     both_sides_only_write_into_tiny_sockets() within 60;
     a_dropped_handle_leaves_its_streams_to_finish() within 20;
+    streams_outlive_their_connection_handle() within 20;
+    what_was_finished_before_the_handle_was_dropped_arrives() within 20;
+    exchanges_of_honest_programs_never_fail(2_000) within 60;
+    careless_drops_never_end_the_connection(3_000) within 60;
     streams_that_nobody_can_accept_any_more_are_refused() within 20;
     a_stream_that_is_dropped_is_reset_and_never_ends() within 20;
     codes_of_resets_stops_and_refusals_arrive() within 20;
@@ -205,5 +210,66 @@ fn dropped_handles_end_at_once_whatever_is_under_way() {
         drop(two);
         assert_eq!(*read_error(&reader.join().expect("no panic")), ReadError::Reset(Code::CANCELLED));
         assert!(acceptor.join().expect("no panic").is_orderly());
+    });
+}
+
+/// Dials `addresses`, and says how long it took.
+fn dial(addresses: &[SocketAddr]) -> (std::io::Result<Connection>, Duration) {
+    let begin = Instant::now();
+    let remote = Remote::Key(responder_key().public_key());
+    (connect(addresses, initiator_key(), remote, Config::default()), begin.elapsed())
+}
+
+#[test]
+fn of_several_addresses_the_first_that_answers_is_taken() {
+    within(30, || {
+        let listener = Listener::bind("127.0.0.1:0", responder_key(), Config::default()).expect("loopback listens");
+        let (good, hole) = (listener.local_addr(), BlackHole::new());
+        // One that refuses costs no time, and one that is silent a quarter of a second.
+        let refused = TcpListener::bind("127.0.0.1:0").and_then(|gone| gone.local_addr()).expect("loopback listens");
+        for (addresses, least, most) in [
+            (&[refused, good][..], 0, 240),
+            (&[hole.address, good], 240, 2000),
+            (&[hole.address, refused, good], 240, 2000),
+        ] {
+            let (result, took) = dial(addresses);
+            result.expect("one of them listens");
+            assert!((least..most).contains(&took.as_millis()), "{addresses:?} took {took:?}");
+        }
+        // All errors are told, with their addresses.
+        let error = dial(&[refused, refused, SocketAddr::from(([127, 0, 0, 2], refused.port()))])
+            .0
+            .expect_err("nobody listens");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        let attempts =
+            error.get_ref().and_then(|inner| inner.downcast_ref::<ConnectError>()).expect("it says").attempts();
+        assert_eq!(attempts.len(), 2, "{error}");
+        assert!(error.to_string().contains(&refused.to_string()), "{error}");
+        assert_eq!(dial(&[]).0.expect_err("there is nobody to dial").kind(), ErrorKind::InvalidInput);
+    });
+}
+
+#[test]
+fn a_configuration_that_is_out_of_range_is_told_before_anybody_is_dialled() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback listens");
+    listener.set_nonblocking(true).expect("a socket");
+    let address = listener.local_addr().expect("it is bound");
+    let config = Config { max_streams: 1, ..Config::default() };
+    let remote = Remote::Key(responder_key().public_key());
+    let error = connect(address, initiator_key(), remote, config).expect_err("it is out of range");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert_eq!(listener.accept().expect_err("nobody dials").kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_burst_of_dialers_waits_in_the_kernel() {
+    within(30, || {
+        let listener = Listener::bind("127.0.0.1:0", responder_key(), Config::default()).expect("loopback listens");
+        // As many as may be in a handshake: nobody else is accepted. A queue of 128 would drop those beyond it, and they would try again after a second.
+        let mut dialers = Vec::new();
+        for number in 0..256 + 200 {
+            let socket = TcpStream::connect_timeout(&listener.local_addr(), Duration::from_millis(900));
+            dialers.push(socket.unwrap_or_else(|error| panic!("dialer {number}: {error}")));
+        }
     });
 }

@@ -91,6 +91,29 @@ fn carry(mut from: TcpStream, mut to: TcpStream, paused: &AtomicBool, over: &Ato
     }
 }
 
+/// An address that accepts no connection and refuses none, as long as this lives.
+pub struct BlackHole {
+    pub address: SocketAddr,
+    _listener: socket2::Socket,
+    _queue: Vec<TcpStream>,
+}
+
+impl BlackHole {
+    pub fn new() -> Self {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("it binds");
+        listener.listen(0).expect("it listens");
+        let address = listener.local_addr().expect("it is bound").as_socket().expect("it is of TCP");
+        // The kernel accepts a few, and drops what comes then.
+        let mut queue = Vec::new();
+        while let Ok(socket) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            queue.push(socket);
+            assert!(queue.len() < 100, "the queue is short");
+        }
+        Self { address, _listener: listener, _queue: queue }
+    }
+}
+
 /// Dialers that are no peers, at once, and one that is, which they do not hold up. Each is told apart by its address, with the
 /// layer and the reason.
 pub fn dialers_that_are_no_peers<D: Face, L: Face>() {
