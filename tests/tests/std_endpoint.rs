@@ -23,6 +23,10 @@ endpoint_scenarios! { Std, Std:
     a_dropped_endpoint_gives_up_what_is_not_yet_a_connection() within 30;
     a_dial_that_nobody_waits_for_is_given_up() within 20;
     a_dial_that_is_under_way_ends_when_the_peer_has_dialled() within 20;
+    a_dead_address_delays_nobody_who_knows_another_one() within 20;
+    a_dial_into_an_endpoint_that_drains_is_refused_and_can_be_tried_again() within 60;
+    a_key_that_was_rotated_works_beside_the_new_one() within 20;
+    drain_lets_a_connection_that_lost_finish() within 20;
     anonymous_peers_are_never_merged() within 20;
     a_peer_that_the_application_refuses_is_no_peer() within 20;
     limits_beyond_all_numbers_and_of_nothing_do_no_harm() within 20;
@@ -34,6 +38,10 @@ mod tokio_too {
 
     endpoint_scenarios! { Tokio, Tokio:
         when_no_place_is_left_dialers_wait_for_one() within 30;
+        a_dead_address_delays_nobody_who_knows_another_one() within 20;
+        a_dial_into_an_endpoint_that_drains_is_refused_and_can_be_tried_again() within 60;
+        a_key_that_was_rotated_works_beside_the_new_one() within 20;
+        drain_lets_a_connection_that_lost_finish() within 20;
         a_dropped_endpoint_gives_up_what_is_not_yet_a_connection() within 30;
         limits_beyond_all_numbers_and_of_nothing_do_no_harm() within 20;
     }

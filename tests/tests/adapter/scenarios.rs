@@ -162,6 +162,135 @@ pub fn a_dropped_handle_leaves_its_streams_to_finish<D: Face, L: Face>() {
     assert_eq!((by, code), (Side::Peer, Code::NO_ERROR));
 }
 
+/// `async fn dial() -> Stream`: the connection's handle is gone before anything is written.
+pub fn streams_outlive_their_connection_handle<D: Face, L: Face>() {
+    let Ends { dialer, listener, .. } = ends::<D, L>(&Config::default());
+    let mut stream = dialer.open(NAME, some()).expect("it is open");
+    drop(dialer);
+    stream.write_all(b"request").expect("the stream keeps its connection");
+    stream.finish().expect("the stream keeps its connection");
+    let mut served = listener.accept().expect("it opens");
+    drop(listener);
+    let mut request = String::new();
+    served.read_to_string(&mut request).expect("it is whole");
+    served.write_all(b"answer").expect("the stream keeps its connection");
+    served.finish().expect("the stream keeps its connection");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it is whole");
+    assert_eq!((&*request, &*answer), ("request", "answer"));
+}
+
+/// More streams than the peer allows at once are written, finished and dropped, and so is the connection.
+pub fn what_was_finished_before_the_handle_was_dropped_arrives<D: Face, L: Face>() {
+    const STREAMS: u64 = 60;
+    let Ends { dialer, listener, .. } = ends::<D, L>(&Config { max_streams: 16, ..Config::default() });
+    let writers: Vec<_> = (0..STREAMS)
+        .map(|number| {
+            let mut stream = dialer.open(NAME, some()).expect("it is open");
+            thread::spawn(move || {
+                stream.write_all(&pattern(number, 0..100)).expect("there is room");
+                stream.finish().expect("it leaves");
+            })
+        })
+        .collect();
+    drop(dialer);
+    let mut all = Vec::new();
+    for _ in 0..STREAMS {
+        let mut stream = listener.accept().expect("it opens");
+        let mut one = Vec::new();
+        stream.read_to_end(&mut one).expect("it is whole");
+        all.push(one);
+    }
+    writers.into_iter().for_each(|writer| writer.join().expect("it is sent"));
+    all.sort();
+    let mut expected: Vec<_> = (0..STREAMS).map(|number| pattern(number, 0..100)).collect();
+    expected.sort();
+    assert!(all == expected, "lost, doubled or cut");
+    assert!(listener.ended().is_orderly());
+}
+
+/// What the two sides of an exchange do. All of these are programs of honest people.
+#[derive(Clone, Copy, Debug)]
+enum Habit {
+    /// The client drops the stream when it has read the answer to its end, and never shuts it down.
+    DropsUnfinished,
+    /// The client shuts down when it has read the answer; the server reads exactly the request, answers, shuts down and drops.
+    ShutsDownLast,
+    /// The client shuts down before it reads; the server as before.
+    ShutsDownFirst,
+}
+
+/// 2,000 exchanges each, one after the other, on one connection.
+pub fn exchanges_of_honest_programs_never_fail<D: Face, L: Face>(exchanges: u64) {
+    let ends = ends::<D, L>(&Config::default());
+    let listener = ends.listener.clone();
+    let server = thread::spawn(move || {
+        let mut failed = 0_u64;
+        while let Ok(mut stream) = listener.accept() {
+            let mut request = [0; 16];
+            stream.read_exact(&mut request).expect("a request is whole");
+            stream.write_all(&request).expect("the client reads");
+            failed += u64::from(stream.finish().is_err());
+        }
+        failed
+    });
+    for habit in [Habit::DropsUnfinished, Habit::ShutsDownLast, Habit::ShutsDownFirst] {
+        for number in 0..exchanges {
+            let mut stream = ends.dialer.open(NAME, some()).expect("the connection lives");
+            let failed = |error| panic!("{habit:?}, exchange {number}: {error}");
+            stream.write_all(&[7; 16]).unwrap_or_else(failed);
+            if matches!(habit, Habit::ShutsDownFirst) {
+                stream.finish().unwrap_or_else(failed);
+            }
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap_or_else(|error| panic!("{habit:?}, exchange {number}: {error}"));
+            assert_eq!(answer, [7; 16]);
+            if matches!(habit, Habit::ShutsDownLast) {
+                stream.finish().unwrap_or_else(failed);
+            }
+        }
+    }
+    assert_eq!((ends.dialer.error(), ends.listener.error()), (None, None));
+    ends.dialer.close(0, "");
+    assert_eq!(server.join().expect("no panic"), 0, "shutdowns of the server fail");
+}
+
+/// Streams are dropped at every moment, on both sides, and the connection lives.
+pub fn careless_drops_never_end_the_connection<D: Face, L: Face>(exchanges: u64) {
+    let ends = ends::<D, L>(&Config::default());
+    let listener = ends.listener.clone();
+    let server = thread::spawn(move || {
+        let mut number = 0_u64;
+        while let Ok(mut stream) = listener.accept() {
+            number += 1;
+            if number % 5 == 0 {
+                continue;
+            }
+            let read = stream.read(&mut [0; 16]);
+            if number % 5 > 1 && read.is_ok() {
+                let _ = stream.write_all(&[8; 40]);
+            }
+            if number % 5 > 2 {
+                let _ = stream.finish();
+            }
+        }
+    });
+    for number in 0..exchanges {
+        let mut stream = ends.dialer.open(NAME, some()).expect("the connection lives");
+        let _ = match number % 7 {
+            0 => Ok(()),
+            1 => stream.write_all(&[7; 16]),
+            2 => stream.write_all(&[7; 16]).and_then(|()| stream.flush()),
+            3 => stream.write_all(&[7; 16]).and_then(|()| stream.finish()),
+            4 => stream.write_all(&[7; 16]).and_then(|()| stream.read(&mut [0; 8])).map(drop),
+            _ => stream.write_all(&[7; 16]).and_then(|()| stream.read_to_end(&mut Vec::new())).map(drop),
+        };
+    }
+    assert_eq!((ends.dialer.error(), ends.listener.error()), (None, None));
+    ends.dialer.close(0, "");
+    server.join().expect("no panic");
+}
+
 pub fn streams_that_nobody_can_accept_any_more_are_refused<D: Face, L: Face>() {
     let ends = ends::<D, L>(&Config::default());
     let mut stream = ends.listener.open(NAME, some()).expect("it is open");
@@ -211,7 +340,7 @@ pub fn codes_of_resets_stops_and_refusals_arrive<D: Face, L: Face>() {
     is_stopped(&mut two, 42);
     eventually("STOP arrives", || one.write_all(&[7; 100]).is_err());
     assert_eq!(*write_error(&one.write(b"x").expect_err("nobody reads")), WriteError::Stopped(Code::Application(42)));
-    assert_eq!(*write_error(&one.finish().expect_err("nobody reads")), WriteError::Stopped(Code::Application(42)));
+    fails_only_as(one.finish(), 42);
     thread::sleep(Duration::from_millis(20));
     is_stopped(&mut two, 42);
 
@@ -230,7 +359,14 @@ pub fn codes_of_resets_stops_and_refusals_arrive<D: Face, L: Face>() {
         ReadError::Reset(Code::Application(43))
     );
     eventually("STOP arrives", || one.write_all(&[7; 100]).is_err());
-    assert_eq!(*write_error(&one.flush().expect_err("it is refused")), WriteError::Stopped(Code::Application(43)));
+    fails_only_as(one.flush(), 43);
+}
+
+/// After STOP, finishing and flushing fail only if something that was written was dropped, and with the peer's code.
+fn fails_only_as(result: io::Result<()>, code: u64) {
+    if let Err(error) = result {
+        assert_eq!(*write_error(&error), WriteError::Stopped(Code::Application(code)));
+    }
 }
 
 /// Reading fails; with the code of the RESET that answers STOP, once that is there.

@@ -12,11 +12,11 @@ use peermux_core::crypto::{PublicKey, StaticSecret};
 use peermux_core::endpoint::{EndpointLimits, RegisterError};
 use peermux_core::error::{OpenError, ReadError, WriteError};
 use peermux_core::wire::Priority;
-use peermux_core::{Config, Role};
+use peermux_core::{Config, ResponderKeys, Role, is_retryable};
 use peermux_tests::{initiator_key, responder_key};
 
 use super::{Accepting, Link, Node, StreamOf, bind, heard, limited, loopback};
-use crate::adapter::dialers::Relay;
+use crate::adapter::dialers::{BlackHole, Relay};
 use crate::adapter::{Connected, Duplex, eventually};
 
 const HOST: &str = "sia/rhp";
@@ -418,6 +418,95 @@ pub fn a_dial_that_is_under_way_ends_when_the_peer_has_dialled<A: Node, B: Node>
     let _held = silent.accept().expect("it dials");
     let there = dial(&two, &one);
     assert_eq!(waiting.join().expect("no panic").expect("there is a connection").binding(), there.binding());
+}
+
+pub fn a_dead_address_delays_nobody_who_knows_another_one<A: Node, B: Node>() {
+    let (one, two) = two::<A, B>();
+    let hole = BlackHole::new();
+    let (waiting, address, key) = (one.clone(), hole.address, two.key());
+    let waiting = thread::spawn(move || waiting.connect(address, key));
+    thread::sleep(Duration::from_millis(100));
+    let begin = Instant::now();
+    let there = dial(&one, &two);
+    assert!(begin.elapsed() < Duration::from_secs(2), "it took {:?}", begin.elapsed());
+    // It is for those who wait as well.
+    assert_eq!(waiting.join().expect("no panic").expect("there is a connection").binding(), there.binding());
+    assert!(begin.elapsed() < Duration::from_secs(2), "it took {:?}", begin.elapsed());
+}
+
+/// Dials come at every moment of the drain. Each of them fails, or gives a connection on which all that fails can be tried again.
+pub fn a_dial_into_an_endpoint_that_drains_is_refused_and_can_be_tried_again<A: Node, B: Node>() {
+    let mut served = 0;
+    for round in 0..60_u64 {
+        let host: A = bind(responder_key());
+        serve(&host, HOST);
+        let renter: B = bind(initiator_key());
+        let (address, key) = (host.address(), host.key());
+        let asking = thread::spawn(move || {
+            let connection = renter.connect(address, key).ok()?;
+            let mut stream = match connection.open(HOST, some()) {
+                Ok(stream) => stream,
+                Err(error) => {
+                    assert!(error.is_retryable(), "{error:?}");
+                    return None;
+                }
+            };
+            let result = stream.write_all(b"x").and_then(|()| stream.finish()).and_then(|()| heard(&mut stream));
+            match result {
+                Ok(answer) => Some(answer),
+                Err(error) => {
+                    assert!(is_retryable(&error), "{error:?}");
+                    None
+                }
+            }
+        });
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_micros(50 * round) {
+            thread::yield_now();
+        }
+        host.drain();
+        served += usize::from(asking.join().expect("what fails can be tried again").is_some());
+    }
+    assert!(served < 60, "some come too late");
+}
+
+pub fn a_key_that_was_rotated_works_beside_the_new_one<A: Node, B: Node>() {
+    let previous = StaticSecret::from_bytes(&[0x55; 32]);
+    let keys = ResponderKeys { current: responder_key(), previous: Some(previous.clone()) };
+    let host = A::over(loopback(), keys, Config::default(), EndpointLimits::default(), true).expect("it is valid");
+    serve(&host, HOST);
+    assert_eq!(host.key(), responder_key().public_key());
+    let renter: B = bind(initiator_key());
+    for key in [previous.public_key(), host.key()] {
+        assert_eq!(ask(&renter, (host.address(), key), HOST, b"x"), b"x");
+    }
+    eventually("both live", || host.peers().len() == 2);
+    assert_eq!(renter.peers().len(), 2);
+}
+
+/// A request is open on a connection that has lost against another one, when the side that decides drains.
+pub fn drain_lets_a_connection_that_lost_finish<A: Node, B: Node>() {
+    let (decides, follows) = two::<A, B>();
+    let acceptor = decides.register(HOST).expect("it is free");
+    let first = dial(&follows, &decides);
+    let mut stream = first.open(HOST, some()).expect("it is open");
+    stream.write_all(b"request").expect("there is room");
+    stream.finish().expect("it leaves");
+    let (mut served, _) = acceptor.accept().expect("it comes");
+    // The same peer dials again, and the second connection is kept. (A third would be as well.)
+    let again: B = bind(keys()[1].clone());
+    dial(&again, &decides);
+    eventually("the first one drains", || first.is_draining());
+    let draining = decides.clone();
+    let draining = thread::spawn(move || draining.drain());
+    eventually("it drains", || again.peers().is_empty());
+    assert_eq!(heard(&mut served).expect("it is not cut"), b"request");
+    served.write_all(b"answer").expect("it is not cut");
+    served.finish().expect("it is not cut");
+    drop(served);
+    assert_eq!(heard(&mut stream).expect("it is not cut"), b"answer");
+    drop(stream);
+    draining.join().expect("no panic");
 }
 
 pub fn anonymous_peers_are_never_merged<A: Node, B: Node>() {
