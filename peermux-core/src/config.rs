@@ -33,6 +33,8 @@ pub struct Config {
     pub send_buffer: usize,
     /// Bytes that one stream queues for sending; from 2048, less than 2 GiB; 256 KiB by default.
     pub stream_send_buffer: usize,
+    /// How long an attempt of an adapter to open the transport may take, for each address. `None` leaves it to the system, which may take minutes. 15 s by default.
+    pub connect_timeout: Option<Duration>,
     /// Silence after which the connection closes; `None` is never. The lesser of both sides' holds. 60 s by default.
     pub idle_timeout: Option<Duration>,
     /// The longest time that this side is silent: a PING leaves after a random time between half of this and all of it. Should be at most half of
@@ -74,6 +76,7 @@ impl Default for Config {
             max_streams: 512,
             send_buffer: 4 << 20,
             stream_send_buffer: 256 << 10,
+            connect_timeout: Some(Duration::from_secs(15)),
             idle_timeout: Some(Duration::from_secs(60)),
             keepalive: Some(Duration::from_secs(20)),
             ask: false,
@@ -98,6 +101,7 @@ impl fmt::Debug for Config {
             .field("max_streams", &self.max_streams)
             .field("send_buffer", &self.send_buffer)
             .field("stream_send_buffer", &self.stream_send_buffer)
+            .field("connect_timeout", &self.connect_timeout)
             .field("idle_timeout", &self.idle_timeout)
             .field("keepalive", &self.keepalive)
             .field("ask", &self.ask)
@@ -185,6 +189,7 @@ impl Config {
             ),
             ("stream_receive_window", (LEAST_WINDOW..=1 << 30).contains(&self.stream_receive_window)),
             ("stream_send_buffer", (2048..1 << 31).contains(&self.stream_send_buffer)),
+            ("connect_timeout", self.connect_timeout != Some(Duration::ZERO)),
             ("idle_timeout", self.idle_timeout != Some(Duration::ZERO)),
             ("keepalive", self.keepalive.is_none_or(|every| every >= Duration::from_millis(10))),
             (

@@ -71,6 +71,8 @@ impl From<ConnectError> for io::Error {
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString;
+
     use super::*;
 
     #[test]

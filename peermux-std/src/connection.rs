@@ -1,20 +1,24 @@
 //! Connections.
 
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
+use std::time::Duration;
 
 use peermux_core::driver::{Driver, Progress};
 use peermux_core::trace::Trace;
 
 use crate::listener::invalid;
 use crate::pump::{self, Clock};
-use crate::reach::{CONNECT_LIMIT, reach};
+use crate::reach::reach;
 use crate::signal::Signal;
 use crate::stream::Stream;
-use crate::{Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote};
+use crate::{
+    Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote, Stats,
+};
 
-/// A connection to a peer. Clones are handles to the same one; when the last handle and the last stream are dropped, it closes.
+/// A connection to a peer. Clones are handles to the same one. When the last handle is dropped the connection drains: what is open on it goes on, and it closes
+/// with the last stream.
 #[derive(Clone)]
 pub struct Connection {
     handle: Arc<Handle>,
@@ -23,6 +27,8 @@ pub struct Connection {
 struct Handle {
     driver: Arc<Driver>,
     peer: PeerInfo,
+    addresses: Addresses,
+    binding: [u8; 64],
     /// Where threads wait that use this handle.
     signal: Arc<Signal>,
     trace: Trace,
@@ -31,7 +37,7 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.trace.drains(&self.driver);
-        // What streams have finished is still sent; streams that are still held end with the connection.
+        // Streams that are held go on, and what was finished is sent.
         self.driver.with(|connection| {
             connection.drain(ProtocolCode::GOING_AWAY);
             // Nobody is left to accept these, and the connection would wait for them.
@@ -44,11 +50,12 @@ impl Drop for Handle {
 
 /// Dials `address`, as `identity`, for `remote`.
 ///
-/// Waits for the handshake, for which the peer has 15 s.
+/// If `address` names several, they are tried as RFC 8305 says: one more every 250 ms, or as soon as an attempt has failed, with families in turns. The first that answers is
+/// taken. Each attempt may take [`Config::connect_timeout`]. Then this waits for the handshake, for which the peer has 15 s.
 ///
 /// # Errors
-/// The error of the socket, or one that holds a [`ConnectionError`] or a [`ConfigError`](crate::ConfigError): see
-/// [`io::Error::get_ref`]. Peers that are to be asked about ([`Remote::Ask`], [`Config::ask`]) are refused: use [`connect_with`].
+/// One that holds a [`ConnectError`](crate::ConnectError), with all addresses that were tried, a [`ConnectionError`] or a [`ConfigError`](crate::ConfigError): see
+/// [`io::Error::get_ref`]. If a field of `config` is out of range, nobody is dialled. Peers that are to be asked about ([`Remote::Ask`], [`Config::ask`]) are refused: use [`connect_with`].
 pub fn connect(
     address: impl ToSocketAddrs,
     identity: impl Into<Identity>,
@@ -72,7 +79,7 @@ pub fn connect_with(
     config.check().map_err(invalid)?;
     let addresses: Vec<_> = address.to_socket_addrs()?.collect();
     // Nothing stops it, so there is a socket or an error.
-    let socket = reach(&addresses, CONNECT_LIMIT, None)?.ok_or(io::ErrorKind::Interrupted)?;
+    let socket = reach(&addresses, config.connect_timeout, None)?.ok_or(io::ErrorKind::Interrupted)?;
     connect_over(socket, identity, remote, config, accept)
 }
 
@@ -90,24 +97,49 @@ pub fn connect_over(
     Ok(establish(begin(socket, identity.into(), remote, Arc::new(config))?, accept)?)
 }
 
+/// The addresses of a socket.
+#[derive(Clone, Copy)]
+struct Addresses {
+    local: SocketAddr,
+    peer: SocketAddr,
+}
+
+/// A connection whose handshake is under way.
+pub(crate) struct Started {
+    pub(crate) driver: Arc<Driver>,
+    trace: Trace,
+    addresses: Addresses,
+}
+
+impl Started {
+    /// Starts the threads of `connection` over `socket`.
+    pub(crate) fn new(
+        socket: TcpStream,
+        connection: peermux_core::Connection,
+        clock: Clock,
+        trace: impl FnOnce(Option<SocketAddr>) -> Trace,
+    ) -> io::Result<Self> {
+        // A socket that the peer has reset already has no address. Its handshake fails, so there will be no handle to tell it.
+        let peer = socket.peer_addr().ok();
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let addresses = Addresses { local: socket.local_addr()?, peer: peer.unwrap_or(unknown) };
+        let (driver, trace) = (Driver::new(connection), trace(peer));
+        trace.start(&driver, || pump::start(socket, &driver, clock))?;
+        Ok(Self { driver, trace, addresses })
+    }
+}
+
 /// Begins a handshake as the one who dialled.
-pub(crate) fn begin(
-    socket: TcpStream,
-    identity: Identity,
-    remote: Remote,
-    config: Arc<Config>,
-) -> io::Result<(Arc<Driver>, Trace)> {
-    let (clock, trace) = (Clock::start(), Trace::dialing(socket.peer_addr().ok()));
+pub(crate) fn begin(socket: TcpStream, identity: Identity, remote: Remote, config: Arc<Config>) -> io::Result<Started> {
+    let clock = Clock::start();
     let connection = peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut getrandom::SysRng)
         .map_err(invalid)?;
-    let driver = Driver::new(connection);
-    trace.start(&driver, || pump::start(socket, &driver, clock))?;
-    Ok((driver, trace))
+    Started::new(socket, connection, clock, Trace::dialing)
 }
 
 /// Waits for the handshake and the decision about the peer.
 pub(crate) fn establish(
-    (driver, trace): (Arc<Driver>, Trace),
+    Started { driver, trace, addresses }: Started,
     mut accept: impl FnMut(&PeerInfo) -> bool,
 ) -> Result<Connection, ConnectionError> {
     let signal = Arc::<Signal>::default();
@@ -128,7 +160,11 @@ pub(crate) fn establish(
             }
             Progress::Established(peer) => {
                 trace.look();
-                return Ok(Connection { handle: Arc::new(Handle { driver, peer, signal, trace }) });
+                let binding = driver.look(|connection| connection.channel_binding().copied());
+                // It is known, since there are keys.
+                let binding = binding.unwrap_or([0; 64]);
+                let handle = Handle { driver, peer, addresses, binding, signal, trace };
+                return Ok(Connection { handle: Arc::new(handle) });
             }
         }
     }
@@ -172,6 +208,37 @@ impl Connection {
 
     pub(crate) fn trace(&self) -> &Trace {
         &self.handle.trace
+    }
+
+    /// Returns the socket's address on this side.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.handle.addresses.local
+    }
+
+    /// Returns the socket's address on the peer's side.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.handle.addresses.peer
+    }
+
+    /// Returns what the connection has done so far, and what it holds now.
+    pub fn stats(&self) -> Stats {
+        self.handle.driver.look(peermux_core::Connection::stats)
+    }
+
+    /// Returns the round trip time, smoothed; zero before the first measurement.
+    pub fn round_trip(&self) -> Duration {
+        self.handle.driver.look(peermux_core::Connection::round_trip)
+    }
+
+    /// Fills `out` with keying material for the application, in the shape of RFC 5705: both sides get the same bytes for the same `label` and `context`
+    /// (`docs/spec.md` section 5). Returns `None` if `label` is longer than 255 bytes, or if `out` is empty or longer than 16,320.
+    pub fn export(&self, label: &[u8], context: &[u8], out: &mut [u8]) -> Option<()> {
+        self.handle.driver.look(|connection| connection.export(label, context, out))
+    }
+
+    /// Returns the channel binding: the handshake's hash, the same on both sides, and of no other connection.
+    pub fn channel_binding(&self) -> [u8; 64] {
+        self.handle.binding
     }
 
     /// What the handshake proved of the peer.

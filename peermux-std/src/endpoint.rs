@@ -34,7 +34,7 @@ mod outgoing;
 /// | name | how many | until |
 /// | --- | --- | --- |
 /// | `peermux-accept` | 1 | the endpoint drains |
-/// | `peermux-peer` | 1 for each dialer that is not confirmed ([`EndpointLimits::unconfirmed`] at most), each dial that is under way (one for each peer that somebody waits for), and each connection | the handshake has failed, or the connection is closed |
+/// | `peermux-peer` | 1 for each dialer that is not confirmed ([`EndpointLimits::unconfirmed`] at most), each dial that is under way (one for each peer that somebody waits for, and one more for each list of addresses that no other dial of that peer tries), and each connection | the handshake has failed, or the connection is closed |
 /// | `peermux-read`, `peermux-write` | 1 each, for each handshake and connection, as without an endpoint | its socket is closed |
 ///
 /// Each of them waits in the kernel, and none by trying again and again. They end by themselves; nobody needs to join them. Applications decide about peers (`accept` of [`Endpoint::over`]) in a thread `peermux-peer`.
@@ -176,7 +176,7 @@ impl Endpoint {
     }
 
     /// The connection with the holder of `peer`: the one that there is, whoever dialled it, or one that is dialled at `address`. Those who want the same peer at the same time share a
-    /// dial.
+    /// dial, unless they name other addresses; the first connection is for all of them. If `address` names several, they are tried as by [`connect`](crate::connect).
     ///
     /// A peer that has drained this side off, since it has another connection with the holder of this endpoint's key, is dialled after 15 s at the earliest, and later if that happens again, up to 10 min.
     /// Until then this waits.

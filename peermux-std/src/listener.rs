@@ -8,13 +8,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use peermux_core::driver::Driver;
 use peermux_core::trace::Trace;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::connection::{Connection, establish};
-use crate::pump::{self, Clock};
+use crate::connection::{Connection, Started, establish};
+use crate::pump::Clock;
 use crate::signal::Signal;
 use crate::{Config, PeerInfo, ResponderKeys, StaticSecret};
 
@@ -239,7 +238,7 @@ where
         let outcome = self.outcome.clone();
         let handshake = move || {
             let started = begin(socket, keys, config);
-            let driver = started.as_ref().ok().map(|(driver, _)| driver.clone());
+            let driver = started.as_ref().ok().map(|started| started.driver.clone());
             let result = started.and_then(|started| Ok(establish(started, |peer| accept(peer))?));
             let failed = result.is_err();
             let _ = outcome.send(result.map_err(|error| AcceptError { peer: Some(peer), error }));
@@ -279,13 +278,11 @@ pub fn accept_over(
 }
 
 /// Begins a handshake as the one who was dialled.
-pub(crate) fn begin(socket: TcpStream, keys: ResponderKeys, config: Arc<Config>) -> io::Result<(Arc<Driver>, Trace)> {
-    let (clock, trace) = (Clock::start(), Trace::accepted(socket.peer_addr().ok()));
+pub(crate) fn begin(socket: TcpStream, keys: ResponderKeys, config: Arc<Config>) -> io::Result<Started> {
+    let clock = Clock::start();
     let connection =
         peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
-    let driver = Driver::new(connection);
-    trace.start(&driver, || pump::start(socket, &driver, clock))?;
-    Ok((driver, trace))
+    Started::new(socket, connection, clock, Trace::accepted)
 }
 
 pub(crate) fn invalid(error: crate::ConfigError) -> io::Error {

@@ -9,9 +9,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// How long each attempt may take.
-pub(crate) const CONNECT_LIMIT: Option<Duration> = Some(Duration::from_secs(15));
-
 /// An attempt that is under way.
 struct Attempt {
     address: SocketAddr,

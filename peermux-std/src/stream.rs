@@ -11,7 +11,7 @@ use bytes::Bytes;
 use peermux_core::driver;
 
 use crate::signal::Signal;
-use crate::{Code, Priority, ReadError, WriteError};
+use crate::{Code, ConnectionError, Priority, ReadError, StreamStats, WriteError};
 
 /// A stream of a connection: [`Read`] and [`Write`], also as `&Stream`, so that threads can share it.
 ///
@@ -28,6 +28,8 @@ struct Shared {
     stream: driver::Stream,
     read: Half,
     write: Half,
+    /// Where threads wait for the end of the sending half.
+    stopped: Arc<Signal>,
 }
 
 /// Where the threads wait that use a half, and how long.
@@ -58,7 +60,8 @@ impl Half {
 
 impl Stream {
     pub(crate) fn new(stream: driver::Stream) -> Self {
-        Self { shared: Arc::new(Shared { stream, read: Half::default(), write: Half::default() }) }
+        let (read, write) = (Half::default(), Half::default());
+        Self { shared: Arc::new(Shared { stream, read, write, stopped: Arc::default() }) }
     }
 
     /// Another handle to the same stream, with the same timeouts.
@@ -72,6 +75,33 @@ impl Stream {
     /// The protocol that the opener named, if it did.
     pub fn protocol(&self) -> Option<Arc<str>> {
         self.shared.stream.protocol()
+    }
+
+    /// Returns the stream's id on the wire, which both sides know it by. Returns `None` as long as the stream was opened here and its OPEN was not sent.
+    pub fn id(&self) -> Option<u64> {
+        let stream = &self.shared.stream;
+        stream.driver().with(|connection| connection.recv(stream.id()).wire_id())
+    }
+
+    /// Returns what the stream has done so far, and what it holds now. Returns `None` if it was [refused](Stream::refuse).
+    pub fn stats(&self) -> Option<StreamStats> {
+        let stream = &self.shared.stream;
+        stream.driver().look(|connection| connection.stream_stats(stream.id()))
+    }
+
+    /// Returns `true` if the stream's data was, or could have been, in a first flight: then it may be delivered more than once.
+    pub fn is_early(&self) -> bool {
+        let stream = &self.shared.stream;
+        stream.driver().with(|connection| connection.recv(stream.id()).is_early())
+    }
+
+    /// Waits until the sending half has ended. Returns the peer's code if the peer wants no more of it, and `None` if this side finished or reset it. Several threads
+    /// may wait at once. Timeouts do not apply.
+    ///
+    /// # Errors
+    /// Returns the [`ConnectionError`] if the connection ended before the half did.
+    pub fn stopped(&self) -> Result<Option<Code>, ConnectionError> {
+        self.shared.stopped.block_on_forever(|waker| self.shared.stream.poll_stopped(waker))
     }
 
     /// The priority that this side sends with.
@@ -175,6 +205,7 @@ impl Stream {
     /// Refuses a stream of the peer: both halves end with `code`.
     pub fn refuse(self, code: Code) {
         self.shared.stream.refuse(code);
+        self.shared.stopped.notify();
         self.shared.read.signal.notify();
         self.shared.write.signal.notify();
     }

@@ -124,7 +124,7 @@ impl Endpoint {
     }
 
     /// The connection with the holder of `peer`: the one that there is, whoever dialled it, or one that is dialled at `address`. Those who want the same peer at the same time share a
-    /// dial.
+    /// dial, unless they name other addresses; the first connection is for all of them.
     ///
     /// A peer that has drained this side off, since it has another connection with the holder of this endpoint's key, is dialled after 15 s at the earliest, and later if that happens again, up to 10 min.
     /// Until then this waits.

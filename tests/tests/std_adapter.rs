@@ -273,3 +273,62 @@ fn a_burst_of_dialers_waits_in_the_kernel() {
         }
     });
 }
+
+#[test]
+fn connections_and_streams_say_what_they_are_and_have_done() {
+    within(30, || {
+        let (dialer, listener, mut one, two) = streams();
+        assert_eq!((dialer.local_addr(), dialer.peer_addr()), (listener.peer_addr(), listener.local_addr()));
+        assert_eq!(dialer.channel_binding(), listener.channel_binding());
+        let export = |connection: &Connection| {
+            let mut out = [0; 32];
+            connection.export(b"label", b"context", &mut out).expect("it is not too long");
+            out
+        };
+        assert_eq!(export(&dialer), export(&listener));
+        assert_eq!(dialer.export(&[0; 256], b"", &mut [0; 1]), None);
+        assert_eq!((one.id(), two.id()), (two.id(), Some(0)));
+        assert_eq!(dialer.open("test", Priority::default()).expect("it is open").id(), None);
+        assert!(!one.is_early() && !two.is_early());
+        one.write_all(b"hello").expect("there is room");
+        one.flush().expect("it leaves");
+        two.read_chunk(5).expect("it comes");
+        assert_eq!(one.stats().expect("it is held").sent, 5);
+        assert_eq!(two.stats().expect("it is held").received, 5);
+        assert_eq!((dialer.stats().payload_sent, listener.stats().payload_received), (5, 5));
+        assert_eq!(dialer.stats().round_trip, dialer.round_trip());
+    });
+}
+
+#[test]
+fn stopped_waits_for_the_end_of_the_sending_half() {
+    within(30, || {
+        let (dialer, _listener, one, two) = streams();
+        // Several threads wait, and all are told.
+        let waiting = |stream: &Stream| {
+            [(); 2].map(|()| {
+                let stream = stream.try_clone().expect("a clone");
+                thread::spawn(move || stream.stopped())
+            })
+        };
+        let wait = waiting(&one);
+        thread::sleep(Duration::from_millis(50));
+        assert!(wait.iter().all(|thread| !thread.is_finished()));
+        two.stop(Code::Application(7));
+        for thread in wait {
+            assert_eq!(thread.join().expect("no panic"), Ok(Some(Code::Application(7))));
+        }
+        let wait = waiting(&two);
+        two.shutdown(Shutdown::Write).expect("it leaves");
+        for thread in wait {
+            assert_eq!(thread.join().expect("no panic"), Ok(None));
+        }
+        let open = dialer.open("test", Priority::default()).expect("it is open");
+        let wait = waiting(&open);
+        dialer.close(3, "");
+        for thread in wait {
+            let error = thread.join().expect("no panic").expect_err("the connection ends first");
+            assert_eq!(error.code(), Some(Code::Application(3)));
+        }
+    });
+}

@@ -27,6 +27,10 @@ scenarios! { Tokio, Tokio:
     a_thousand_streams_at_once() within 40;
     both_sides_only_write_into_tiny_sockets() within 60;
     a_dropped_handle_leaves_its_streams_to_finish() within 20;
+    streams_outlive_their_connection_handle() within 20;
+    what_was_finished_before_the_handle_was_dropped_arrives() within 20;
+    exchanges_of_honest_programs_never_fail(2_000) within 60;
+    careless_drops_never_end_the_connection(3_000) within 60;
     streams_that_nobody_can_accept_any_more_are_refused() within 20;
     a_stream_that_is_dropped_is_reset_and_never_ends() within 20;
     codes_of_resets_stops_and_refusals_arrive() within 20;

@@ -34,9 +34,10 @@ impl Shared {
 
     /// Runs a handshake, and gives its place back when the peer is confirmed, or when the socket is closed, which takes a while (`docs/spec.md` section 13.1). Then serves the connection.
     fn handshake(&self, socket: TcpStream, place: Place<Connection>) -> io::Result<()> {
-        let (driver, trace) = begin(socket, (self.keys)(), self.config.clone())?;
+        let started = begin(socket, (self.keys)(), self.config.clone())?;
+        let driver = started.driver.clone();
         place.begin(&driver);
-        let Ok(connection) = establish((driver.clone(), trace), &self.decide) else {
+        let Ok(connection) = establish(started, &self.decide) else {
             place.failed();
             let mut waiter = driver.waiter();
             Arc::<Signal>::default().block_on_forever(|waker| waiter.poll_closed(waker));

@@ -4,18 +4,18 @@ use std::io;
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
+use std::time::Duration;
 
 use peermux_core::endpoint::Dialing;
 
 use super::{Shared, serve};
 use crate::connection::{begin, establish};
-use crate::reach::CONNECT_LIMIT;
 use crate::{Connection, Identity, Remote};
 
 impl Shared {
     /// Dials, until nobody waits for it any more, and then serves the connection.
     pub(super) fn dial(&self, dialing: Dialing<Connection>) {
-        let result = match reach(&dialing) {
+        let result = match reach(&dialing, self.config.connect_timeout) {
             Ok(None) => return,
             Ok(Some(socket)) => self.greet(socket, &dialing),
             Err(error) => Err(error),
@@ -26,9 +26,9 @@ impl Shared {
 
     fn greet(&self, socket: TcpStream, dialing: &Dialing<Connection>) -> io::Result<Connection> {
         let (identity, remote) = (Identity::Known((self.keys)().current), Remote::Key(dialing.peer()));
-        let (driver, trace) = begin(socket, identity, remote, self.config.clone())?;
-        dialing.begin(&driver);
-        Ok(establish((driver, trace), &self.decide)?)
+        let started = begin(socket, identity, remote, self.config.clone())?;
+        dialing.begin(&started.driver);
+        Ok(establish(started, &self.decide)?)
     }
 }
 
@@ -42,10 +42,10 @@ impl Wake for Stopper {
 }
 
 /// A socket that is connected to the first of the addresses that answers; `None` if nobody waits for it any more.
-fn reach(dialing: &Dialing<Connection>) -> io::Result<Option<TcpStream>> {
+fn reach(dialing: &Dialing<Connection>, limit: Option<Duration>) -> io::Result<Option<TcpStream>> {
     let (stop, stopper) = io::pipe()?;
     if dialing.poll_unwanted(&Waker::from(Arc::new(Stopper(Mutex::new(Some(stopper)))))).is_ready() {
         return Ok(None);
     }
-    crate::reach::reach(dialing.addresses(), CONNECT_LIMIT, Some(&stop))
+    crate::reach::reach(dialing.addresses(), limit, Some(&stop))
 }

@@ -263,7 +263,7 @@ pub fn careless_drops_never_end_the_connection<D: Face, L: Face>(exchanges: u64)
         let mut number = 0_u64;
         while let Ok(mut stream) = listener.accept() {
             number += 1;
-            if number % 5 == 0 {
+            if number.is_multiple_of(5) {
                 continue;
             }
             let read = stream.read(&mut [0; 16]);
