@@ -151,6 +151,7 @@ extern crate alloc;
 #[cfg(any(feature = "std", test))]
 extern crate std;
 
+mod approval;
 pub mod attestation;
 pub mod code;
 pub mod codec;
@@ -185,6 +186,7 @@ mod vectors;
 mod wakers;
 pub mod wire;
 
+pub use approval::Approval;
 pub use config::{Config, ConfigError, Identity, Remote, ResponderKeys};
 pub use connection::{Connection, EarlyOffer, Event, PeerInfo, RecvStream, SendStream, Transmit};
 pub use early::{Refusal, StrikeRegister};

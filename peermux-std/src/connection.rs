@@ -14,7 +14,8 @@ use crate::reach::reach;
 use crate::signal::Signal;
 use crate::stream::Stream;
 use crate::{
-    Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote, Stats,
+    Approval, Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote,
+    Stats,
 };
 
 /// A connection to a peer. Clones are handles to the same one. When the last handle is dropped the connection drains: what is open on it goes on, and it closes
@@ -65,16 +66,16 @@ pub fn connect(
     connect_with(address, identity, remote, config, |_| false)
 }
 
-/// As [`connect`]; `accept` is asked about the peer where the configuration or `remote` says so.
+/// As [`connect`]; `accept` decides about the peer where the configuration or `remote` says so: it returns a `bool` or an [`Approval`].
 ///
 /// # Errors
 /// As for [`connect`].
-pub fn connect_with(
+pub fn connect_with<A: Into<Approval>>(
     address: impl ToSocketAddrs,
     identity: impl Into<Identity>,
     remote: Remote,
     config: Config,
-    accept: impl FnMut(&PeerInfo) -> bool,
+    accept: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
     config.check().map_err(invalid)?;
     let addresses: Vec<_> = address.to_socket_addrs()?.collect();
@@ -87,12 +88,12 @@ pub fn connect_with(
 ///
 /// # Errors
 /// As for [`connect`].
-pub fn connect_over(
+pub fn connect_over<A: Into<Approval>>(
     socket: TcpStream,
     identity: impl Into<Identity>,
     remote: Remote,
     config: Config,
-    accept: impl FnMut(&PeerInfo) -> bool,
+    accept: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
     Ok(establish(begin(socket, identity.into(), remote, Arc::new(config))?, accept)?)
 }
@@ -138,9 +139,9 @@ pub(crate) fn begin(socket: TcpStream, identity: Identity, remote: Remote, confi
 }
 
 /// Waits for the handshake and the decision about the peer.
-pub(crate) fn establish(
+pub(crate) fn establish<A: Into<Approval>>(
     Started { driver, trace, addresses }: Started,
-    mut accept: impl FnMut(&PeerInfo) -> bool,
+    mut accept: impl FnMut(&PeerInfo) -> A,
 ) -> Result<Connection, ConnectionError> {
     let signal = Arc::<Signal>::default();
     let mut waiter = driver.waiter();
@@ -151,12 +152,9 @@ pub(crate) fn establish(
             Progress::Ask(peer) => {
                 // If `accept` panics, nobody is left to decide.
                 let mut abandon = Abandon(Some(&driver));
-                let accepted = accept(&peer);
+                let approval = accept(&peer).into();
                 abandon.0 = None;
-                driver.with(|connection| match accepted {
-                    true => connection.accept_peer(),
-                    false => connection.refuse_peer(Code::REFUSED, ""),
-                });
+                driver.with(|connection| connection.decide_peer(&approval));
             }
             Progress::Established(peer) => {
                 trace.look();

@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::connection::{Connection, Started, establish};
 use crate::pump::Clock;
 use crate::signal::Signal;
-use crate::{Config, PeerInfo, ResponderKeys, StaticSecret};
+use crate::{Approval, Config, PeerInfo, ResponderKeys, StaticSecret};
 
 /// Handshakes that may be under way at once; more dialers wait in the kernel's queue.
 const HANDSHAKES: usize = 256;
@@ -83,16 +83,16 @@ impl Listener {
         Self::over(bind(address)?, keys, config, |_| true)
     }
 
-    /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; `accept` is asked about each peer if
-    /// [`Config::ask`] is set.
+    /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; `accept` decides about each peer if
+    /// [`Config::ask`] is set: it returns a `bool` or an [`Approval`].
     ///
     /// # Errors
     /// As for [`Listener::bind`].
-    pub fn over(
+    pub fn over<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
-        accept: impl Fn(&PeerInfo) -> bool + Send + Sync + 'static,
+        accept: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
         config.check().map_err(invalid)?;
         let address = socket.local_addr()?;
@@ -189,20 +189,21 @@ impl Door {
     }
 }
 
-struct Acceptor<K, A> {
+struct Acceptor<K, F> {
     door: Door,
     keys: K,
     config: Arc<Config>,
-    accept: Arc<A>,
+    accept: Arc<F>,
     outcome: SyncSender<Outcome>,
     /// Handshakes that may still be begun.
     places: Arc<AtomicUsize>,
 }
 
-impl<K, A> Acceptor<K, A>
+impl<K, F, A> Acceptor<K, F>
 where
     K: Fn() -> ResponderKeys,
-    A: Fn(&PeerInfo) -> bool + Send + Sync + 'static,
+    A: Into<Approval>,
+    F: Fn(&PeerInfo) -> A + Send + Sync + 'static,
 {
     fn run(&self) {
         while let Some(place) = self.place() {
@@ -264,15 +265,15 @@ impl Drop for Place {
     }
 }
 
-/// Accepts one peer over a socket that was just accepted, as the holder of `keys`. `accept` is asked about the peer if [`Config::ask`] is set.
+/// Accepts one peer over a socket that was just accepted, as the holder of `keys`. `accept` decides about the peer if [`Config::ask`] is set.
 ///
 /// # Errors
 /// The error of the socket, or one that holds a [`ConnectionError`](crate::ConnectionError) or a [`ConfigError`](crate::ConfigError).
-pub fn accept_over(
+pub fn accept_over<A: Into<Approval>>(
     socket: TcpStream,
     keys: impl Into<ResponderKeys>,
     config: Config,
-    accept: impl FnMut(&PeerInfo) -> bool,
+    accept: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
     Ok(establish(begin(socket, keys.into(), Arc::new(config))?, accept)?)
 }

@@ -11,7 +11,9 @@ use tokio::net::{TcpStream, ToSocketAddrs};
 use crate::pump;
 use crate::stream::Stream;
 use crate::transport::{Clock, Transport, unix_millis};
-use crate::{Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote};
+use crate::{
+    Approval, Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote,
+};
 
 /// A connection to a peer. Clones are handles to the same one; when the last handle and the last stream are dropped, it closes.
 #[derive(Clone)]
@@ -57,19 +59,19 @@ pub async fn connect(
     connect_with(address, identity, remote, config, |_| false).await
 }
 
-/// As [`connect`]; `accept` is asked about the peer where the configuration or `remote` says so.
+/// As [`connect`]; `accept` decides about the peer where the configuration or `remote` says so: it returns a `bool` or an [`Approval`].
 ///
 /// # Errors
 /// As for [`connect`].
 ///
 /// # Cancel safety
 /// Dropping the future gives the connection up.
-pub async fn connect_with(
+pub async fn connect_with<A: Into<Approval>>(
     address: impl ToSocketAddrs,
     identity: impl Into<Identity>,
     remote: Remote,
     config: Config,
-    accept: impl FnMut(&PeerInfo) -> bool,
+    accept: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
     let identity = identity.into();
     connect_over(TcpStream::connect(address).await?, identity, remote, config, accept).await
@@ -82,12 +84,12 @@ pub async fn connect_with(
 ///
 /// # Cancel safety
 /// Dropping the future gives the connection up.
-pub async fn connect_over(
+pub async fn connect_over<A: Into<Approval>>(
     socket: TcpStream,
     identity: impl Into<Identity>,
     remote: Remote,
     config: Config,
-    accept: impl FnMut(&PeerInfo) -> bool,
+    accept: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
     Dialing::over(socket, identity, remote, config)?.establish(accept).await
 }
@@ -157,7 +159,7 @@ impl Dialing {
     ///
     /// # Cancel safety
     /// Dropping the future gives the connection up.
-    pub async fn establish(self, accept: impl FnMut(&PeerInfo) -> bool) -> io::Result<Connection> {
+    pub async fn establish<A: Into<Approval>>(self, accept: impl FnMut(&PeerInfo) -> A) -> io::Result<Connection> {
         let Self { transport, socket, trace } = self;
         trace.start(transport.driver(), || pump::start(socket, &transport))?;
         let peer = establish(transport.driver(), accept, false, &trace).await?;
@@ -177,9 +179,9 @@ impl Drop for Abandon {
 }
 
 /// Waits for the handshake and the decision about the peer, or, if `early`, until early data was accepted.
-pub(crate) async fn establish(
+pub(crate) async fn establish<A: Into<Approval>>(
     driver: &Arc<Driver>,
-    mut accept: impl FnMut(&PeerInfo) -> bool,
+    mut accept: impl FnMut(&PeerInfo) -> A,
     early: bool,
     trace: &Trace,
 ) -> Result<PeerInfo, ConnectionError> {
@@ -193,11 +195,8 @@ pub(crate) async fn establish(
             }
             Ok(Progress::Claimed(_)) => {}
             Ok(Progress::Ask(peer)) => {
-                let accepted = accept(&peer);
-                driver.with(|connection| match accepted {
-                    true => connection.accept_peer(),
-                    false => connection.refuse_peer(Code::REFUSED, ""),
-                });
+                let approval = accept(&peer).into();
+                driver.with(|connection| connection.decide_peer(&approval));
             }
             Ok(Progress::Established(peer)) => break Ok(peer),
             Err(error) => break Err(error),

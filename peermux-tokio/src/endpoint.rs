@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, ToSocketAddrs, lookup_host};
 use tokio::task::JoinHandle;
 
 use crate::transport::Clock;
-use crate::{Config, Connection, PeerInfo, PublicKey, ResponderKeys, Stream};
+use crate::{Approval, Config, Connection, PeerInfo, PublicKey, ResponderKeys, Stream};
 
 mod incoming;
 mod outgoing;
@@ -48,7 +48,7 @@ impl Drop for Handle {
     }
 }
 
-type Decide = dyn Fn(&PeerInfo) -> bool + Send + Sync;
+type Decide = dyn Fn(&PeerInfo) -> Approval + Send + Sync;
 type Keys = dyn Fn() -> ResponderKeys + Send + Sync;
 
 /// What the handles and the tasks of an endpoint share.
@@ -88,17 +88,17 @@ impl Endpoint {
     }
 
     /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; this side dials as the holder of the current one. Connections
-    /// that dialers have made to the previous key live beside those of the current one. `accept` is asked about each peer, whoever dialled, if [`Config::ask`] is set.
+    /// that dialers have made to the previous key live beside those of the current one. `accept` decides about each peer, whoever dialled, if [`Config::ask`] is set: it returns a `bool` or an [`Approval`].
     /// To be called in a runtime.
     ///
     /// # Errors
     /// As for [`Endpoint::bind`].
-    pub fn over(
+    pub fn over<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
         limits: EndpointLimits,
-        accept: impl Fn(&PeerInfo) -> bool + Send + Sync + 'static,
+        accept: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
         config.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let address = socket.local_addr()?;
@@ -106,7 +106,7 @@ impl Endpoint {
             links: endpoint::Endpoint::new(limits),
             keys: Box::new(keys),
             config: Arc::new(config),
-            decide: Box::new(accept),
+            decide: Box::new(move |peer| accept(peer).into()),
             clock: Clock::start(),
         });
         let accepting = tokio::spawn(incoming::accept_all(socket, shared.clone()));

@@ -87,6 +87,6 @@ pub use peermux_core::endpoint::{EndpointLimits, RegisterError};
 pub use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};
 pub use peermux_core::wire::Priority;
 pub use peermux_core::{
-    Config, ConfigError, Identity, KeyLog, Mode, PeerInfo, Remote, ResponderKeys, StrikeRegister, TrafficSecrets,
-    is_retryable,
+    Approval, Config, ConfigError, Identity, KeyLog, Mode, PeerInfo, Remote, ResponderKeys, StrikeRegister,
+    TrafficSecrets, is_retryable,
 };

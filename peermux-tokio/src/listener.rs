@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::connection::{Connection, establish};
 use crate::pump;
 use crate::transport::{Clock, Transport, unix_millis};
-use crate::{Config, PeerInfo, ResponderKeys, StaticSecret};
+use crate::{Approval, Config, PeerInfo, ResponderKeys, StaticSecret};
 
 /// Handshakes that may be under way at once; more dialers wait in the kernel's queue.
 const HANDSHAKES: usize = 1024;
@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// First flights with early data that are remembered, within 120 s; about 10 MB. What comes beyond is refused, and goes again.
 const FIRST_FLIGHTS: usize = 1 << 16;
 
-type Decide = dyn Fn(&PeerInfo) -> bool + Send + Sync;
+type Decide = dyn Fn(&PeerInfo) -> Approval + Send + Sync;
 
 /// Listens for peers. Their handshakes run side by side, so that a silent one holds nobody up.
 pub struct Listener {
@@ -80,16 +80,16 @@ impl Listener {
         Self::over(TcpListener::bind(address).await?, keys, config, |_| true)
     }
 
-    /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; `accept` is asked about each peer if
-    /// [`Config::ask`] is set.
+    /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; `accept` decides about each peer if
+    /// [`Config::ask`] is set: it returns a `bool` or an [`Approval`].
     ///
     /// # Errors
     /// As for [`Listener::bind`].
-    pub fn over(
+    pub fn over<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
-        accept: impl Fn(&PeerInfo) -> bool + Send + Sync + 'static,
+        accept: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let register = config.early_data.then(|| StrikeRegister::new(FIRST_FLIGHTS, unix_millis()));
         Self::with_register(socket, keys, config, register.map(|register| Arc::new(Mutex::new(register))), accept)
@@ -100,17 +100,18 @@ impl Listener {
     ///
     /// # Errors
     /// As for [`Listener::bind`].
-    pub fn with_register(
+    pub fn with_register<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
         register: Option<Arc<Mutex<StrikeRegister>>>,
-        accept: impl Fn(&PeerInfo) -> bool + Send + Sync + 'static,
+        accept: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
         config.check().map_err(invalid)?;
         let address = socket.local_addr()?;
         let (outcome, outcomes) = mpsc::channel(READY);
-        let shared = Arc::new(Shared { config: Arc::new(config), decide: Box::new(accept), register });
+        let shared =
+            Arc::new(Shared { config: Arc::new(config), decide: Box::new(move |peer| accept(peer).into()), register });
         let accepting = tokio::spawn(accept_all(socket, keys, shared, outcome));
         Ok(Self { address, outcomes: tokio::sync::Mutex::new(outcomes), accepting })
     }
@@ -234,7 +235,7 @@ fn start(
     Ok((transport, trace))
 }
 
-/// Accepts one peer over a socket that was just accepted, as the holder of `keys`. `accept` is asked about the peer if [`Config::ask`] is set. Early data is
+/// Accepts one peer over a socket that was just accepted, as the holder of `keys`. `accept` decides about the peer if [`Config::ask`] is set. Early data is
 /// refused, since a single connection has nobody to remember what was seen: it goes again by itself.
 ///
 /// # Errors
@@ -242,11 +243,11 @@ fn start(
 ///
 /// # Cancel safety
 /// Dropping the future gives the connection up.
-pub async fn accept_over(
+pub async fn accept_over<A: Into<Approval>>(
     socket: TcpStream,
     keys: impl Into<ResponderKeys>,
     config: Config,
-    accept: impl FnMut(&PeerInfo) -> bool,
+    accept: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
     let (transport, trace) = start(socket, keys.into(), Arc::new(config), None)?;
     let peer = establish(transport.driver(), accept, false, &trace).await?;
