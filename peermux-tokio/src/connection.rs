@@ -98,10 +98,13 @@ pub async fn connect_over<A: Into<Approval>>(
 ///
 /// Where [`Config::early_data`] is set and the responder's key is known, what is written to streams of [`Dialing::open_early`] travels with the first flight, so that a host that
 /// accepts early data answers in one round trip. Where it does not, the data goes again by itself.
+///
+/// If it is dropped, or the future of [`Dialing::establish`], its early streams end with an error.
 pub struct Dialing {
     transport: Arc<Transport>,
     socket: TcpStream,
     trace: Trace,
+    abandon: Abandon,
 }
 
 impl Dialing {
@@ -134,7 +137,9 @@ impl Dialing {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         connection.set_wall_clock(clock.now(), unix_millis());
         let trace = Trace::dialing(socket.peer_addr().ok());
-        Ok(Self { transport: Transport::new(Driver::new(connection), clock), socket, trace })
+        let transport = Transport::new(Driver::new(connection), clock);
+        let abandon = Abandon(Some(transport.driver().clone()));
+        Ok(Self { transport, socket, trace, abandon })
     }
 
     /// Opens a stream that may travel as early data: its first bytes, up to 1136 with all that is early, if they are written before
@@ -160,9 +165,10 @@ impl Dialing {
     /// # Cancel safety
     /// Dropping the future gives the connection up.
     pub async fn establish<A: Into<Approval>>(self, accept: impl FnMut(&PeerInfo) -> A) -> io::Result<Connection> {
-        let Self { transport, socket, trace } = self;
+        let Self { transport, socket, trace, mut abandon } = self;
         trace.start(transport.driver(), || pump::start(socket, &transport))?;
         let peer = establish(transport.driver(), accept, false, &trace).await?;
+        abandon.0 = None;
         Ok(Connection::new(transport, peer, trace))
     }
 }

@@ -71,9 +71,11 @@ mod connection;
 mod endpoint;
 #[cfg(feature = "futures-io")]
 mod futures;
+mod handover;
 mod listener;
 mod pump;
 mod stream;
+mod sync;
 mod transport;
 
 pub use connection::{Connection, Dialing, connect, connect_over, connect_with};

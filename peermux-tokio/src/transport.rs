@@ -4,9 +4,9 @@
 //! and nobody has to be woken for it.
 
 use std::io;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BufMut;
@@ -14,6 +14,8 @@ use peermux_core::driver::{Driver, Pump, ReadBuffer, Then, WriteBuffer, Writes};
 use peermux_core::time::Instant;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+
+use crate::handover::{Handover, Helper, Work};
 
 /// The clock of a connection: the time since it began.
 #[derive(Clone, Copy)]
@@ -44,9 +46,7 @@ pub(crate) fn unix_millis() -> u64 {
 pub(crate) struct Transport {
     driver: Arc<Driver>,
     clock: Clock,
-    io: Mutex<Io>,
-    /// The connection's task is to be woken when whoever is at work leaves: it has found him there, or he leaves it something to do.
-    wanted: AtomicBool,
+    io: Handover<Io>,
     /// The last read took all that it had room for: the next one may find more at once.
     has_input: AtomicBool,
     /// The connection has many streams: see [`WriteBuffer::is_crowded`].
@@ -58,8 +58,6 @@ pub(crate) struct Transport {
 pub(crate) struct Io {
     /// While the connection's task runs.
     socket: Option<Arc<TcpStream>>,
-    /// The connection's task.
-    waker: Option<Waker>,
     input: ReadBuffer,
     output: WriteBuffer,
     /// So much of the output is written.
@@ -104,8 +102,7 @@ impl Transport {
         Arc::new(Self {
             driver,
             clock,
-            io: Mutex::default(),
-            wanted: AtomicBool::new(false),
+            io: Handover::default(),
             has_input: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
         })
@@ -119,50 +116,22 @@ impl Transport {
         self.clock
     }
 
-    fn lock(&self) -> MutexGuard<'_, Io> {
-        self.io.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn try_lock(&self) -> Option<MutexGuard<'_, Io>> {
-        match self.io.try_lock() {
-            Ok(io) => Some(io),
-            Err(TryLockError::Poisoned(poisoned)) => {
-                self.io.clear_poison();
-                let mut io = poisoned.into_inner();
-                (io.input, io.output, io.written, io.then) = Default::default();
-                io.error = Some(io::Error::other("a task panicked while it sent or received"));
-                Some(io)
-            }
-            Err(TryLockError::WouldBlock) => None,
-        }
-    }
-
     /// The connection's task begins.
     pub(crate) fn begin(&self, socket: &Arc<TcpStream>) {
-        let mut io = self.lock();
+        let mut io = self.io.lock();
         io.short_segments = has_short_segments(socket);
         io.socket = Some(socket.clone());
     }
 
     /// The connection's task is over: nobody else keeps the socket open.
     pub(crate) fn end(&self) {
-        *self.lock() = Io::default();
+        *self.io.lock() = Io::default();
+        self.io.leave();
     }
 
-    /// For the connection's task; `None` if somebody else is at work, who wakes it when he leaves.
+    /// For the connection's task. Returns `None` if a helper is at work, which wakes the task when it leaves.
     pub(crate) fn enter(&self, waker: &Waker) -> Option<MutexGuard<'_, Io>> {
-        let mut io = self.try_lock().or_else(|| {
-            self.wanted.store(true, SeqCst);
-            fence(SeqCst);
-            // He may have left just before he could know.
-            self.try_lock()
-        })?;
-        self.wanted.store(false, SeqCst);
-        match &mut io.waker {
-            Some(current) => current.clone_from(waker),
-            None => io.waker = Some(waker.clone()),
-        }
-        Some(io)
+        self.io.enter(waker)
     }
 
     /// More can be read at once.
@@ -177,13 +146,14 @@ impl Transport {
 
     /// For somebody who would wait otherwise.
     pub(crate) const fn help(&self) -> Help<'_> {
-        Help { transport: self, moved: 0 }
+        Help { transport: self, helper: self.io.help(), moved: 0 }
     }
 }
 
 /// Somebody who does the work of the connection's task, step by step.
 pub(crate) struct Help<'a> {
     transport: &'a Transport,
+    helper: Helper<'a, Io>,
     moved: usize,
 }
 
@@ -193,7 +163,7 @@ impl Help<'_> {
 
     /// Reads a record and sends some, as far as that is possible now and nobody else is at work. Whether anything moved. What goes wrong is left to the connection's task.
     pub(crate) fn step(&mut self) -> bool {
-        let Some(mut io) = self.transport.try_lock() else { return false };
+        let Some(mut io) = self.helper.enter() else { return false };
         let had_to_wait = io.blocked || io.error.is_some();
         let moved = if self.moved < Self::MOST { io.step(self.transport) } else { Ok(0) };
         let moved = moved.unwrap_or_else(|error| {
@@ -203,28 +173,16 @@ impl Help<'_> {
         self.moved += moved;
         // The connection's task hears from the socket.
         if self.moved >= Self::MOST || !had_to_wait && (io.blocked || io.error.is_some()) {
-            self.transport.wanted.store(true, SeqCst);
+            self.helper.call();
         }
         moved > 0
     }
 }
 
-impl Drop for Help<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.transport.wanted.store(true, SeqCst);
-        }
-        fence(SeqCst);
-        while self.transport.wanted.load(SeqCst) {
-            // Whoever else is at work leaves later.
-            let Some(io) = self.transport.try_lock() else { return };
-            let waker = io.waker.clone().filter(|_| self.transport.wanted.swap(false, SeqCst));
-            drop(io);
-            match waker {
-                Some(waker) => waker.wake(),
-                None => return,
-            }
-        }
+impl Work for Io {
+    fn panicked(&mut self) {
+        (self.input, self.output, self.written, self.then) = Default::default();
+        self.error = Some(io::Error::other("a task panicked while it sent or received"));
     }
 }
 
@@ -465,4 +423,45 @@ fn write_some(socket: &TcpStream, bytes: &[u8], more: bool) -> io::Result<usize>
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn write_some(socket: &TcpStream, bytes: &[u8], _: bool) -> io::Result<usize> {
     socket.try_write(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::SeqCst;
+    use std::task::Wake;
+
+    use super::*;
+
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    /// As when an early stream is flushed by another task while the connection's task begins.
+    #[test]
+    fn a_helper_wakes_the_task_that_has_found_it_at_work_in_its_first_poll() {
+        let clock = Clock::start();
+        let key = peermux_core::crypto::StaticSecret::from_bytes(&[1; 32]);
+        let remote = peermux_core::Remote::Anyone;
+        let connection = peermux_core::Connection::initiator(
+            Arc::default(),
+            key.into(),
+            remote,
+            clock.now(),
+            &mut getrandom::SysRng,
+        );
+        let transport = Transport::new(Driver::new(connection.expect("the configuration is valid")), clock);
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let help = transport.help();
+        let work = help.helper.enter().expect("nobody else is at work");
+        assert!(transport.enter(&count.clone().into()).is_none(), "the helper is at work");
+        drop(work);
+        assert_eq!(count.0.load(SeqCst), 0);
+        drop(help);
+        assert_eq!(count.0.load(SeqCst), 1);
+    }
 }

@@ -1,11 +1,16 @@
 //! Early data over real sockets.
 
+use std::future::{Future, poll_fn};
+use std::io::ErrorKind;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use peermux_tokio::{Config, Dialing, Listener, Priority, Remote, StaticSecret, StrikeRegister};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -56,4 +61,79 @@ async fn exchange(register: Option<Arc<Mutex<StrikeRegister>>>, claimed_first: b
     timeout(LIMIT, connection.close(7, "done")).await.expect("in time");
     let peer = timeout(LIMIT, host).await.expect("in time").expect("no panic");
     assert_eq!(peer.key, renter_public);
+}
+
+/// A dial to a host that does not answer, and a task that waits for the answer to an early stream.
+async fn unanswered() -> (TcpListener, Dialing, JoinHandle<std::io::Result<usize>>) {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("it listens");
+    let address = silent.local_addr().expect("it is bound");
+    let (key, remote) = (StaticSecret::from_bytes(&[2; 32]), StaticSecret::from_bytes(&[1; 32]).public_key());
+    let config = Config { early_data: true, ..Config::default() };
+    let dialing = Dialing::to(address, key, Remote::Key(remote), config).await.expect("it is there");
+    let mut stream = dialing.open_early("test/early", Priority::default()).expect("it opens");
+    let reader = tokio::spawn(async move { stream.read(&mut [0; 16]).await });
+    tokio::task::yield_now().await;
+    (silent, dialing, reader)
+}
+
+async fn ends_at_once(reader: JoinHandle<std::io::Result<usize>>) {
+    let read = timeout(Duration::from_secs(1), reader).await.expect("at once").expect("no panic");
+    assert_eq!(read.expect_err("nobody answers").kind(), ErrorKind::ConnectionAborted);
+}
+
+#[tokio::test]
+async fn a_dialing_that_is_dropped_ends_its_early_streams() {
+    let (_silent, dialing, reader) = unanswered().await;
+    drop(dialing);
+    ends_at_once(reader).await;
+}
+
+#[tokio::test]
+async fn a_future_of_establish_that_is_never_polled_ends_the_early_streams() {
+    let (_silent, dialing, reader) = unanswered().await;
+    drop(dialing.establish(|_| true));
+    ends_at_once(reader).await;
+}
+
+#[tokio::test]
+async fn a_future_of_establish_that_is_dropped_ends_the_early_streams() {
+    let (_silent, dialing, reader) = unanswered().await;
+    let mut establish = Box::pin(dialing.establish(|_| true));
+    assert!(poll_fn(|cx| Poll::Ready(establish.as_mut().poll(cx).is_pending())).await);
+    drop(establish);
+    ends_at_once(reader).await;
+}
+
+/// A task that flushes an early stream helps the connection's task, which may find it at work in its very first poll.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn every_dial_ends_while_an_early_stream_is_flushed() {
+    let host = StaticSecret::from_bytes(&[1; 32]);
+    let remote = host.public_key();
+    let config = || Config { early_data: true, ..Config::default() };
+    let listener = Listener::bind("127.0.0.1:0", host, Config::default()).await.expect("it listens");
+    let address = listener.local_addr();
+    tokio::spawn(async move {
+        while let Some(outcome) = listener.next().await {
+            // A dialer that has let go of its connection may be gone before this side is done.
+            if let Ok(connection) = outcome {
+                tokio::spawn(async move { connection.ended().await });
+            }
+        }
+    });
+    for dial in 0..300 {
+        let key = StaticSecret::from_bytes(&[2; 32]);
+        let dialing = Dialing::to(address, key, Remote::Key(remote), config()).await.expect("it is there");
+        let mut stream = dialing.open_early("test/early", Priority::default()).expect("it opens");
+        let flushing = tokio::spawn(async move {
+            // For a moment only: then nobody helps any more.
+            for _ in 0..2000 {
+                let mut flush = pin!(stream.flush());
+                let _ = poll_fn(|cx| Poll::Ready(flush.as_mut().poll(cx))).await;
+            }
+            stream
+        });
+        let established = timeout(LIMIT, dialing.establish(|_| true)).await;
+        assert!(matches!(established, Ok(Ok(_))), "dial {dial}: {established:?}");
+        flushing.await.expect("no panic");
+    }
 }
