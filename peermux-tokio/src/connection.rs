@@ -2,20 +2,26 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use peermux_core::driver::{Driver, Progress};
 use peermux_core::trace::Trace;
-use tokio::net::{TcpStream, ToSocketAddrs};
+use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
 
+use crate::listener::invalid;
 use crate::pump;
+use crate::reach::reach;
 use crate::stream::Stream;
 use crate::transport::{Clock, Transport, unix_millis};
 use crate::{
     Approval, Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote,
+    Stats,
 };
 
-/// A connection to a peer. Clones are handles to the same one; when the last handle and the last stream are dropped, it closes.
+/// A connection to a peer. Clones are handles to the same one. When the last handle is dropped the connection drains: what is open on it goes on, and it closes
+/// with the last stream. Streams that the peer has opened and that were not accepted are refused.
 #[derive(Clone)]
 pub struct Connection {
     handle: Arc<Handle>,
@@ -24,6 +30,8 @@ pub struct Connection {
 struct Handle {
     transport: Arc<Transport>,
     peer: PeerInfo,
+    /// Kept beyond the end of the connection, which forgets its secrets.
+    binding: OnceLock<[u8; 64]>,
     trace: Trace,
 }
 
@@ -31,7 +39,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         let driver = self.transport.driver();
         self.trace.drains(driver);
-        // What streams have finished is still sent; streams that are still held end with the connection.
+        // Streams that are held go on, and what was finished is sent.
         driver.with(|connection| {
             connection.drain(ProtocolCode::GOING_AWAY);
             // Nobody is left to accept these, and the connection would wait for them.
@@ -44,9 +52,12 @@ impl Drop for Handle {
 
 /// Dials `address`, as `identity`, for `remote`.
 ///
+/// If `address` names several, they are tried as RFC 8305 says: one more every 250 ms, or as soon as an attempt has failed, with families in turns. The first that answers is
+/// taken. Each attempt may take [`Config::connect_timeout`]. Then this waits for the handshake, for which the peer has 15 s.
+///
 /// # Errors
-/// The error of the socket, or one that holds a [`ConnectionError`] or a [`ConfigError`](crate::ConfigError): see
-/// [`io::Error::get_ref`]. Peers that are to be asked about ([`Remote::Ask`], [`Config::ask`]) are refused: use [`connect_with`].
+/// One that holds a [`ConnectError`](crate::ConnectError), with all addresses that were tried, a [`ConnectionError`] or a [`ConfigError`](crate::ConfigError): see
+/// [`io::Error::get_ref`]. If a field of `config` is out of range, nobody is dialled. Peers that are to be asked about ([`Remote::Ask`], [`Config::ask`]) are refused: use [`connect_with`].
 ///
 /// # Cancel safety
 /// Dropping the future gives the connection up.
@@ -74,7 +85,14 @@ pub async fn connect_with<A: Into<Approval>>(
     accept: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
     let identity = identity.into();
-    connect_over(TcpStream::connect(address).await?, identity, remote, config, accept).await
+    connect_over(socket(address, &config).await?, identity, remote, config, accept).await
+}
+
+/// Connects to `address`, if `config` can be used.
+async fn socket(address: impl ToSocketAddrs, config: &Config) -> io::Result<TcpStream> {
+    config.check().map_err(invalid)?;
+    let addresses: Vec<_> = lookup_host(address).await?.collect();
+    reach(&addresses, config.connect_timeout).await
 }
 
 /// As [`connect_with`], over a socket that was just connected.
@@ -122,7 +140,7 @@ impl Dialing {
         config: Config,
     ) -> io::Result<Self> {
         let identity = identity.into();
-        Self::over(TcpStream::connect(address).await?, identity, remote, config)
+        Self::over(socket(address, &config).await?, identity, remote, config)
     }
 
     /// Uses a socket that was just connected; nothing is sent yet.
@@ -133,8 +151,8 @@ impl Dialing {
         let clock = Clock::start();
         let (config, identity) = (Arc::new(config), identity.into());
         let mut rng = getrandom::SysRng;
-        let mut connection = peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut rng)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let mut connection =
+            peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut rng).map_err(invalid)?;
         connection.set_wall_clock(clock.now(), unix_millis());
         let trace = Trace::dialing(socket.peer_addr().ok());
         let transport = Transport::new(Driver::new(connection), clock);
@@ -215,7 +233,9 @@ pub(crate) async fn establish<A: Into<Approval>>(
 
 impl Connection {
     pub(crate) fn new(transport: Arc<Transport>, peer: PeerInfo, trace: Trace) -> Self {
-        Self { handle: Arc::new(Handle { transport, peer, trace }) }
+        let connection = Self { handle: Arc::new(Handle { transport, peer, binding: OnceLock::new(), trace }) };
+        connection.channel_binding();
+        connection
     }
 
     pub(crate) fn transport(&self) -> &Arc<Transport> {
@@ -264,6 +284,41 @@ impl Connection {
     pub async fn confirmed(&self) -> Result<PeerInfo, ConnectionError> {
         let mut waiter = self.driver().waiter();
         poll_fn(|cx| waiter.poll_confirmed(cx.waker())).await
+    }
+
+    /// Returns the socket's address on this side.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.transport().addresses().local
+    }
+
+    /// Returns the socket's address on the peer's side.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.transport().addresses().peer
+    }
+
+    /// Returns what the connection has done so far, and what it holds now.
+    pub fn stats(&self) -> Stats {
+        self.driver().look(peermux_core::Connection::stats)
+    }
+
+    /// Returns the round trip time, smoothed; zero before the first measurement.
+    pub fn round_trip(&self) -> Duration {
+        self.driver().look(peermux_core::Connection::round_trip)
+    }
+
+    /// Fills `out` with keying material for the application, in the shape of RFC 5705: both sides get the same bytes for the same `label` and `context`
+    /// (`docs/spec.md` section 5). Returns `None` if `label` is longer than 255 bytes, or if `out` is empty or longer than 16,320.
+    pub fn export(&self, label: &[u8], context: &[u8], out: &mut [u8]) -> Option<()> {
+        self.driver().look(|connection| connection.export(label, context, out))
+    }
+
+    /// Returns the channel binding: the handshake's hash, the same on both sides, and of no other connection.
+    pub fn channel_binding(&self) -> [u8; 64] {
+        // It is known, since there are keys.
+        *self
+            .handle
+            .binding
+            .get_or_init(|| self.driver().look(|connection| connection.channel_binding().copied()).unwrap_or([0; 64]))
     }
 
     /// What the handshake proved of the peer; or what it claims, see [`Connection::confirmed`].

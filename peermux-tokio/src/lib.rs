@@ -74,6 +74,8 @@ mod futures;
 mod handover;
 mod listener;
 mod pump;
+mod reach;
+mod relay;
 mod stream;
 mod sync;
 mod transport;
@@ -81,14 +83,16 @@ mod transport;
 pub use connection::{Connection, Dialing, connect, connect_over, connect_with};
 pub use endpoint::{Acceptor, Endpoint};
 pub use listener::{AcceptError, Listener, accept_over};
+pub use relay::relay;
 pub use stream::{ReadHalf, Stream, WriteHalf};
 
 pub use peermux_core::code::{Code, ProtocolCode};
 pub use peermux_core::crypto::{PublicKey, StaticSecret};
+pub use peermux_core::dialing::ConnectError;
 pub use peermux_core::endpoint::{EndpointLimits, RegisterError};
 pub use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};
 pub use peermux_core::wire::Priority;
 pub use peermux_core::{
-    Approval, Config, ConfigError, Identity, KeyLog, Mode, PeerInfo, Remote, ResponderKeys, StrikeRegister,
-    TrafficSecrets, is_retryable,
+    Approval, Config, ConfigError, Identity, KeyLog, Mode, PeerInfo, Remote, ResponderKeys, Stats, StreamStats,
+    StrikeRegister, TrafficSecrets, is_retryable,
 };

@@ -254,6 +254,6 @@ pub async fn accept_over<A: Into<Approval>>(
     Ok(Connection::new(transport, peer, trace))
 }
 
-fn invalid(error: crate::ConfigError) -> io::Error {
+pub(crate) fn invalid(error: crate::ConfigError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, error)
 }

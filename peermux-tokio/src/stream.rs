@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
 
 use crate::transport::Transport;
-use crate::{Code, Priority, ReadError, WriteError};
+use crate::{Code, ConnectionError, Priority, ReadError, StreamStats, WriteError};
 
 /// A stream of a connection: [`AsyncRead`] and [`AsyncWrite`].
 ///
@@ -20,6 +20,8 @@ use crate::{Code, Priority, ReadError, WriteError};
 /// that was not shut down resets it: the peer never takes that for its end.
 ///
 /// Reads and writes are cancel safe: a future that is dropped has taken nothing.
+///
+/// To join a stream with a socket use [`relay`](crate::relay()) rather than [`tokio::io::copy_bidirectional`], which gives up an answer if the peer stops the request.
 #[derive(Debug)]
 pub struct Stream {
     read: ReadHalf,
@@ -40,9 +42,28 @@ pub struct WriteHalf {
 struct Shared {
     stream: driver::Stream,
     transport: Arc<Transport>,
+    /// Those that wait for the end of the sending half take turns: only one waker is kept.
+    stopped: tokio::sync::Mutex<()>,
 }
 
 impl Shared {
+    fn id(&self) -> Option<u64> {
+        self.stream.driver().with(|connection| connection.recv(self.stream.id()).wire_id())
+    }
+
+    fn stats(&self) -> Option<StreamStats> {
+        self.stream.driver().look(|connection| connection.stream_stats(self.stream.id()))
+    }
+
+    fn is_early(&self) -> bool {
+        self.stream.driver().with(|connection| connection.recv(self.stream.id()).is_early())
+    }
+
+    async fn stopped(self: Arc<Self>) -> Result<Option<Code>, ConnectionError> {
+        let _turn = self.stopped.lock().await;
+        poll_fn(|cx| self.stream.poll_stopped(cx.waker())).await
+    }
+
     /// As `act` says. Whoever would have to wait, as long as `may_help`, takes the steps of the connection's task instead.
     fn poll<T>(
         &self,
@@ -80,7 +101,7 @@ impl Drop for WriteHalf {
 
 impl Stream {
     pub(crate) fn new(stream: driver::Stream, transport: &Arc<Transport>) -> Self {
-        let shared = Arc::new(Shared { stream, transport: transport.clone() });
+        let shared = Arc::new(Shared { stream, transport: transport.clone(), stopped: tokio::sync::Mutex::default() });
         Self { read: ReadHalf { shared: shared.clone() }, write: WriteHalf { shared } }
     }
 
@@ -100,10 +121,31 @@ impl Stream {
         self.read.shared.stream.protocol()
     }
 
-    /// Whether the stream came as early data, which can be a replay where no strike register prevents it, or could go as such.
+    /// Returns the stream's id on the wire, which both sides know it by. Returns `None` as long as the stream was opened here and its OPEN was not sent.
+    pub fn id(&self) -> Option<u64> {
+        self.read.shared.id()
+    }
+
+    /// Returns what the stream has done so far, and what it holds now. Returns `None` if it was [refused](Stream::refuse).
+    pub fn stats(&self) -> Option<StreamStats> {
+        self.read.shared.stats()
+    }
+
+    /// Returns `true` if the stream's data was, or could have been, in a first flight: then it may be delivered more than once.
     pub fn is_early(&self) -> bool {
-        let id = self.read.shared.stream.id();
-        self.read.shared.stream.driver().with(|connection| connection.recv(id).is_early())
+        self.read.shared.is_early()
+    }
+
+    /// Waits until the sending half has ended. Returns the peer's code if the peer wants no more of it, and `None` if this side finished or reset it. The future does not
+    /// borrow the stream, which can be written to meanwhile; any number of them may wait.
+    ///
+    /// # Errors
+    /// Returns the [`ConnectionError`] if the connection ended before the half did.
+    ///
+    /// # Cancel safety
+    /// The future can be dropped at any time.
+    pub fn stopped(&self) -> impl Future<Output = Result<Option<Code>, ConnectionError>> + Send + use<> {
+        self.read.shared.clone().stopped()
     }
 
     /// The priority that this side sends with.
@@ -128,6 +170,21 @@ impl Stream {
 }
 
 impl ReadHalf {
+    /// Returns the stream's id on the wire, which both sides know it by. Returns `None` as long as the stream was opened here and its OPEN was not sent.
+    pub fn id(&self) -> Option<u64> {
+        self.shared.id()
+    }
+
+    /// Returns what the stream has done so far, and what it holds now. Returns `None` if it was [refused](Stream::refuse).
+    pub fn stats(&self) -> Option<StreamStats> {
+        self.shared.stats()
+    }
+
+    /// Returns `true` if the stream's data was, or could have been, in a first flight: then it may be delivered more than once.
+    pub fn is_early(&self) -> bool {
+        self.shared.is_early()
+    }
+
     /// The next bytes, at most `max`, without a copy; `None` at the end of the stream.
     ///
     /// # Errors
@@ -153,6 +210,33 @@ impl ReadHalf {
 }
 
 impl WriteHalf {
+    /// Returns the stream's id on the wire, which both sides know it by. Returns `None` as long as the stream was opened here and its OPEN was not sent.
+    pub fn id(&self) -> Option<u64> {
+        self.shared.id()
+    }
+
+    /// Returns what the stream has done so far, and what it holds now. Returns `None` if it was [refused](Stream::refuse).
+    pub fn stats(&self) -> Option<StreamStats> {
+        self.shared.stats()
+    }
+
+    /// Returns `true` if the stream's data was, or could have been, in a first flight: then it may be delivered more than once.
+    pub fn is_early(&self) -> bool {
+        self.shared.is_early()
+    }
+
+    /// Waits until the sending half has ended. Returns the peer's code if the peer wants no more of it, and `None` if this side finished or reset it. The future does not
+    /// borrow the stream, which can be written to meanwhile; any number of them may wait.
+    ///
+    /// # Errors
+    /// Returns the [`ConnectionError`] if the connection ended before the half did.
+    ///
+    /// # Cancel safety
+    /// The future can be dropped at any time.
+    pub fn stopped(&self) -> impl Future<Output = Result<Option<Code>, ConnectionError>> + Send + use<> {
+        self.shared.clone().stopped()
+    }
+
     /// Queues all of `chunk` without a copy, as room comes up.
     ///
     /// # Errors

@@ -4,9 +4,10 @@
 //! and nobody has to be woken for it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BufMut;
@@ -42,11 +43,23 @@ pub(crate) fn unix_millis() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The addresses of a socket.
+#[derive(Clone, Copy)]
+pub(crate) struct Addresses {
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+}
+
+/// A socket that the peer has reset already has no address. Its handshake fails, so that no handle tells this one.
+const UNKNOWN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+
 /// What the connection's task and all of its streams share.
 pub(crate) struct Transport {
     driver: Arc<Driver>,
     clock: Clock,
     io: Handover<Io>,
+    /// Set when the connection's task begins.
+    addresses: OnceLock<Addresses>,
     /// The last read took all that it had room for: the next one may find more at once.
     has_input: AtomicBool,
     /// The connection has many streams: see [`WriteBuffer::is_crowded`].
@@ -103,6 +116,7 @@ impl Transport {
             driver,
             clock,
             io: Handover::default(),
+            addresses: OnceLock::new(),
             has_input: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
         })
@@ -118,6 +132,9 @@ impl Transport {
 
     /// The connection's task begins.
     pub(crate) fn begin(&self, socket: &Arc<TcpStream>) {
+        let address = |address: io::Result<SocketAddr>| address.unwrap_or(UNKNOWN);
+        self.addresses
+            .get_or_init(|| Addresses { local: address(socket.local_addr()), peer: address(socket.peer_addr()) });
         let mut io = self.io.lock();
         io.short_segments = has_short_segments(socket);
         io.socket = Some(socket.clone());
@@ -127,6 +144,11 @@ impl Transport {
     pub(crate) fn end(&self) {
         *self.io.lock() = Io::default();
         self.io.leave();
+    }
+
+    /// The addresses of the socket.
+    pub(crate) fn addresses(&self) -> Addresses {
+        self.addresses.get().copied().unwrap_or(Addresses { local: UNKNOWN, peer: UNKNOWN })
     }
 
     /// For the connection's task. Returns `None` if a helper is at work, which wakes the task when it leaves.

@@ -3,12 +3,14 @@
 mod adapter;
 
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use adapter::dialers::BlackHole;
 use adapter::std_face::Std;
 use adapter::tokio_face::Tokio;
 use adapter::{connection_error, pattern, within};
@@ -16,8 +18,9 @@ use bytes::Bytes;
 use peermux_core::error::{ConnectionError, ReadError};
 use peermux_core::{Config, Remote};
 use peermux_tests::{initiator_key, responder_key};
-use peermux_tokio::{Code, Connection, Listener, Priority, Stream, connect};
+use peermux_tokio::{Code, ConnectError, Connection, Listener, Priority, Stream, connect, relay};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 
 scenarios! { Tokio, Tokio:
@@ -373,5 +376,202 @@ fn those_who_no_longer_wait_are_forgotten() {
         assert_eq!(Arc::strong_count(&mark), 1);
         assert!(dialer.driver().waiting() <= 2, "{} wakers are kept", dialer.driver().waiting());
         drop((dialer, listener));
+    });
+}
+
+/// Dials `addresses`, and says how long it took.
+async fn dial_any(addresses: &[SocketAddr], config: Config) -> (std::io::Result<Connection>, Duration) {
+    let begin = Instant::now();
+    let remote = Remote::Key(responder_key().public_key());
+    (connect(addresses, initiator_key(), remote, config).await, begin.elapsed())
+}
+
+async fn refusing() -> SocketAddr {
+    let gone = TcpListener::bind("127.0.0.1:0").await.expect("loopback listens");
+    gone.local_addr().expect("it is bound")
+}
+
+#[test]
+fn of_several_addresses_the_first_that_answers_is_taken() {
+    run(30, || async {
+        let (listener, hole) = (listen().await, BlackHole::new());
+        let (good, refused) = (listener.local_addr(), refusing().await);
+        // One that refuses costs no time, and one that is silent a quarter of a second.
+        for (addresses, least, most) in [
+            (&[refused, good][..], 0, 240),
+            (&[hole.address, good], 240, 2000),
+            (&[hole.address, refused, good], 240, 2000),
+        ] {
+            let (result, took) = dial_any(addresses, Config::default()).await;
+            result.expect("one of them listens");
+            assert!((least..most).contains(&took.as_millis()), "{addresses:?} took {took:?}");
+        }
+    });
+}
+
+#[test]
+fn a_dial_that_fails_names_all_addresses_and_ends_in_time() {
+    run(30, || async {
+        let (refused, hole) = (refusing().await, BlackHole::new());
+        let other = SocketAddr::from(([127, 0, 0, 2], refused.port()));
+        let error = dial_any(&[refused, refused, other], Config::default()).await.0.expect_err("nobody listens");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ConnectError>()).expect("it says");
+        assert_eq!(inner.attempts().len(), 2, "{error}");
+        assert!(error.to_string().contains(&other.to_string()), "{error}");
+        let error = dial_any(&[], Config::default()).await.0.expect_err("there is nobody to dial");
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+
+        let config = Config { connect_timeout: Some(Duration::from_millis(100)), ..Config::default() };
+        let (result, took) = dial_any(&[hole.address], config).await;
+        assert_eq!(result.expect_err("nobody answers").kind(), std::io::ErrorKind::TimedOut);
+        assert!((100..2000).contains(&took.as_millis()), "{took:?}");
+    });
+}
+
+#[test]
+fn a_configuration_that_is_out_of_range_is_told_before_anybody_is_dialled() {
+    run(30, || async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback listens");
+        let address = listener.local_addr().expect("it is bound");
+        let config = Config { max_streams: 1, ..Config::default() };
+        let error = dial_any(&[address], config).await.0.expect_err("it is out of range");
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+        let waiting = tokio::time::timeout(Duration::from_millis(20), listener.accept()).await;
+        assert!(waiting.is_err(), "somebody has dialled");
+    });
+}
+
+#[test]
+fn connections_and_streams_say_what_they_are_and_have_done() {
+    run(30, || async {
+        let (dialer, listener, mut one, mut two) = streams().await;
+        assert_eq!((dialer.local_addr(), dialer.peer_addr()), (listener.peer_addr(), listener.local_addr()));
+        assert_eq!(dialer.channel_binding(), listener.channel_binding());
+        let export = |connection: &Connection| {
+            let mut out = [0; 32];
+            connection.export(b"label", b"context", &mut out).expect("it is not too long");
+            out
+        };
+        assert_eq!(export(&dialer), export(&listener));
+        assert_eq!(dialer.export(&[0; 256], b"", &mut [0; 1]), None);
+        assert_eq!((one.id(), two.id()), (two.id(), Some(0)));
+        assert_eq!(dialer.open("test", Priority::default()).expect("it is open").id(), None);
+        assert!(!one.is_early() && !two.is_early());
+        one.write_all(b"hello").await.expect("there is room");
+        one.flush().await.expect("it leaves");
+        two.reader().read_chunk(5).await.expect("it comes");
+        assert_eq!(one.stats().expect("it is held").sent, 5);
+        assert_eq!(two.stats().expect("it is held").received, 5);
+        assert_eq!((dialer.stats().payload_sent, listener.stats().payload_received), (5, 5));
+        assert_eq!(dialer.stats().round_trip, dialer.round_trip());
+        let (read, write) = one.split();
+        assert_eq!((read.id(), write.id()), (Some(0), Some(0)));
+        // What is known of a connection is known after its end.
+        let binding = dialer.channel_binding();
+        dialer.close(0, "").await;
+        listener.ended().await;
+        assert_eq!((dialer.channel_binding(), listener.channel_binding()), (binding, binding));
+        assert_eq!(dialer.peer_addr(), listener.local_addr());
+    });
+}
+
+#[test]
+fn stopped_waits_for_the_end_of_the_sending_half() {
+    run(30, || async {
+        let (dialer, _listener, mut one, mut two) = streams().await;
+        // Several tasks wait, and all are told. The stream can be used meanwhile.
+        let waiting = |stream: &Stream| [(); 2].map(|()| tokio::spawn(stream.stopped()));
+        let wait = waiting(&one);
+        one.write_all(b"hello").await.expect("there is room");
+        one.flush().await.expect("it leaves");
+        tokio::task::yield_now().await;
+        assert!(wait.iter().all(|task| !task.is_finished()));
+        two.reader().stop(Code::Application(7));
+        for task in wait {
+            assert_eq!(task.await.expect("no panic"), Ok(Some(Code::Application(7))));
+        }
+        let wait = waiting(&two);
+        two.shutdown().await.expect("it leaves");
+        for task in wait {
+            assert_eq!(task.await.expect("no panic"), Ok(None));
+        }
+        let (_read, write) = dialer.open("test", Priority::default()).expect("it is open").split();
+        let wait = write.stopped();
+        drop(write);
+        assert_eq!(wait.await, Ok(None));
+        let open = dialer.open("test", Priority::default()).expect("it is open");
+        let wait = waiting(&open);
+        tokio::task::yield_now().await;
+        dialer.close(3, "").await;
+        for task in wait {
+            let error = task.await.expect("no panic").expect_err("the connection ends first");
+            assert_eq!(error.code(), Some(Code::Application(3)));
+        }
+    });
+}
+
+/// A client that uploads to a server which answers before it has read the request, and stops it.
+async fn answered_early<F: Future<Output = ()> + Send>(join: impl FnOnce(TcpStream, Stream) -> F) -> usize {
+    const ANSWER: usize = 3_000_000;
+    let (_dialer, _listener, stream, served) = streams().await;
+    let (mut read, mut write) = served.split();
+    tokio::spawn(async move {
+        read.read_exact(&mut [0; 100_000]).await.expect("the request begins");
+        write.write_all(&[7; ANSWER / 2]).await.expect("the client reads");
+        read.stop(Code::Application(1));
+        write.write_all(&[7; ANSWER / 2]).await.expect("the client reads");
+        write.shutdown().await.expect("the client reads");
+    });
+    let front = TcpListener::bind("127.0.0.1:0").await.expect("loopback listens");
+    let client = TcpStream::connect(front.local_addr().expect("it is bound")).await.expect("it listens");
+    let (mut answer, mut request) = client.into_split();
+    let upload = tokio::spawn(async move {
+        // As long as anybody takes it.
+        for _ in 0..200 {
+            if request.write_all(&[8; 50_000]).await.is_err() {
+                break;
+            }
+        }
+    });
+    let download = tokio::spawn(async move {
+        let mut all = Vec::new();
+        // An error is the loud end.
+        let _ = answer.read_to_end(&mut all).await;
+        all.len()
+    });
+    join(front.accept().await.expect("it dials").0, stream).await;
+    upload.await.expect("no panic");
+    let got = download.await.expect("no panic");
+    assert!(got <= ANSWER);
+    ANSWER - got
+}
+
+#[test]
+fn a_relay_passes_on_the_whole_answer_of_a_server_that_stops_the_request() {
+    run(60, || async {
+        let missing = answered_early(async |mut local: TcpStream, stream| {
+            relay(&mut local, stream).await.expect("it is no error");
+        })
+        .await;
+        assert_eq!(missing, 0);
+    });
+}
+
+#[test]
+fn a_relay_tells_of_an_answer_that_is_cut() {
+    run(30, || async {
+        let (dialer, _listener, stream, mut served) = streams().await;
+        let (mut local, mut far) = tokio::io::duplex(100);
+        let relaying = tokio::spawn(async move { relay(&mut local, stream).await });
+        served.write_all(b"half").await.expect("the client reads");
+        far.read_exact(&mut [0; 4]).await.expect("it arrives");
+        served.writer().reset(Code::Application(9));
+        let error = relaying.await.expect("no panic").expect_err("the answer is cut");
+        assert_eq!(
+            error.get_ref().and_then(|error| error.downcast_ref()),
+            Some(&ReadError::Reset(Code::Application(9)))
+        );
+        drop(dialer);
     });
 }

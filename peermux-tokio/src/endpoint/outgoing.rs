@@ -7,18 +7,18 @@ use std::sync::Arc;
 use peermux_core::driver::Driver;
 use peermux_core::endpoint::Dialing;
 use peermux_core::trace::Trace;
-use tokio::net::TcpStream;
 
 use super::{Shared, serve};
 use crate::connection::establish;
 use crate::pump;
+use crate::reach::reach;
 use crate::transport::{Clock, Transport};
 use crate::{Connection, Identity, Remote};
 
 /// Dials, until nobody waits for it any more, and then serves the connection.
 pub(super) async fn dial(dialing: Dialing<Connection>, shared: Arc<Shared>) {
     let connecting = async {
-        let socket = TcpStream::connect(dialing.addresses()).await?;
+        let socket = reach(dialing.addresses(), shared.config.connect_timeout).await?;
         let (clock, trace, config) = (Clock::start(), Trace::dialing(socket.peer_addr().ok()), shared.config.clone());
         let (identity, remote) = (Identity::Known((shared.keys)().current), Remote::Key(dialing.peer()));
         let connection =
