@@ -41,8 +41,10 @@ struct State {
     /// Those that wait for the connection to move on: to be established, or to end.
     watchers: BTreeMap<u64, Waker>,
     next_key: u64,
-    /// The peer, if the application is to be asked about it.
-    asked: Option<PeerInfo>,
+    /// The application is to be asked about the peer.
+    asked: bool,
+    /// Those that wait for the peer's attestation know what to expect.
+    attested: bool,
     /// Decides about early data.
     register: Option<Arc<Mutex<StrikeRegister>>>,
     /// Early data was accepted: the peer is claimed.
@@ -109,7 +111,8 @@ impl Driver {
             acceptors: BTreeMap::new(),
             watchers: BTreeMap::new(),
             next_key: 0,
-            asked: None,
+            asked: false,
+            attested: false,
             register,
             claimed: false,
             drained: None,
@@ -339,8 +342,10 @@ impl Waiter {
                 if let Some(peer) = state.connection.claimed_peer().filter(|_| claimed) {
                     return Some(Ok(Progress::Claimed(peer.clone())));
                 }
-                if let Some(peer) = state.asked.take() {
-                    return Some(Ok(Progress::Ask(peer)));
+                // With an attestation that has come in a frame meanwhile.
+                let asked = core::mem::take(&mut state.asked);
+                if let Some(peer) = state.connection.peer().filter(|_| asked) {
+                    return Some(Ok(Progress::Ask(peer.clone())));
                 }
                 state.established().map(|peer| Ok(Progress::Established(peer)))
             },
@@ -358,6 +363,23 @@ impl Waiter {
             |state| match state.connection.error() {
                 Some(error) => Some(Err(error.clone())),
                 None => state.established().map(Ok),
+            },
+        )
+    }
+
+    /// Ready once the attestation of the confirmed peer has arrived, or once it is certain that none comes (`None`): see [`Connection::attestation`]. `waker` is woken then.
+    /// A peer that attests nothing makes this wait for its sixteenth record.
+    ///
+    /// # Errors
+    /// Why the connection ended before.
+    pub fn poll_attestation(&mut self, waker: &Waker) -> Poll<Result<Option<Bytes>, ConnectionError>> {
+        self.poll(
+            waker,
+            |state| &mut state.watchers,
+            |state| match (state.connection.attestation(), state.connection.error()) {
+                (Poll::Ready(attestation), _) => Some(Ok(attestation.cloned())),
+                (Poll::Pending, Some(error)) => Some(Err(error.clone())),
+                (Poll::Pending, None) => None,
             },
         )
     }
@@ -403,8 +425,8 @@ impl State {
         while let Some(event) = self.connection.poll_event() {
             match event {
                 Event::StreamOpened => wakers.many.extend(core::mem::take(&mut self.acceptors).into_values()),
-                Event::PeerProved(peer) => {
-                    self.asked = Some(peer);
+                Event::PeerProved(_) => {
+                    self.asked = true;
                     wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
                 }
                 Event::Established(_) | Event::Closed(_) => {
@@ -423,6 +445,10 @@ impl State {
                 }
                 Event::Readable(_) | Event::Writable(_) | Event::Stopped(_) | Event::Attestation(_) => {}
             }
+        }
+        if !self.attested && self.connection.attestation().is_ready() {
+            self.attested = true;
+            wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
         }
         if self.connection.is_closed() {
             wakers.many.extend(core::mem::take(&mut self.watchers).into_values());

@@ -1,10 +1,14 @@
 //! Attestations and the key log: `docs/spec.md` sections 4.5 and 9.13.
 
 use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
 
 use peermux_core::attestation::ed25519;
+use peermux_core::code::Code;
+use peermux_core::driver::Progress;
+use peermux_core::wire::Priority;
 use peermux_core::{Config, Event, Identity, KeyLog, Remote, Role, TrafficSecrets};
-use peermux_tests::{PairBuilder, initiator_key, responder_key};
+use peermux_tests::{Drivers, PairBuilder, initiator_key, responder_key};
 
 const NOT_AFTER: u64 = 2_000_000_000;
 
@@ -71,7 +75,59 @@ fn a_long_attestation_comes_in_a_frame() {
         _ => None,
     });
     assert_eq!(&bytes[..], &[200; 1024]);
-    assert_eq!(pair.responder.conn.peer().expect("it is established").attestation, None);
+    assert_eq!(pair.responder.conn.peer().expect("it is established").attestation, Some(bytes.clone()));
+    assert_eq!(pair.responder.conn.attestation(), Poll::Ready(Some(&bytes)));
+}
+
+#[test]
+fn an_attestation_that_came_in_a_frame_is_there_when_the_application_is_asked() {
+    for len in [None, Some(1024)] {
+        for remote in [Remote::Key(responder_key().public_key()), Remote::Anyone] {
+            let mut drivers = Drivers::new(PairBuilder {
+                initiator_config: attested(Role::Initiator, len),
+                responder_config: Config { ask: true, ..Config::default() },
+                remote,
+                ..PairBuilder::default()
+            });
+            drivers.settle();
+            let mut waiter = drivers.responder.waiter();
+            let Poll::Ready(Ok(Progress::Ask(peer))) = waiter.poll_progress(Waker::noop()) else { panic!("it asks") };
+            assert_eq!(peer.attestation.as_ref().map(|bytes| bytes.len()), Some(len.unwrap_or(ed25519::LEN)));
+            let told = waiter.poll_attestation(Waker::noop());
+            assert_eq!(told, Poll::Ready(Ok(peer.attestation)));
+        }
+    }
+}
+
+#[test]
+fn who_waits_for_an_attestation_learns_that_none_comes() {
+    let mut drivers = Drivers::new(PairBuilder::default());
+    let mut waiter = drivers.initiator.waiter();
+    assert_eq!(waiter.poll_attestation(Waker::noop()), Poll::Pending, "before the handshake");
+    drivers.settle();
+    let stream = drivers.responder.open(None, Priority::default()).expect("it opens");
+    let received = |drivers: &Drivers| drivers.initiator.with(|connection| connection.record_counts().1);
+    while received(&drivers) < 16 {
+        assert_eq!(waiter.poll_attestation(Waker::noop()), Poll::Pending, "after {}", received(&drivers));
+        assert_eq!(stream.poll_write(Waker::noop(), b"x"), Poll::Ready(Ok(1)));
+        drivers.settle();
+    }
+    assert_eq!(drivers.initiator.waiting(), 0, "it was woken");
+    assert_eq!(waiter.poll_attestation(Waker::noop()), Poll::Ready(Ok(None)));
+    drivers.initiator.with(|connection| connection.close(Code::NO_ERROR, ""));
+    assert_eq!(waiter.poll_attestation(Waker::noop()), Poll::Ready(Ok(None)), "what is known stays known");
+}
+
+#[test]
+fn who_waits_for_an_attestation_learns_that_the_connection_ended() {
+    let mut drivers = Drivers::new(PairBuilder::default());
+    drivers.settle();
+    let mut waiter = drivers.responder.waiter();
+    assert_eq!(waiter.poll_attestation(Waker::noop()), Poll::Pending);
+    drivers.initiator.with(|connection| connection.close(Code::NO_ERROR, ""));
+    drivers.settle();
+    assert_eq!(drivers.responder.waiting(), 0, "it was woken");
+    assert!(matches!(waiter.poll_attestation(Waker::noop()), Poll::Ready(Err(_))));
 }
 
 #[test]

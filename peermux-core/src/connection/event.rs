@@ -1,13 +1,11 @@
 //! What a connection tells its application.
 
-use arrayvec::ArrayVec;
 use bytes::Bytes;
 
 use crate::code::ProtocolCode;
 use crate::crypto::{PublicKey, Suite};
 use crate::error::ConnectionError;
 use crate::id::{Mode, StreamId};
-use crate::wire::MAX_TLV_ATTESTATION;
 
 /// What the handshake proved of the peer. Its key is confirmed: the peer holds it, and no replay can say so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +20,9 @@ pub struct PeerInfo {
     pub suite: Suite,
     /// The version of the protocol.
     pub version: u8,
-    /// What the peer says that binds another identity to its key. Nobody has verified it.
-    pub attestation: Option<ArrayVec<u8, MAX_TLV_ATTESTATION>>,
+    /// The attestation that the peer sent, which binds another identity to its key. Nobody has verified it. One of more than 112 bytes comes in a frame, in one of the
+    /// peer's first 16 records: [`Connection::attestation`](super::Connection::attestation) tells whether it has arrived.
+    pub attestation: Option<Bytes>,
 }
 
 /// Early data, and who claims to have sent it.

@@ -16,7 +16,7 @@ use crate::wire::QUANTUM;
 use crate::wire::{Frame, FrameError, Frames, HANDSHAKE_FRAMES};
 
 /// SETTINGS and ATTESTATION stand in the first records, if anywhere.
-const FIRST_RECORDS: u64 = 16;
+pub(super) const FIRST_RECORDS: u64 = 16;
 
 /// A frame area cannot be read on.
 fn violation(error: FrameError) -> Violation {
@@ -307,7 +307,11 @@ impl Connection {
             }
             Frame::Attestation(attestation) => {
                 self.once(|once| &mut once.attestation, ProtocolCode::FRAME_NOT_ALLOWED, "ATTESTATION twice or late")?;
-                self.notices.push(Event::Attestation(Bytes::copy_from_slice(attestation.0)));
+                let bytes = Bytes::copy_from_slice(attestation.0);
+                if let Some(peer) = &mut self.peer {
+                    peer.attestation.get_or_insert_with(|| bytes.clone());
+                }
+                self.notices.push(Event::Attestation(bytes));
                 Ok(())
             }
             Frame::Skipped(_) => self.mux.budget.control(self.now, 1),

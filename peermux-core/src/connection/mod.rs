@@ -18,11 +18,11 @@ mod views;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::task::Waker;
+use core::task::{Poll, Waker};
 use core::time::Duration;
 
 use arrayvec::ArrayVec;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use rand_core::TryCryptoRng;
 
 pub use event::{EarlyOffer, Event, PeerInfo};
@@ -448,6 +448,16 @@ impl Connection {
     /// The peer as it claims to be, before it is confirmed: a responder has this from M1 on where the initiator knew its key, and M1 can be replayed.
     pub const fn claimed_peer(&self) -> Option<&PeerInfo> {
         self.peer.as_ref()
+    }
+
+    /// The attestation of the confirmed peer, whether it came in the handshake or in a frame: see [`PeerInfo::attestation`]. Nobody has verified it. `Ready(None)` says that the peer has sent none,
+    /// and sends none any more: it could have come in the first 16 records only. An [`Event::Attestation`] tells that it arrived in a frame.
+    pub fn attestation(&self) -> Poll<Option<&Bytes>> {
+        match self.peer().map(|peer| peer.attestation.as_ref()) {
+            Some(Some(bytes)) => Poll::Ready(Some(bytes)),
+            Some(None) if self.record_counts().1 >= ingress::FIRST_RECORDS => Poll::Ready(None),
+            _ => Poll::Pending,
+        }
     }
 
     /// Whether the peer is confirmed and accepted, and the connection has not ended.

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use rand_core::Rng as _;
 
 use super::{Connection, Decision, EarlyOffer, Event, PeerInfo, Phase};
@@ -50,6 +50,11 @@ fn grease(rng: &mut Rng) -> (u8, ArrayVec<u8, 8>) {
     let kind = rng.uniform(0xe0, 0xf0) as u8;
     let len = rng.uniform(0, 9) as usize;
     (kind, rng.next_u64().to_be_bytes().into_iter().take(len).collect())
+}
+
+/// What a payload attests.
+fn attestation(hello: &Hello) -> Option<Bytes> {
+    hello.attestation.as_deref().map(Bytes::copy_from_slice)
 }
 
 /// Chooses from an offer: the first of this side's preferences that was offered.
@@ -198,7 +203,7 @@ impl Connection {
                 mode: Mode::Ik,
                 suite,
                 version,
-                attestation: claimed.hello.attestation.clone(),
+                attestation: attestation(claimed.hello),
             });
             if let Some(offer) = self.early_offer(&claimed, version) {
                 self.notices.push(Event::EarlyData(offer));
@@ -285,7 +290,7 @@ impl Connection {
             mode: proved.mode(),
             suite,
             version,
-            attestation: proved.hello().attestation.clone(),
+            attestation: attestation(proved.hello()),
         });
         let ask = match remote {
             Remote::Key(expected) if expected != key => return Err(HandshakeError::UnexpectedKey),
@@ -367,7 +372,7 @@ impl Connection {
             mode: Mode::Fallback,
             suite,
             version,
-            attestation: read.hello.attestation.clone(),
+            attestation: attestation(&read.hello),
         });
         self.keys_are_there(read.established, Mode::Fallback, 1, header.next)?;
         self.confirmed();
