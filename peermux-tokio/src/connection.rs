@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use peermux_core::driver::{Driver, Progress};
 use peermux_core::trace::Trace;
 use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
@@ -304,6 +305,19 @@ impl Connection {
     /// Returns the round trip time, smoothed; zero before the first measurement.
     pub fn round_trip(&self) -> Duration {
         self.driver().look(peermux_core::Connection::round_trip)
+    }
+
+    /// Waits for the peer's attestation: one of at most 112 bytes is in [`PeerInfo::attestation`] from the beginning, and a longer one comes in one of the peer's first 16 records. Returns
+    /// `None` once the peer has sent none and can send none any more, which takes 16 records. Nobody has verified it: see [`peermux_core::attestation`].
+    ///
+    /// # Errors
+    /// Why the connection ended before.
+    ///
+    /// # Cancel safety
+    /// The future can be dropped at any time.
+    pub async fn attestation(&self) -> Result<Option<Bytes>, ConnectionError> {
+        let mut waiter = self.driver().waiter();
+        poll_fn(|cx| waiter.poll_attestation(cx.waker())).await
     }
 
     /// Fills `out` with keying material for the application, in the shape of RFC 5705: both sides get the same bytes for the same `label` and `context`

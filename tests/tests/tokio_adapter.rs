@@ -511,6 +511,28 @@ fn stopped_waits_for_the_end_of_the_sending_half() {
     });
 }
 
+#[test]
+fn an_attestation_that_comes_in_a_frame_reaches_the_application() {
+    run(30, || async {
+        let long: Arc<[u8]> = (0..1024).map(|n| n as u8).collect();
+        let config = Config { attestation: Some(long.clone()), ..Config::default() };
+        let listener = Listener::bind("127.0.0.1:0", responder_key(), config).await.expect("loopback listens");
+        let remote = Remote::Key(responder_key().public_key());
+        let short = Config { attestation: Some([5; 112].into()), ..Config::default() };
+        let (dialer, accepted) =
+            tokio::join!(connect(listener.local_addr(), initiator_key(), remote, short), listener.accept());
+        let (dialer, accepted) = (dialer.expect("it listens"), accepted.expect("it dials"));
+        assert_eq!(dialer.attestation().await.expect("it lives").as_deref(), Some(&*long));
+        assert_eq!(accepted.attestation().await.expect("it lives").as_deref(), Some(&[5; 112][..]));
+        // A peer that attests nothing may still do so, as long as it has sent little.
+        let (dialer, listener) = pair().await;
+        assert!(tokio::time::timeout(Duration::from_millis(20), dialer.attestation()).await.is_err());
+        let waiting = tokio::spawn(async move { dialer.attestation().await });
+        listener.close(4, "").await;
+        assert_eq!(waiting.await.expect("no panic").expect_err("it has ended").code(), Some(Code::Application(4)));
+    });
+}
+
 /// A client that uploads to a server which answers before it has read the request, and stops it.
 async fn answered_early<F: Future<Output = ()> + Send>(join: impl FnOnce(TcpStream, Stream) -> F) -> usize {
     const ANSWER: usize = 3_000_000;
