@@ -38,7 +38,7 @@ pub struct EndpointLimits {
     pub unconfirmed: usize,
     /// Those of them from one IPv4 address, or one IPv6 network of 64 bits. The socket of a dialer beyond that is closed at once. 16 by default.
     pub unconfirmed_per_address: usize,
-    /// Streams of one protocol that wait for their acceptor; those beyond are refused with REFUSED. 128 by default; at least 1.
+    /// Streams of one protocol, of one connection, that wait for their acceptor; those beyond are refused with REFUSED. Connections take turns. 128 by default; at least 1.
     pub queued_streams: usize,
 }
 

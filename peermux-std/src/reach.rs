@@ -89,7 +89,6 @@ fn is_under_way(error: &io::Error) -> bool {
 
 /// Waits for an attempt to come to its end, for `time` at most. Says which have; `None` if `stop` has ended.
 fn wait(attempts: &[Attempt], stop: Option<&io::PipeReader>, time: Option<Duration>) -> io::Result<Option<Vec<bool>>> {
-    // A fraction of what the system counts in is waited for as well: it must not be asked again and again.
     let time = time.map(|time| Timespec {
         tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: time.subsec_nanos().into(),

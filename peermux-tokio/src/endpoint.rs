@@ -166,8 +166,8 @@ impl Endpoint {
     /// Takes the streams that name `protocol`, on whichever connection; those that name none if it is empty. Streams that name a protocol
     /// without an acceptor are refused with [`Code::UNKNOWN_PROTOCOL`](crate::Code::UNKNOWN_PROTOCOL).
     ///
-    /// An acceptor that is slow delays no other one: at most [`EndpointLimits::queued_streams`] wait for it, and more are refused with
-    /// [`Code::REFUSED`](crate::Code::REFUSED), so that they can be opened again.
+    /// An acceptor that is slow delays no other one: of each connection at most [`EndpointLimits::queued_streams`] wait for it, and more are refused with
+    /// [`Code::REFUSED`](crate::Code::REFUSED), so that they can be opened again. Connections take turns, so that a peer that opens many streams delays only itself.
     ///
     /// # Errors
     /// See [`RegisterError`].

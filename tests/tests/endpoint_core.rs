@@ -423,9 +423,16 @@ fn a_connection_that_has_ended_is_not_given_out_even_before_its_task_has_seen_it
 
 /// `count` streams of the peer that name "test" have arrived.
 fn with_streams(count: usize) -> Handle {
-    let mut pair =
-        PairBuilder { responder_config: Config { max_streams: 1000, ..Config::default() }, ..PairBuilder::default() }
-            .establish();
+    with_streams_of(initiator_key(), count)
+}
+
+fn with_streams_of(peer: StaticSecret, count: usize) -> Handle {
+    let builder = PairBuilder {
+        identity: Identity::Known(peer),
+        responder_config: Config { max_streams: 1000, ..Config::default() },
+        ..PairBuilder::default()
+    };
+    let mut pair = builder.establish();
     for _ in 0..count {
         let id = pair.initiator.conn.open(Some("test"), Priority::default()).expect("it is open");
         pair.initiator.conn.send(id).write(b"x").expect("there is room");
@@ -457,6 +464,23 @@ fn many_streams_are_taken_by_and_by_and_the_acceptor_is_woken() {
     assert!((1..100).contains(&first), "{first} at once");
     assert!(serving.poll(NOW, &waker).is_pending());
     assert_eq!((first + queued(&acceptor), serves.taken()), (100, 0));
+}
+
+#[test]
+fn a_peer_that_opens_many_streams_fills_its_own_queue_only() {
+    let node = node(EndpointLimits { queued_streams: 8, ..EndpointLimits::default() });
+    let acceptor = node.register("test").expect("it is free");
+    // The second peer is another one, so its connection is no duplicate.
+    let (greedy, modest) = (with_streams(60), with_streams_of(StaticSecret::from_bytes(&[7; 32]), 3));
+    let mut serving = [&greedy, &modest].map(|link| node.adopt(NOW, link));
+    for serving in &mut serving {
+        assert!(serving.poll(NOW, Waker::noop()).is_pending());
+    }
+    let mut turns = Vec::new();
+    while let Poll::Ready(Some((_, link))) = acceptor.poll_accept(Waker::noop()) {
+        turns.push(Arc::ptr_eq(link.driver(), modest.driver()));
+    }
+    assert_eq!(turns, [false, true, false, true, false, true, false, false, false, false, false]);
 }
 
 #[test]

@@ -213,11 +213,8 @@ fn dropped_handles_end_at_once_whatever_is_under_way() {
     });
 }
 
-/// Dials `addresses`, and says how long it took.
-fn dial(addresses: &[SocketAddr]) -> (std::io::Result<Connection>, Duration) {
-    let begin = Instant::now();
-    let remote = Remote::Key(responder_key().public_key());
-    (connect(addresses, initiator_key(), remote, Config::default()), begin.elapsed())
+fn dial(addresses: &[SocketAddr]) -> std::io::Result<Connection> {
+    connect(addresses, initiator_key(), Remote::Key(responder_key().public_key()), Config::default())
 }
 
 #[test]
@@ -225,27 +222,24 @@ fn of_several_addresses_the_first_that_answers_is_taken() {
     within(30, || {
         let listener = Listener::bind("127.0.0.1:0", responder_key(), Config::default()).expect("loopback listens");
         let (good, hole) = (listener.local_addr(), BlackHole::new());
-        // One that refuses costs no time, and one that is silent a quarter of a second.
         let refused = TcpListener::bind("127.0.0.1:0").and_then(|gone| gone.local_addr()).expect("loopback listens");
-        for (addresses, least, most) in [
-            (&[refused, good][..], 0, 240),
-            (&[hole.address, good], 240, 2000),
-            (&[hole.address, refused, good], 240, 2000),
-        ] {
-            let (result, took) = dial(addresses);
-            result.expect("one of them listens");
-            assert!((least..most).contains(&took.as_millis()), "{addresses:?} took {took:?}");
-        }
+        // One that is silent costs a quarter of a second, and many that refuse cost no time.
+        let begin = Instant::now();
+        dial(&[hole.address, good]).expect("the second one listens");
+        assert!(begin.elapsed() >= Duration::from_millis(240), "it took {:?}", begin.elapsed());
+        let begin = Instant::now();
+        let many = (2..20).map(|host| SocketAddr::from(([127, 0, 0, host], refused.port())));
+        let many: Vec<_> = many.chain([hole.address, refused, good]).collect();
+        dial(&many).expect("the last one listens");
+        assert!(begin.elapsed() < Duration::from_secs(3), "it took {:?}", begin.elapsed());
         // All errors are told, with their addresses.
-        let error = dial(&[refused, refused, SocketAddr::from(([127, 0, 0, 2], refused.port()))])
-            .0
-            .expect_err("nobody listens");
+        let error = dial(&[refused, refused, many[0]]).expect_err("nobody listens");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         let attempts =
             error.get_ref().and_then(|inner| inner.downcast_ref::<ConnectError>()).expect("it says").attempts();
         assert_eq!(attempts.len(), 2, "{error}");
         assert!(error.to_string().contains(&refused.to_string()), "{error}");
-        assert_eq!(dial(&[]).0.expect_err("there is nobody to dial").kind(), ErrorKind::InvalidInput);
+        assert_eq!(dial(&[]).expect_err("there is nobody to dial").kind(), ErrorKind::InvalidInput);
     });
 }
 

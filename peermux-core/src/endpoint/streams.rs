@@ -1,7 +1,7 @@
 //! Streams of the peers, and who takes them.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use core::fmt;
 use core::task::{Poll, Waker, ready};
@@ -15,11 +15,45 @@ use crate::wire::is_name;
 /// Streams that a [`Serving`] takes before it lets others go on.
 const AT_ONCE: usize = 64;
 
-/// The streams of one protocol that wait.
+/// The streams of one protocol that wait. Each connection has a queue of its own, and they take turns: a peer that opens many fills its own queue only.
 pub(super) struct Queue<C> {
-    streams: VecDeque<(Stream, C)>,
+    /// By the connection; none is empty.
+    streams: BTreeMap<u64, VecDeque<(Stream, C)>>,
+    /// The connections that have streams here, the next one first.
+    turns: VecDeque<u64>,
     /// Who accepts, while there is none.
     pub(super) waker: Option<Waker>,
+}
+
+impl<C> Queue<C> {
+    const fn new() -> Self {
+        Self { streams: BTreeMap::new(), turns: VecDeque::new(), waker: None }
+    }
+
+    /// Streams of the connection that wait.
+    fn len(&self, connection: u64) -> usize {
+        self.streams.get(&connection).map_or(0, VecDeque::len)
+    }
+
+    fn push(&mut self, connection: u64, stream: Stream, link: C) {
+        let queue = self.streams.entry(connection).or_default();
+        if queue.is_empty() {
+            self.turns.push_back(connection);
+        }
+        queue.push_back((stream, link));
+    }
+
+    fn pop(&mut self) -> Option<(Stream, C)> {
+        let turn = self.turns.pop_front()?;
+        let queue = self.streams.get_mut(&turn)?;
+        let stream = queue.pop_front();
+        if queue.is_empty() {
+            self.streams.remove(&turn);
+        } else {
+            self.turns.push_back(turn);
+        }
+        stream
+    }
 }
 
 /// Why a protocol could not be registered.
@@ -61,7 +95,7 @@ impl<C> Endpoint<C> {
             if state.protocols.contains_key(protocol) {
                 return Err(RegisterError::Taken);
             }
-            state.protocols.insert(protocol.into(), Queue { streams: VecDeque::new(), waker: None });
+            state.protocols.insert(protocol.into(), Queue::new());
             Ok(Acceptor { endpoint: self.clone(), protocol: protocol.into() })
         })
     }
@@ -74,7 +108,7 @@ impl<C> Acceptor<C> {
         self.endpoint.act(|state, after| {
             let over = state.over();
             let Some(queue) = state.protocols.get_mut(&self.protocol) else { return Poll::Ready(None) };
-            match queue.streams.pop_front() {
+            match queue.pop() {
                 Some(stream) => Poll::Ready(Some(stream)),
                 None if over => Poll::Ready(None),
                 None => {
@@ -96,7 +130,7 @@ impl<C> Drop for Acceptor<C> {
         self.endpoint.act(|state, after| {
             let Some(queue) = state.protocols.remove(&self.protocol) else { return };
             after.former.extend(queue.waker);
-            for (stream, link) in queue.streams {
+            for (stream, link) in queue.streams.into_values().flatten() {
                 after.refused.push((stream, Code::REFUSED));
                 after.links.push(link);
             }
@@ -169,11 +203,11 @@ impl<C: Link> Serving<C> {
         let name = stream.protocol();
         self.endpoint.act(|state, after| match state.protocols.get_mut(name.as_deref().unwrap_or_default()) {
             None => after.refuse(&self.link, stream, Code::UNKNOWN_PROTOCOL),
-            Some(queue) if queue.streams.len() >= self.endpoint.limits.queued_streams.max(1) => {
+            Some(queue) if queue.len(self.id) >= self.endpoint.limits.queued_streams.max(1) => {
                 after.refuse(&self.link, stream, Code::REFUSED);
             }
             Some(queue) => {
-                queue.streams.push_back((stream, self.link.clone()));
+                queue.push(self.id, stream, self.link.clone());
                 after.wake.extend(queue.waker.take());
             }
         });
