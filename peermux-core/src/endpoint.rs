@@ -30,6 +30,9 @@ pub use places::Place;
 use streams::Queue;
 pub use streams::{Acceptor, RegisterError, Serving};
 
+/// Connections of a peer that are not closed, those included that are about to be, from which on one more keeps its place.
+const CROWD: usize = 16;
+
 /// How much an endpoint takes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndpointLimits {
@@ -216,9 +219,12 @@ impl<C> Endpoint<C> {
 impl<C: Link> Endpoint<C> {
     /// Takes a connection whose peer was just confirmed, one that was not dialled here (for those see [`Dialing::finish`]), and ends those that it takes the place of. If the endpoint
     /// drains, the connection is closed with REFUSED: the peer knows then that nothing of it was processed.
-    pub fn adopt(self: &Arc<Self>, now: Instant, link: &C) -> Serving<C> {
-        let id = self.act(|state, after| state.adopt(now, link, after));
-        Serving::new(self, id, link)
+    ///
+    /// `place` is that of the handshake. It is free again when this returns; but if the peer has many connections that are not closed, it is kept until this one is. So a
+    /// peer that dials again and again has to wait.
+    pub fn adopt(self: &Arc<Self>, now: Instant, link: &C, place: Option<Place<C>>) -> Serving<C> {
+        let (id, is_crowded) = self.act(|state, after| (state.adopt(now, link, after), state.is_crowded(link)));
+        Serving::new(self, id, link, place.filter(|_| is_crowded))
     }
 
     /// Returns the connection with the holder of `peer`, if there is one that takes new streams.
@@ -390,6 +396,13 @@ impl<C: Link> State<C> {
         }
         self.tell_all(after);
         id
+    }
+
+    /// Whether there are more connections with the peer of `link` than an honest one has.
+    fn is_crowded(&self, link: &C) -> bool {
+        let peer = link.peer();
+        let same = self.links.values().filter(|held| held.link.peer().key == peer.key);
+        !peer.anonymous && same.count() > CROWD
     }
 
     fn close(&self, id: u64, after: &mut After<C>) {

@@ -223,7 +223,7 @@ fn who_is_drained_off_before_the_dial_is_over_takes_the_other_connection_or_wait
     let until = NOW + Duration::from_secs(15);
     assert_eq!(waits(&mut want, &waker), Some(until));
     let (link, _peer) = accepted();
-    let _serving = node.adopt(NOW, &link);
+    let _serving = node.adopt(NOW, &link, None);
     assert_eq!(count.taken(), 1);
     assert!(Arc::ptr_eq(found(&mut want).driver(), link.driver()));
     // Where none comes, it dials again.
@@ -309,7 +309,7 @@ fn a_peer_that_dials_ends_the_wait_for_a_dial_and_what_is_established_is_not_giv
     let ours = dialled();
     dialing.begin(ours.driver());
     let (theirs, _there) = accepted();
-    let _serving = node.adopt(NOW, &theirs);
+    let _serving = node.adopt(NOW, &theirs, None);
     assert_eq!(count.taken(), 1);
     assert!(Arc::ptr_eq(found(&mut want).driver(), theirs.driver()));
     assert!(dialing.poll_unwanted(Waker::noop()).is_ready());
@@ -340,7 +340,7 @@ fn one_that_was_drained_off_is_told_when_to_dial_and_woken_when_the_peer_comes()
     assert_eq!(waits(&mut want, &waker), Some(NOW + Duration::from_secs(15)));
     assert_eq!(count.taken(), 0);
     let (theirs, _there) = accepted();
-    let _serving = node.adopt(NOW, &theirs);
+    let _serving = node.adopt(NOW, &theirs, None);
     assert_eq!(count.taken(), 1);
     assert!(Arc::ptr_eq(found(&mut want).driver(), theirs.driver()));
 }
@@ -376,17 +376,36 @@ fn places_are_counted_by_network_and_given_back() {
 }
 
 #[test]
+fn a_peer_with_many_connections_that_are_not_closed_keeps_its_places() {
+    let node = node(EndpointLimits { unconfirmed: 4, ..EndpointLimits::default() });
+    let place = || node.place("192.0.2.1".parse().expect("it is an address"));
+    let (count, waker) = Count::of(&node);
+    let links = [(); 20].map(|()| accepted());
+    let mut serving = links.each_ref().map(|(link, _)| node.adopt(NOW, link, place()));
+    // The first sixteen have given theirs back.
+    assert!(node.poll_room(&waker).is_pending());
+    links[19].0.driver().handle_transport_error(NOW, "it is gone");
+    assert!(serving[19].poll(NOW, Waker::noop()).is_ready());
+    assert_eq!((count.taken(), node.poll_room(&waker)), (1, Poll::Ready(true)));
+    // Another peer is not concerned.
+    drop(place().expect("there is one"));
+    let other = with_streams_of(StaticSecret::from_bytes(&[7; 32]), 0);
+    let _other = node.adopt(NOW, &other, place());
+    assert!(node.poll_room(&waker).is_ready());
+}
+
+#[test]
 fn an_endpoint_that_drains_takes_no_connection_and_waits_for_those_that_it_has() {
     let node = default();
     let (theirs, _there) = accepted();
-    let mut serving = node.adopt(NOW, &theirs);
+    let mut serving = node.adopt(NOW, &theirs, None);
     let (count, waker) = Count::of(&node);
     let drained = node.drain();
     assert!(theirs.driver().with(|connection| connection.is_draining()));
     assert!(drained.poll(&waker).is_pending() && node.peers().is_empty());
     // The peer that comes late learns that nothing was processed.
     let (late, _there) = accepted();
-    let mut refused = node.adopt(NOW, &late);
+    let mut refused = node.adopt(NOW, &late, None);
     assert_eq!(code_of(late.driver()), Some(Code::REFUSED));
     late.driver().handle_transport_error(NOW, "it has heard of it");
     assert!(refused.poll(NOW, Waker::noop()).is_ready());
@@ -402,7 +421,7 @@ fn an_endpoint_that_drains_takes_no_connection_and_waits_for_those_that_it_has()
     assert!(matches!(acceptor.poll_accept(&accepting), Poll::Ready(None)));
     // As does the wait for a connection that nobody serves any more.
     let node = default();
-    let serving = node.adopt(NOW, &accepted().0);
+    let serving = node.adopt(NOW, &accepted().0, None);
     let drained = node.drain();
     assert!(drained.poll(Waker::noop()).is_pending());
     drop(serving);
@@ -413,7 +432,7 @@ fn an_endpoint_that_drains_takes_no_connection_and_waits_for_those_that_it_has()
 fn a_connection_that_has_ended_is_not_given_out_even_before_its_task_has_seen_it() {
     let node = default();
     let (theirs, _there) = accepted();
-    let _serving = node.adopt(NOW, &theirs);
+    let _serving = node.adopt(NOW, &theirs, None);
     assert!(node.connection(NOW, &peer()).is_some());
     theirs.driver().handle_transport_error(NOW, "it is gone");
     assert!(node.connection(NOW, &peer()).is_none() && node.peers().is_empty());
@@ -438,7 +457,7 @@ fn with_streams_of(peer: StaticSecret, count: usize) -> Handle {
         pair.initiator.conn.send(id).write(b"x").expect("there is room");
     }
     pair.settle();
-    assert!(pair.responder.conn.has_incoming());
+    assert_eq!(pair.responder.conn.has_incoming(), count > 0);
     handle(pair.responder.conn)
 }
 
@@ -456,7 +475,7 @@ fn many_streams_are_taken_by_and_by_and_the_acceptor_is_woken() {
     let acceptor = node.register("test").expect("it is free");
     let ((accepts, accepting), (serves, waker)) = (Count::of(&node), Count::of(&node));
     assert!(acceptor.poll_accept(&accepting).is_pending());
-    let mut serving = node.adopt(NOW, &with_streams(100));
+    let mut serving = node.adopt(NOW, &with_streams(100), None);
     assert!(serving.poll(NOW, &waker).is_pending());
     // It lets others go on, and is woken for the rest.
     assert_eq!((accepts.taken(), serves.taken()), (1, 1));
@@ -472,7 +491,7 @@ fn a_peer_that_opens_many_streams_fills_its_own_queue_only() {
     let acceptor = node.register("test").expect("it is free");
     // The second peer is another one, so its connection is no duplicate.
     let (greedy, modest) = (with_streams(60), with_streams_of(StaticSecret::from_bytes(&[7; 32]), 3));
-    let mut serving = [&greedy, &modest].map(|link| node.adopt(NOW, link));
+    let mut serving = [&greedy, &modest].map(|link| node.adopt(NOW, link, None));
     for serving in &mut serving {
         assert!(serving.poll(NOW, Waker::noop()).is_pending());
     }
@@ -489,7 +508,7 @@ fn an_acceptor_that_is_dropped_leaves_its_name_to_another() {
     let acceptor = node.register("test").expect("it is free");
     assert!(node.register("test").is_err());
     let theirs = with_streams(3);
-    let mut serving = node.adopt(NOW, &theirs);
+    let mut serving = node.adopt(NOW, &theirs, None);
     assert!(serving.poll(NOW, Waker::noop()).is_pending());
     drop(acceptor);
     let acceptor = node.register("test").expect("it is free again");
@@ -509,7 +528,7 @@ fn a_connection_that_has_ended_is_no_duplicate_even_before_its_task_has_seen_it(
     let _ours = begin(&mut want, Waker::noop()).finish(NOW, Ok(ours.clone())).expect("it is a connection");
     ours.driver().handle_transport_error(NOW, "it is gone");
     let (theirs, _there) = decides(Role::Responder);
-    let _theirs = node.adopt(NOW, &theirs);
+    let _theirs = node.adopt(NOW, &theirs, None);
     assert!(!is_draining(&theirs));
     let current = node.connection(NOW, &peer).expect("there is one");
     assert!(Arc::ptr_eq(current.driver(), theirs.driver()));
@@ -519,7 +538,7 @@ fn a_connection_that_has_ended_is_no_duplicate_even_before_its_task_has_seen_it(
     let (ours, _there) = decides(Role::Initiator);
     let _ours = begin(&mut want, Waker::noop()).finish(NOW, Ok(ours)).expect("it is a connection");
     let (theirs, _there) = decides(Role::Responder);
-    let _theirs = node.adopt(NOW, &theirs);
+    let _theirs = node.adopt(NOW, &theirs, None);
     assert!(is_draining(&theirs));
 }
 
@@ -527,7 +546,7 @@ fn a_connection_that_has_ended_is_no_duplicate_even_before_its_task_has_seen_it(
 fn drain_lets_a_connection_that_lost_against_a_duplicate_finish() {
     let node = default();
     let links = [(); 3].map(|()| decides(Role::Responder));
-    let _serving: Vec<_> = links.iter().map(|(link, _)| node.adopt(NOW, link)).collect();
+    let _serving: Vec<_> = links.iter().map(|(link, _)| node.adopt(NOW, link, None)).collect();
     assert_eq!(links.each_ref().map(|(link, _)| is_draining(link)), [true, true, false]);
     let drained = node.drain();
     assert!(links.iter().all(|(link, _)| is_draining(link) && code_of(link.driver()).is_none()));
@@ -570,8 +589,7 @@ fn an_endpoint_that_drains_waits_for_peers_that_are_in_a_handshake_and_not_for_s
     assert!(drained.poll(&waker).is_pending());
     // It is confirmed, and told.
     let (link, _there) = accepted();
-    let mut serving = node.adopt(NOW, &link);
-    drop(peer);
+    let mut serving = node.adopt(NOW, &link, Some(peer));
     assert_eq!(code_of(link.driver()), Some(Code::REFUSED));
     assert!(drained.poll(&waker).is_pending());
     link.driver().handle_transport_error(NOW, "it has heard of it");
@@ -602,18 +620,18 @@ fn connections_of_a_previous_key_live_beside_those_of_the_current_one() {
     let node = default();
     let (old, _there) = dial(previous.public_key());
     assert_eq!(old.driver().look(Connection::local_key), Some(previous.public_key()));
-    let _old = node.adopt(NOW, &old);
+    let _old = node.adopt(NOW, &old, None);
     // The peer's connection is used, whichever key it was made to.
     assert!(Arc::ptr_eq(found(&mut node.want(own(), peer(), addresses(1))).driver(), old.driver()));
     let (new, _there) = dial(own());
     assert_eq!(new.driver().look(Connection::local_key), Some(own()));
-    let _new = node.adopt(NOW, &new);
+    let _new = node.adopt(NOW, &new, None);
     assert_eq!([&old, &new].map(is_draining), [false; 2], "they are no duplicates");
     assert_eq!(node.peers().len(), 2);
     assert!(Arc::ptr_eq(node.connection(NOW, &peer()).expect("there is one").driver(), new.driver()));
     // Two of the same key are.
     let (again, _there) = dial(previous.public_key());
-    let _again = node.adopt(NOW, &again);
+    let _again = node.adopt(NOW, &again, None);
     let decides = previous.public_key() < peer();
     assert_eq!([&old, &again, &new].map(is_draining), [decides, false, false]);
 }
@@ -645,7 +663,7 @@ fn no_waker_is_woken_or_dropped_under_a_lock() {
     let done = std::thread::spawn(|| {
         let node = default();
         let (link, mut there) = accepted();
-        let _serving = node.adopt(NOW, &link);
+        let _serving = node.adopt(NOW, &link, None);
         let driver = link.driver();
         let waker = || Waker::from(Arc::new(Reenters(driver.clone(), node.clone())));
         let again = || [waker(), waker()];

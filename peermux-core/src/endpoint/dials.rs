@@ -224,7 +224,7 @@ impl<C: Link> Dialing<C> {
             self.end(state, result.map_err(Arc::new), after);
             id
         });
-        Some(Serving::new(&self.endpoint, id?, &link?))
+        Some(Serving::new(&self.endpoint, id?, &link?, None))
     }
 }
 

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::task::{Poll, Waker, ready};
 
-use super::{Endpoint, Link};
+use super::{Endpoint, Link, Place};
 use crate::code::Code;
 use crate::driver::{Stream, Waiter};
 use crate::time::Instant;
@@ -150,10 +150,12 @@ pub struct Serving<C> {
     drains: bool,
     /// There are no more streams.
     ended: bool,
+    /// The place that this connection keeps until it is closed.
+    place: Option<Place<C>>,
 }
 
 impl<C: Link> Serving<C> {
-    pub(super) fn new(endpoint: &Arc<Endpoint<C>>, id: u64, link: &C) -> Self {
+    pub(super) fn new(endpoint: &Arc<Endpoint<C>>, id: u64, link: &C, place: Option<Place<C>>) -> Self {
         let driver = link.driver();
         let (streams, drained, closed) = (driver.waiter(), driver.waiter(), driver.waiter());
         Self {
@@ -165,6 +167,7 @@ impl<C: Link> Serving<C> {
             closed,
             drains: false,
             ended: false,
+            place,
         }
     }
 
@@ -178,6 +181,7 @@ impl<C: Link> Serving<C> {
             if self.ended {
                 ready!(self.closed.poll_closed(waker));
                 self.endpoint.act(|state, after| state.forget(self.id, after));
+                self.place = None;
                 return Poll::Ready(());
             }
             match ready!(self.streams.poll_accept(waker)) {

@@ -43,8 +43,8 @@ impl Shared {
             Arc::<Signal>::default().block_on_forever(|waker| waiter.poll_closed(waker));
             return Ok(());
         };
-        let serving = self.links.adopt(self.clock.now(), &connection);
-        drop((place, connection));
+        let serving = self.links.adopt(self.clock.now(), &connection, Some(place));
+        drop(connection);
         serve(serving, self.clock);
         Ok(())
     }

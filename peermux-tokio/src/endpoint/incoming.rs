@@ -50,8 +50,7 @@ async fn handshake(socket: TcpStream, place: Place<Connection>, shared: Arc<Shar
         poll_fn(|cx| waiter.poll_closed(cx.waker())).await;
         return Ok(());
     };
-    let serving = shared.links.adopt(shared.clock.now(), &Connection::new(transport, peer, trace));
-    drop(place);
+    let serving = shared.links.adopt(shared.clock.now(), &Connection::new(transport, peer, trace), Some(place));
     serve(serving, shared.clock).await;
     Ok(())
 }
