@@ -47,6 +47,11 @@ pub trait Connected: Clone + Send + Sync + 'static {
     fn error(&self) -> Option<ConnectionError>;
     fn is_draining(&self) -> bool;
     fn has_incoming(&self) -> bool;
+    /// The addresses of the socket, this side's first.
+    fn addresses(&self) -> [SocketAddr; 2];
+    fn channel_binding(&self) -> [u8; 64];
+    /// Keying material for a fixed label and context.
+    fn exported(&self) -> [u8; 32];
 }
 
 pub trait Duplex: Read + Write + Send + 'static {
@@ -58,6 +63,7 @@ pub trait Duplex: Read + Write + Send + 'static {
     fn reset(&mut self, code: u64);
     fn stop(&mut self, code: u64);
     fn refuse(self, code: u64);
+    fn stopped(&self) -> Result<Option<Code>, ConnectionError>;
     /// The halves; the writing one finishes by [`Duplex::finish_half`].
     fn halves(self) -> (Self::Reading, Self::Writing);
     fn finish_half(half: &mut Self::Writing) -> io::Result<()>;

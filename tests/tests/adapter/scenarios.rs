@@ -209,6 +209,34 @@ pub fn what_was_finished_before_the_handle_was_dropped_arrives<D: Face, L: Face>
     assert!(listener.ended().is_orderly());
 }
 
+pub fn stopped_says_how_the_sending_half_has_ended<D: Face, L: Face>() {
+    let ends = ends::<D, L>(&Config::default());
+    let (one, mut two) = opened(&ends);
+    two.stop(7);
+    assert_eq!(one.stopped(), Ok(Some(Code::Application(7))));
+    two.finish().expect("it leaves");
+    assert_eq!(two.stopped(), Ok(None));
+    let (mut one, two) = opened(&ends);
+    one.reset(8);
+    assert_eq!(one.stopped(), Ok(None));
+    // It waits for the end of a half that is open.
+    let waiting = thread::spawn(move || two.stopped());
+    thread::sleep(Duration::from_millis(50));
+    assert!(!waiting.is_finished());
+    ends.dialer.close(3, "");
+    let error = waiting.join().expect("no panic").expect_err("the connection ends first");
+    assert_eq!(error.code(), Some(Code::Application(3)));
+}
+
+pub fn both_sides_know_a_connection_by_the_same_names<D: Face, L: Face>() {
+    let ends = ends::<D, L>(&Config::default());
+    let [local, peer] = ends.dialer.addresses();
+    assert_eq!((ends.listener.addresses(), peer), ([peer, local], ends.address));
+    assert_eq!(ends.dialer.channel_binding(), ends.listener.channel_binding());
+    assert_ne!(ends.dialer.channel_binding(), [0; 64]);
+    assert_eq!(ends.dialer.exported(), ends.listener.exported());
+}
+
 /// What the two sides of an exchange do. All of these are programs of honest people.
 #[derive(Clone, Copy, Debug)]
 enum Habit {

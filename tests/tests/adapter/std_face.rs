@@ -69,6 +69,20 @@ impl Connected for Connection {
     fn has_incoming(&self) -> bool {
         self.driver().with(|connection| connection.has_incoming())
     }
+
+    fn addresses(&self) -> [SocketAddr; 2] {
+        [self.local_addr(), self.peer_addr()]
+    }
+
+    fn channel_binding(&self) -> [u8; 64] {
+        self.channel_binding()
+    }
+
+    fn exported(&self) -> [u8; 32] {
+        let mut out = [0; 32];
+        self.export(b"label", b"context", &mut out).expect("it is not too long");
+        out
+    }
 }
 
 impl Duplex for Stream {
@@ -93,6 +107,10 @@ impl Duplex for Stream {
 
     fn refuse(self, code: u64) {
         self.refuse(Code::Application(code));
+    }
+
+    fn stopped(&self) -> Result<Option<Code>, ConnectionError> {
+        self.stopped()
     }
 
     fn halves(self) -> (Stream, Stream) {

@@ -88,6 +88,20 @@ impl Connected for Connection {
     fn has_incoming(&self) -> bool {
         self.driver().with(|connection| connection.has_incoming())
     }
+
+    fn addresses(&self) -> [SocketAddr; 2] {
+        [self.local_addr(), self.peer_addr()]
+    }
+
+    fn channel_binding(&self) -> [u8; 64] {
+        self.channel_binding()
+    }
+
+    fn exported(&self) -> [u8; 32] {
+        let mut out = [0; 32];
+        self.export(b"label", b"context", &mut out).expect("it is not too long");
+        out
+    }
 }
 
 pub struct Blocking<T>(pub T);
@@ -130,6 +144,10 @@ impl Duplex for Blocking<Stream> {
 
     fn refuse(self, code: u64) {
         self.0.refuse(Code::Application(code));
+    }
+
+    fn stopped(&self) -> Result<Option<Code>, ConnectionError> {
+        wait(self.0.stopped())
     }
 
     fn halves(self) -> (Blocking<ReadHalf>, Blocking<WriteHalf>) {
