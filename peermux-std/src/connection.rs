@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use peermux_core::driver::{Driver, Progress};
 use peermux_core::trace::Trace;
 
@@ -247,6 +248,16 @@ impl Connection {
     /// The peer's static key.
     pub fn peer_key(&self) -> PublicKey {
         self.handle.peer.key
+    }
+
+    /// Waits for the peer's attestation: one of at most 112 bytes is in [`PeerInfo::attestation`] from the beginning, and a longer one comes in one of the peer's first 16 records. Returns
+    /// `None` once the peer has sent none and can send none any more, which takes 16 records. Nobody has verified it: see [`peermux_core::attestation`].
+    ///
+    /// # Errors
+    /// Why the connection ended before.
+    pub fn attestation(&self) -> Result<Option<Bytes>, ConnectionError> {
+        let mut waiter = self.handle.driver.waiter();
+        self.handle.signal.block_on_forever(|waker| waiter.poll_attestation(waker))
     }
 
     /// Closes the connection with a code of the application's and a reason of at most 256 bytes, and waits until the peer knows, or 3 s have

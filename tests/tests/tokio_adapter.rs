@@ -36,6 +36,7 @@ scenarios! { Tokio, Tokio:
     careless_drops_never_end_the_connection(3_000) within 60;
     stopped_says_how_the_sending_half_has_ended() within 20;
     both_sides_know_a_connection_by_the_same_names() within 20;
+    a_long_attestation_reaches_the_application() within 20;
     streams_that_nobody_can_accept_any_more_are_refused() within 20;
     a_stream_that_is_dropped_is_reset_and_never_ends() within 20;
     codes_of_resets_stops_and_refusals_arrive() within 20;

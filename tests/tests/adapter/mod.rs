@@ -12,6 +12,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use peermux_core::code::Code;
 use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};
 use peermux_core::wire::Priority;
@@ -50,6 +51,7 @@ pub trait Connected: Clone + Send + Sync + 'static {
     /// The addresses of the socket, this side's first.
     fn addresses(&self) -> [SocketAddr; 2];
     fn channel_binding(&self) -> [u8; 64];
+    fn attestation(&self) -> Result<Option<Bytes>, ConnectionError>;
     /// Keying material for a fixed label and context.
     fn exported(&self) -> [u8; 32];
 }

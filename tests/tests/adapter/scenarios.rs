@@ -237,6 +237,15 @@ pub fn both_sides_know_a_connection_by_the_same_names<D: Face, L: Face>() {
     assert_eq!(ends.dialer.exported(), ends.listener.exported());
 }
 
+/// It is too long for a handshake, so it travels in a frame.
+pub fn a_long_attestation_reaches_the_application<D: Face, L: Face>() {
+    let attestation = pattern(3, 0..1024);
+    let config = Config { attestation: Some((&*attestation).into()), ..Config::default() };
+    let ends = ends::<D, L>(&config);
+    assert_eq!(ends.dialer.attestation(), Ok(Some(attestation.clone().into())));
+    assert_eq!(ends.listener.attestation(), Ok(Some(attestation.into())));
+}
+
 /// What the two sides of an exchange do. All of these are programs of honest people.
 #[derive(Clone, Copy, Debug)]
 enum Habit {

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
+use bytes::Bytes;
 use peermux_core::code::Code;
 use peermux_core::error::{ConnectionError, OpenError};
 use peermux_core::wire::Priority;
@@ -76,6 +77,10 @@ impl Connected for Connection {
 
     fn channel_binding(&self) -> [u8; 64] {
         self.channel_binding()
+    }
+
+    fn attestation(&self) -> Result<Option<Bytes>, ConnectionError> {
+        self.attestation()
     }
 
     fn exported(&self) -> [u8; 32] {

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, LazyLock};
 
+use bytes::Bytes;
 use peermux_core::code::Code;
 use peermux_core::error::{ConnectionError, OpenError};
 use peermux_core::wire::Priority;
@@ -95,6 +96,10 @@ impl Connected for Connection {
 
     fn channel_binding(&self) -> [u8; 64] {
         self.channel_binding()
+    }
+
+    fn attestation(&self) -> Result<Option<Bytes>, ConnectionError> {
+        wait(self.attestation())
     }
 
     fn exported(&self) -> [u8; 32] {
