@@ -1,13 +1,24 @@
 //! How a connection behaves: limits, windows, timers. Every number has a default that suits a renter or a host.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
+use core::ops::RangeInclusive;
 use core::time::Duration;
 
 use crate::crypto::{Provider, PublicKey, StaticSecret, Suite, default_provider};
 use crate::key_log::KeyLog;
 use crate::mux::{LEAST_WINDOW, Parts};
 use crate::wire::{MAX_FRAME_ATTESTATION, MAX_RECORD, Settings, Shaping};
+
+/// The largest window.
+const MAX_WINDOW: u64 = 1 << 30;
+
+/// The least idle timeout (`docs/spec.md` section 4.4): a shorter one ends connections that a busy network delays.
+pub(crate) const LEAST_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+const LEAST_KEEPALIVE: Duration = Duration::from_millis(10);
 
 /// How a connection behaves. Built by changing fields of the default; checked when a connection is made.
 #[derive(Clone)]
@@ -35,10 +46,10 @@ pub struct Config {
     pub stream_send_buffer: usize,
     /// How long an attempt of an adapter to open the transport may take, for each address. `None` leaves it to the system, which may take minutes. 15 s by default.
     pub connect_timeout: Option<Duration>,
-    /// Silence after which the connection closes; `None` is never. The lesser of both sides' holds. 60 s by default.
+    /// Silence after which the connection closes; at least 1 s; `None` is never. The lesser of both sides' holds. 60 s by default.
     pub idle_timeout: Option<Duration>,
-    /// The longest time that this side is silent: a PING leaves after a random time between half of this and all of it. Should be at most half of
-    /// the idle timeout. `None` sends none. 20 s by default.
+    /// The longest time that this side is silent: a PING leaves after a random time between half of this and all of it. From 10 ms to half of
+    /// `idle_timeout`. If the peer's idle timeout is shorter, half of that one holds instead. `None` sends none. 20 s by default.
     pub keepalive: Option<Duration>,
     /// Whether the application is asked about each peer ([`Event::PeerProved`](crate::Event::PeerProved)), or every one is accepted whose key is as
     /// expected. `false` by default.
@@ -116,10 +127,20 @@ impl fmt::Debug for Config {
 }
 
 /// A field of [`Config`] that is out of range, or randomness that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ConfigError {
-    /// The field of this name is out of the range that its documentation gives.
-    OutOfRange(&'static str),
+    /// A field has a value that it must not have.
+    OutOfRange {
+        /// The name of the field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// The values that it may have, and why.
+        allowed: String,
+        /// What mends it.
+        hint: String,
+    },
     /// The generator of random numbers failed.
     Randomness,
 }
@@ -127,10 +148,26 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OutOfRange(field) => write!(f, "configuration: {field} is out of range"),
+            Self::OutOfRange { field, value, allowed, hint } => {
+                write!(f, "invalid configuration: `{field}` is {value}, must be {allowed}; {hint}")
+            }
             Self::Randomness => f.write_str("the generator of random numbers failed"),
         }
     }
+}
+
+/// Checks that the number `value` of a field is one of `range`.
+fn check_number(field: &'static str, value: u64, range: RangeInclusive<u64>, why: &str) -> Result<(), ConfigError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let hint = if value < *range.start() { "raise it" } else { "lower it" };
+    let allowed = format!("{} to {}{why}", range.start(), range.end());
+    Err(out_of_range(field, format!("{value}"), allowed, hint))
+}
+
+fn out_of_range(field: &'static str, value: String, allowed: String, hint: &str) -> ConfigError {
+    ConfigError::OutOfRange { field, value, allowed, hint: hint.into() }
 }
 
 impl core::error::Error for ConfigError {}
@@ -168,41 +205,83 @@ impl Config {
             initial_max_data: self.receive_window.saturating_mul(2),
             initial_max_stream_data: self.first_window(),
             initial_max_streams: self.first_streams(),
-            idle_timeout: self.idle_timeout.map_or(0, |timeout| {
-                u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).clamp(1, crate::varint::MAX)
-            }),
+            idle_timeout: self
+                .idle_timeout
+                .map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).min(crate::varint::MAX)),
             shaping: self.shaping,
         }
     }
 
-    /// Checks that every field is in its range; connections do it by themselves.
+    /// Checks every field; connections do it by themselves.
     ///
     /// # Errors
-    /// [`ConfigError::OutOfRange`] with the name of the first field that is not.
+    /// [`ConfigError::OutOfRange`] for the first field with a value that it must not have.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let checks = [
-            ("max_record", (1..=MAX_RECORD).contains(&self.max_record)),
-            ("max_streams", (16..=(1 << 30) / (2 * LEAST_WINDOW)).contains(&self.max_streams)),
-            (
-                "receive_window",
-                (self.max_streams.saturating_mul(2 * LEAST_WINDOW)..=1 << 30).contains(&self.receive_window),
+        check_number("max_record", self.max_record.into(), 1..=MAX_RECORD.into(), " quanta")?;
+        check_number("max_streams", self.max_streams, 16..=MAX_WINDOW / (2 * LEAST_WINDOW), "")?;
+        self.check_receive_window()?;
+        check_number("stream_receive_window", self.stream_receive_window, LEAST_WINDOW..=MAX_WINDOW, " bytes")?;
+        let stream_send_buffer = u64::try_from(self.stream_send_buffer).unwrap_or(u64::MAX);
+        check_number("stream_send_buffer", stream_send_buffer, 2048..=(1 << 31) - 1, " bytes")?;
+        self.check_timers()?;
+        if let Some(bytes) = &self.attestation {
+            let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            check_number("attestation.len()", len, 1..=MAX_FRAME_ATTESTATION as u64, " bytes")?;
+        }
+        if Shaping::from_value(self.shaping.value()) != Some(self.shaping) {
+            let allowed = "one that `docs/spec.md` section 19.1 knows, with its size and interval in range";
+            return Err(out_of_range("shaping", format!("{:?}", self.shaping), allowed.into(), "change it"));
+        }
+        if !crate::shape::accepts(self.shaping_limit, self.shaping) {
+            let allowed = format!("at least as strong as `shaping` ({:?})", self.shaping);
+            let hint = "strengthen it, or weaken `shaping`";
+            return Err(out_of_range("shaping_limit", format!("{:?}", self.shaping_limit), allowed, hint));
+        }
+        if !self.provider.supports(Suite::ChaCha20Poly1305) {
+            let allowed = "one that supports ChaCha20-Poly1305, which every peer speaks";
+            return Err(out_of_range("provider", format!("{:?}", self.provider), allowed.into(), "use another one"));
+        }
+        Ok(())
+    }
+
+    fn check_receive_window(&self) -> Result<(), ConfigError> {
+        let each = 2 * LEAST_WINDOW;
+        let least = self.max_streams * each;
+        let why = format!(" bytes: {each} for each of `max_streams` ({})", self.max_streams);
+        check_number("receive_window", self.receive_window, least..=MAX_WINDOW, &why).map_err(|mut error| {
+            let streams = self.receive_window / each;
+            if let ConfigError::OutOfRange { hint, .. } = &mut error
+                && (16..self.max_streams).contains(&streams)
+            {
+                *hint = format!("raise it, or set `max_streams` to at most {streams}");
+            }
+            error
+        })
+    }
+
+    fn check_timers(&self) -> Result<(), ConfigError> {
+        if self.connect_timeout == Some(Duration::ZERO) {
+            let hint = "raise it, or use `None` to leave it to the system";
+            return Err(out_of_range("connect_timeout", "0ns".into(), "more than zero".into(), hint));
+        }
+        if let Some(timeout) = self.idle_timeout
+            && timeout < LEAST_IDLE_TIMEOUT
+        {
+            let allowed = format!("at least {LEAST_IDLE_TIMEOUT:?}");
+            let hint = "raise it, or use `None` for no timeout";
+            return Err(out_of_range("idle_timeout", format!("{timeout:?}"), allowed, hint));
+        }
+        let Some(keepalive) = self.keepalive else { return Ok(()) };
+        let refused = |allowed, hint| Err(out_of_range("keepalive", format!("{keepalive:?}"), allowed, hint));
+        if keepalive < LEAST_KEEPALIVE {
+            return refused(format!("at least {LEAST_KEEPALIVE:?}"), "raise it, or use `None` for no PINGs");
+        }
+        match self.idle_timeout {
+            Some(timeout) if keepalive > timeout / 2 => refused(
+                format!("at most {:?}: half of `idle_timeout` ({timeout:?})", timeout / 2),
+                "lower it, raise `idle_timeout`, or use `None` for no PINGs",
             ),
-            ("stream_receive_window", (LEAST_WINDOW..=1 << 30).contains(&self.stream_receive_window)),
-            ("stream_send_buffer", (2048..1 << 31).contains(&self.stream_send_buffer)),
-            ("connect_timeout", self.connect_timeout != Some(Duration::ZERO)),
-            ("idle_timeout", self.idle_timeout != Some(Duration::ZERO)),
-            ("keepalive", self.keepalive.is_none_or(|every| every >= Duration::from_millis(10))),
-            (
-                "attestation",
-                self.attestation.as_ref().is_none_or(|bytes| (1..=MAX_FRAME_ATTESTATION).contains(&bytes.len())),
-            ),
-            ("shaping", Shaping::from_value(self.shaping.value()) == Some(self.shaping)),
-            ("shaping_limit", crate::shape::accepts(self.shaping_limit, self.shaping)),
-            ("provider", self.provider.supports(Suite::ChaCha20Poly1305)),
-        ];
-        match checks.into_iter().find(|(_, valid)| !valid) {
-            Some((field, _)) => Err(ConfigError::OutOfRange(field)),
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 }
@@ -255,5 +334,67 @@ pub struct ResponderKeys {
 impl From<StaticSecret> for ResponderKeys {
     fn from(current: StaticSecret) -> Self {
         Self { current, previous: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    #[track_caller]
+    fn refused(change: impl FnOnce(&mut Config)) -> String {
+        let mut config = Config::default();
+        config.check().expect("the default is valid");
+        change(&mut config);
+        config.check().expect_err("the field is out of range").to_string()
+    }
+
+    #[test]
+    fn a_refused_field_is_named_with_its_value_the_range_and_what_mends_it() {
+        assert_eq!(
+            refused(|config| config.receive_window = 1 << 20),
+            "invalid configuration: `receive_window` is 1048576, must be 2097152 to 1073741824 bytes: \
+             4096 for each of `max_streams` (512); raise it, or set `max_streams` to at most 256"
+        );
+        assert_eq!(
+            refused(|config| config.stream_receive_window = 2 << 30),
+            "invalid configuration: `stream_receive_window` is 2147483648, must be 2048 to 1073741824 bytes; lower it"
+        );
+        assert_eq!(
+            refused(|config| config.attestation = Some(Arc::from([]))),
+            "invalid configuration: `attestation.len()` is 0, must be 1 to 1024 bytes; raise it"
+        );
+        let limit = refused(|config| (config.shaping, config.shaping_limit) = (Shaping::Bucketed, Shaping::Quantised));
+        assert!(limit.contains("`shaping_limit` is Quantised, must be at least as strong as `shaping` (Bucketed)"));
+    }
+
+    #[test]
+    fn timers_that_would_end_a_healthy_connection_are_refused() {
+        let timers = |idle, keepalive: Option<u64>| {
+            move |config: &mut Config| {
+                config.idle_timeout = Some(Duration::from_millis(idle));
+                config.keepalive = keepalive.map(Duration::from_millis);
+            }
+        };
+        assert_eq!(
+            refused(timers(999, None)),
+            "invalid configuration: `idle_timeout` is 999ms, must be at least 1s; raise it, or use `None` for no timeout"
+        );
+        assert_eq!(
+            refused(timers(1000, Some(501))),
+            "invalid configuration: `keepalive` is 501ms, must be at most 500ms: half of `idle_timeout` (1s); \
+             lower it, raise `idle_timeout`, or use `None` for no PINGs"
+        );
+        assert!(refused(timers(1000, Some(9))).contains("`keepalive` is 9ms, must be at least 10ms"));
+        let mut config = Config::default();
+        for valid in [timers(1000, Some(500)), timers(1000, None)] {
+            valid(&mut config);
+            assert_eq!(config.check(), Ok(()));
+        }
+        config.idle_timeout = None;
+        config.keepalive = Some(Duration::from_secs(86_400));
+        assert_eq!(config.check(), Ok(()));
     }
 }

@@ -86,6 +86,10 @@ fn config(random: &mut Random) -> Config {
     // From the least that goes with so many streams.
     let receive_window = 4096 * max_streams + random.pick(&[0, 0, 5000, 64 << 10, 256 << 10, 1 << 20, 32 << 20]);
     let stream_receive_window = random.pick(&[2048, 2048, 4096, 16 << 10, 64 << 10, 1 << 20]);
+    let idle_timeout = random.pick(&[None, None, Some(Duration::from_secs(3)), Some(Duration::from_secs(60))]);
+    // At most half of the idle timeout.
+    let keepalive = random.pick(&[None, Some(Duration::from_millis(400)), Some(Duration::from_secs(20))]);
+    let keepalive = keepalive.map(|every| idle_timeout.map_or(every, |timeout| every.min(timeout / 2)));
     Config {
         max_record: random.pick(&[1, 2, 3, 8, 16, 16]),
         receive_window,
@@ -93,8 +97,8 @@ fn config(random: &mut Random) -> Config {
         max_streams,
         send_buffer: random.pick(&[0, 1000, 8 << 10, 64 << 10, 4 << 20]),
         stream_send_buffer: random.pick(&[2048, 5000, 32 << 10, 256 << 10]),
-        idle_timeout: random.pick(&[None, None, Some(Duration::from_secs(3)), Some(Duration::from_secs(60))]),
-        keepalive: random.pick(&[None, Some(Duration::from_millis(400)), Some(Duration::from_secs(20))]),
+        idle_timeout,
+        keepalive,
         ask: random.one_in(4),
         grease: random.one_in(2),
         provider: &SPY,
