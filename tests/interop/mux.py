@@ -10,6 +10,7 @@ from peermux import (INITIAL_MAX_DATA, INITIAL_MAX_STREAM_DATA, INITIAL_MAX_STRE
                      encode_frame, stream_frame, varint)
 
 OPEN, FINISHED, RESET = "Open", "Finished", "Reset"
+DRAIN_PING = b"drained?"
 
 
 @dataclass
@@ -240,17 +241,19 @@ class Mux:
         if not self.draining:
             self.draining = True
             self.control.append(Frame("DRAIN", {"code": code}))
+            self.control.append(Frame("PING", {"data": DRAIN_PING}))  # behind DRAIN: its PONG says that the peer has seen it
 
     def drained_out(self) -> bool:
         """Has this side sent DRAIN, and is nothing left to do but to close?"""
-        return self.draining and not self.control and all(s.ended() for s in self.streams.values())
+        seen = self.drained or DRAIN_PING in self.pongs
+        return self.draining and seen and not self.control and all(s.ended() for s in self.streams.values())
 
     def _refuse(self, stream: Stream) -> None:
         self.stop(stream, 1, CODES.index("REFUSED"))
         self.reset(stream, 1, CODES.index("REFUSED"))
 
     def _maybe_ended(self, stream: Stream) -> None:
-        if stream.ended() and stream.id % 2 != self.first_id:
+        if stream.ended() and stream.id % 2 != self.first_id and not self.draining:
             self.peer_streams += 1
             self._replace("MAX_STREAMS", {"maximum": self.peer_streams, "window": self.mine[INITIAL_MAX_STREAM_DATA]})
 

@@ -257,7 +257,7 @@ fn draining_lets_everything_finish_and_then_closes() {
 }
 
 #[test]
-fn draining_an_idle_connection_closes_it_at_once_even_from_both_sides() {
+fn draining_an_idle_connection_closes_it_after_a_round_trip_even_from_both_sides() {
     for both in [false, true] {
         let mut pair = Pair::established();
         pair.initiator.conn.drain(ProtocolCode::DUPLICATE);
@@ -278,18 +278,180 @@ fn an_open_that_crosses_drain_is_refused_and_may_be_tried_again() {
     let id = opened(&mut pair.initiator.conn);
     pair.initiator.conn.send(id).write(b"crossing").expect("there is room");
     pair.responder.conn.drain(ProtocolCode::GOING_AWAY);
-    // A stream keeps the connection until then.
-    pair.transmit(Role::Initiator);
+    // No stream is open where DRAIN is sent, and yet the connection stays until the peer has seen it.
+    pair.settle();
     let mut buffer = [0; 8];
-    while pair.initiator.conn.recv(id).read(&mut buffer) == Err(ReadError::Blocked) {
-        assert!(pair.step(pair.now + Duration::from_secs(1)));
-    }
-    let refused = pair.initiator.conn.recv(id).read(&mut buffer);
-    if pair.initiator.conn.error().is_none() {
-        assert_eq!(refused, Err(ReadError::Reset(Code::REFUSED)));
-        assert_eq!(pair.initiator.conn.send(id).write(b"x"), Err(WriteError::Stopped(Code::REFUSED)));
-    }
+    assert_eq!(pair.initiator.conn.recv(id).read(&mut buffer), Err(ReadError::Reset(Code::REFUSED)));
+    assert_eq!(pair.initiator.conn.send(id).write(b"x"), Err(WriteError::Stopped(Code::REFUSED)));
     assert_eq!(pair.responder.conn.accept(), None);
+    let (by, said, _) = closed(pair.initiator.conn.error());
+    assert_eq!((by, said.code), (Side::Peer, Code::NO_ERROR));
+}
+
+#[test]
+fn who_drains_closes_only_once_the_peer_has_seen_it() {
+    for pong_comes in [true, false] {
+        let mut duel = Duel::new();
+        duel.conn().drain(ProtocolCode::GOING_AWAY);
+        let heard = duel.hear();
+        let said = frames(&heard);
+        let [Frame::Drain(_), Frame::Ping(ping)] = said[..] else { panic!("{said:?}") };
+        let number = u64::from_be_bytes(ping.0);
+        duel.say(&pong(number.wrapping_sub(1)));
+        assert!(duel.hear().is_empty(), "that was another PING");
+        duel.say(&if pong_comes { pong(number) } else { drain(0) });
+        assert_eq!(duel.hear_close(), Some(Code::NO_ERROR));
+    }
+}
+
+#[test]
+fn drain_sends_what_streams_have_finished() {
+    let mut pair = Pair::established();
+    let id = opened(&mut pair.initiator.conn);
+    pair.initiator.conn.send(id).write(b"hello").expect("there is room");
+    pair.initiator.conn.send(id).finish().expect("it is open");
+    pair.initiator.conn.release(id);
+    pair.initiator.conn.drain(ProtocolCode::GOING_AWAY);
+    pair.settle();
+    let theirs = pair.responder.conn.accept().expect("the stream that was finished before the drain arrives");
+    let mut buffer = [0; 16];
+    assert_eq!(pair.responder.conn.recv(theirs).read(&mut buffer), Ok(5));
+    assert_eq!(pair.responder.conn.recv(theirs).read(&mut buffer), Ok(0));
+    pair.responder.conn.release(theirs);
+    pair.settle();
+    assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
+    assert!(pair.responder.conn.error().expect("it ended").is_orderly());
+}
+
+#[test]
+fn drain_leaves_after_the_open_of_every_stream_that_waits_for_the_peer() {
+    let config = Config { max_streams: 16, ..Config::default() };
+    let mut pair = PairBuilder { responder_config: config, ..PairBuilder::default() }.establish();
+    let ids: Vec<_> = (0..40).map(|_| opened(&mut pair.initiator.conn)).collect();
+    for id in ids {
+        pair.initiator.conn.send(id).write(b"hello").expect("there is room");
+        pair.initiator.conn.send(id).finish().expect("it is open");
+        pair.initiator.conn.release(id);
+    }
+    pair.initiator.conn.drain(ProtocolCode::GOING_AWAY);
+    let mut arrived = 0;
+    for _ in 0..100 {
+        pair.settle();
+        while let Some(id) = pair.responder.conn.accept() {
+            let mut buffer = [0; 16];
+            assert_eq!(pair.responder.conn.recv(id).read(&mut buffer), Ok(5));
+            pair.responder.conn.send(id).finish().expect("it is open");
+            pair.responder.conn.release(id);
+            arrived += 1;
+        }
+    }
+    assert_eq!(arrived, 40);
+    assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
+}
+
+#[test]
+fn both_sides_may_drain_with_streams_that_are_not_yet_opened() {
+    let config = || Config { max_streams: 16, ..Config::default() };
+    let mut pair =
+        PairBuilder { initiator_config: config(), responder_config: config(), ..PairBuilder::default() }.establish();
+    for role in [Role::Initiator, Role::Responder] {
+        for _ in 0..40 {
+            let conn = &mut pair.side(role).conn;
+            let id = opened(conn);
+            conn.send(id).finish().expect("it is open");
+            conn.release(id);
+        }
+        pair.side(role).conn.drain(ProtocolCode::GOING_AWAY);
+    }
+    pair.run_for(Duration::from_secs(50));
+    assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
+    assert!(pair.initiator.conn.error().expect("it ended").is_orderly());
+}
+
+#[test]
+fn no_more_streams_are_allowed_after_drain() {
+    let mut duel =
+        DuelBuilder { config: Config { max_streams: 16, ..Config::default() }, ..DuelBuilder::default() }.build();
+    let held: Vec<_> = (0..12)
+        .map(|number| {
+            duel.say(&open(2 * number));
+            duel.conn().accept().expect("it was opened")
+        })
+        .collect();
+    duel.hear();
+    duel.conn().drain(ProtocolCode::GOING_AWAY);
+    duel.hear();
+    for (number, id) in (0..).zip(held).skip(1) {
+        duel.say(&fin(2 * number, b""));
+        duel.conn().send(id).finish().expect("it is open");
+        duel.conn().release(id);
+        let heard = duel.hear();
+        assert!(!frames(&heard).iter().any(|frame| matches!(frame, Frame::MaxStreams(_))));
+    }
+}
+
+/// Lets the time pass for the side under test, for a day at most, while the peer answers PING and nothing else. When it ended, from the start.
+fn until_it_ends(duel: &mut Duel, mut each: impl FnMut(&mut Duel)) -> Duration {
+    let start = duel.now;
+    let end = start + Duration::from_secs(86_400);
+    while duel.now < end && duel.error().is_none() {
+        duel.now = duel.conn().poll_timeout().expect("a timer").min(end);
+        let now = duel.now;
+        duel.talk.time(now);
+        let heard = duel.hear();
+        for frame in frames(&heard) {
+            if let Frame::Ping(ping) = frame {
+                duel.say(&pong(u64::from_be_bytes(ping.0)));
+            }
+        }
+        each(duel);
+    }
+    duel.now.saturating_since(start)
+}
+
+#[test]
+fn a_connection_that_nobody_holds_ends_whatever_the_peer_does() {
+    let mut duel = Duel::new();
+    duel.say(&open(0));
+    duel.conn().drain(ProtocolCode::GOING_AWAY);
+    while let Some(id) = duel.conn().accept() {
+        duel.conn().refuse(id, Code::REFUSED);
+    }
+    duel.hear();
+    let after = until_it_ends(&mut duel, |_| ());
+    assert!(after >= Duration::from_secs(59) && after <= Duration::from_secs(61), "{after:?}");
+    let (by, said, _) = closed(duel.error());
+    assert_eq!((by, said.code), (Side::Local, Code::NO_ERROR));
+}
+
+#[test]
+fn a_draining_connection_goes_on_while_it_makes_progress_but_not_for_ever() {
+    // The peer gives much credit on a stream, and little on the connection.
+    let settings = vec![(1, 16), (2, 2048), (3, 1 << 20), (4, 16)];
+    let mut duel = DuelBuilder { settings, ..DuelBuilder::default() }.build();
+    let id = opened(duel.conn());
+    duel.conn().send(id).write(&[1; 200_000]).expect("there is room");
+    duel.conn().send(id).finish().expect("it is open");
+    duel.conn().release(id);
+    duel.conn().drain(ProtocolCode::GOING_AWAY);
+    let mut credit = 2048;
+    let after = until_it_ends(&mut duel, |duel| {
+        credit += 1;
+        duel.say(&max_data(credit));
+    });
+    assert!(credit > 2048 + 15, "{credit}");
+    assert!(after > Duration::from_secs(14 * 60) && after <= Duration::from_secs(15 * 60 + 1), "{after:?}");
+    assert!(duel.error().expect("it ended").is_orderly());
+}
+
+#[test]
+fn a_connection_that_drains_lasts_as_long_as_the_application_holds_a_stream() {
+    let mut duel = Duel::new();
+    let id = opened(duel.conn());
+    duel.conn().drain(ProtocolCode::GOING_AWAY);
+    let after = until_it_ends(&mut duel, |_| ());
+    assert_eq!(after, Duration::from_secs(86_400));
+    assert!(duel.conn().has_stream(id));
 }
 
 #[test]
@@ -316,7 +478,8 @@ fn the_sender_of_drain_refuses_every_open_after_it() {
     assert_eq!(duel.conn().accept(), None);
     assert_eq!(duel.conn().stream_count(), 1);
     assert_eq!(duel.conn().unread(), 6);
-    duel.say(&[fin(0, b""), stop(0, 0)].concat());
+    // The peer has seen DRAIN: it sends one as well.
+    duel.say(&[fin(0, b""), stop(0, 0), drain(0x12)].concat());
     duel.conn().release(before);
     assert_eq!(duel.hear_close(), Some(Code::NO_ERROR));
 }

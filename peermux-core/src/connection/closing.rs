@@ -68,7 +68,10 @@ impl Connection {
     }
 
     /// Opens no more streams, asks the peer to open none, and closes with NO_ERROR once all are done. `code` tells the peer why:
-    /// GOING_AWAY, as a rule.
+    /// GOING_AWAY, as a rule. Streams that were opened before go on, and are opened even if they still wait for the peer to allow them.
+    /// Streams that the peer opens later are refused.
+    ///
+    /// If the application holds no stream, the connection also ends after 60 s without progress, and after 15 min at the latest, whatever the peer does.
     pub fn drain(&mut self, code: ProtocolCode) {
         self.mux.drain(code);
     }

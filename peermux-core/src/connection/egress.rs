@@ -167,6 +167,9 @@ impl Connection {
                 if speaks || self.is_unconfirmed() {
                     self.mux.fill(&mut area);
                 }
+                if self.mux.drain_is_unseen() {
+                    self.liveness.ask_behind(self.now, &mut area);
+                }
                 if speaks {
                     self.write_grease(&mut area);
                 }

@@ -295,6 +295,7 @@ impl Connection {
         if live && self.decision == Decision::Accepted {
             or(self.liveness.ping_at());
             or(self.mux.timeout());
+            or(self.mux.drain_ends_at());
         }
         if records {
             or(self.closing.linger_until);
@@ -334,6 +335,10 @@ impl Connection {
                     self.decision_is_late();
                 } else if self.liveness.idle_at().is_some_and(|at| self.now >= at) {
                     self.fail_with_close(ConnectionError::IdleTimeout, ProtocolCode::IDLE_TIMEOUT, "");
+                } else if self.decision == Decision::Accepted
+                    && self.mux.drain_ends_at().is_some_and(|at| self.now >= at)
+                {
+                    self.close(Code::NO_ERROR, "");
                 } else if self.decision == Decision::Accepted {
                     self.liveness.on_time(self.now, &self.config, &mut self.rng);
                 }

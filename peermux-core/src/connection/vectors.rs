@@ -265,7 +265,6 @@ pub(crate) fn run_connection(vector: &Value) -> Outputs {
     while sent::<QUANTUM>(&mut connection).is_some() {}
     if vector.get("drained").is_some_and(flag) {
         connection.drain(crate::code::ProtocolCode::GOING_AWAY);
-        // DRAIN, and not yet the CLOSE that follows where no stream is open.
         sent::<QUANTUM>(&mut connection).expect("DRAIN");
     }
     for area in list(&vector["areas"]) {

@@ -19,7 +19,7 @@ impl Mux {
 
     /// Whether there is anything that should cause a record.
     pub(crate) fn wants_record(&mut self) -> bool {
-        let connection = self.drains.to_send.is_some() || self.max_data_is_due() || self.peer_streams.is_due();
+        let connection = self.drain_is_due() || self.max_data_is_due() || self.max_streams_is_due();
         !self.control.is_empty() || (connection && self.accepted) || self.next_pick().is_some()
     }
 
@@ -46,6 +46,8 @@ impl Mux {
         self.fill_control(out, keep);
         self.fill_streams(out);
         if self.accepted {
+            // The last OPEN may just have been written.
+            self.write_drain(out, 0);
             self.fill_riders(out);
         }
         out.len() > before
@@ -54,6 +56,11 @@ impl Mux {
     /// Fills `out` with early data: nothing but OPEN and STREAM.
     pub(crate) fn fill_early(&mut self, out: &mut Writer<'_>) {
         self.fill_streams(out);
+    }
+
+    /// Streams that the peer may open once this side drains would be refused.
+    fn max_streams_is_due(&self) -> bool {
+        self.peer_streams.is_due() && !self.drains.sent
     }
 
     /// Connection credit is due when enough of the window is used. It is twice the receive window, so it is never what holds the peer back.
@@ -86,14 +93,20 @@ impl Mux {
             MaxData(self.credit_in.grant()).encode(out);
             self.restraint.sent(self.now);
         }
-        if self.peer_streams.is_due() && fits(out, MaxStreams::MAX_LEN) {
+        if self.max_streams_is_due() && fits(out, MaxStreams::MAX_LEN) {
             self.write_max_streams(out);
         }
-        if fits(out, Drain::MAX_LEN)
+        self.write_drain(out, keep);
+    }
+
+    fn write_drain(&mut self, out: &mut Writer<'_>, keep: usize) {
+        if self.drain_is_due()
+            && out.room() >= keep + Drain::MAX_LEN
             && let Some(code) = self.drains.to_send.take()
         {
             Drain(code).encode(out);
             self.drains.sent = true;
+            self.note_progress();
         }
     }
 
@@ -118,6 +131,7 @@ impl Mux {
             }
             if core::mem::take(&mut stream.pending.reset) {
                 Reset { stream: wire, code: stream.send_code() }.encode(out);
+                self.drains.progress = self.now;
             } else if core::mem::take(&mut stream.pending.stop) {
                 if stream.recv.is_open() {
                     Stop { stream: wire, code: stream.recv_code() }.encode(out);
@@ -166,6 +180,8 @@ impl Mux {
         let (sends, receives) = (self.windows.of(self.opened), self.births.one());
         self.opened += 1;
         self.open_here += 1;
+        self.unopened -= 1;
+        self.note_progress();
         self.windows.opened(self.opened);
         self.by_wire.insert(wire, slot);
         let stream = &mut self.streams[slot as usize];
@@ -196,6 +212,7 @@ impl Mux {
     }
 
     fn fin_was_sent(&mut self, slot: u32) {
+        self.note_progress();
         self.streams[slot as usize].send.state = SendState::Finished;
         self.refresh(slot);
         self.tell_writable(slot);
@@ -231,6 +248,7 @@ impl Mux {
         self.credit_out.spend(take);
         self.budget.payload(take);
         self.restraint.payload(take);
+        self.note_progress();
         if fin {
             self.fin_was_sent(slot);
         } else {
@@ -263,7 +281,8 @@ impl Mux {
             MaxData(self.credit_in.grant()).encode(out);
             self.restraint.sent(self.now);
         }
-        if self.peer_streams.raise() >= (self.peer_streams.ahead / 8).max(1) && out.room() >= MaxStreams::MAX_LEN {
+        let raises = !self.drains.sent && self.peer_streams.raise() >= (self.peer_streams.ahead / 8).max(1);
+        if raises && out.room() >= MaxStreams::MAX_LEN {
             self.write_max_streams(out);
         }
         while out.room() >= MaxStreamData::MAX_LEN {

@@ -65,9 +65,9 @@ impl Mux {
         self.peer_streams.windows.opened(self.peer_streams.opened);
         let slot = self.insert(Some(wire), (open.window, window), protocol, open.priority);
         self.streams[slot as usize].early = early;
-        if self.drains.sent || self.drains.to_send.is_some() {
+        if self.drains_here() {
             self.refuse_slot(slot, Code::REFUSED);
-            self.streams[slot as usize].held = false;
+            self.drop_hold(slot);
         } else {
             self.incoming.push_back(slot);
             self.tell_opened();
@@ -119,6 +119,7 @@ impl Mux {
             let stream = &mut self.streams[slot as usize];
             stream.recv.state = RecvState::Finished;
             stream.pending.receiving_ended();
+            self.note_progress();
         } else if len == 0 {
             self.budget.control(self.now, 1)?;
         }
@@ -141,6 +142,7 @@ impl Mux {
         stream.recv.state = RecvState::Reset;
         stream.pending.receiving_ended();
         stream.rare().recv_code = frame.code;
+        self.drains.progress = self.now;
         let unread = stream.recv.queue.clear();
         stream.recv.credit.consume(unread);
         self.credit_back(unread);

@@ -240,9 +240,16 @@ impl PeerStreams {
 /// Where DRAIN stands.
 #[derive(Debug, Default)]
 struct Drains {
+    /// DRAIN is sent after the OPENs of all streams that the application has opened.
     to_send: Option<ProtocolCode>,
     sent: bool,
     received: Option<ProtocolCode>,
+    /// The peer has answered what was sent behind DRAIN, so each OPEN that crossed DRAIN has arrived.
+    seen: bool,
+    /// Since when this side drains and its application holds no stream.
+    alone_since: Option<Instant>,
+    /// The last step towards the end of a stream.
+    progress: Instant,
 }
 
 pub(crate) struct Mux {
@@ -288,6 +295,9 @@ pub(crate) struct Mux {
     riders: SlotQueue,
     room: SlotQueue,
     drains: Drains,
+    /// Streams whose OPEN is still to be sent; and streams that the application holds, or that wait to be accepted.
+    unopened: usize,
+    held: usize,
     /// Before the peer is accepted only early streams may send.
     accepted: bool,
 
@@ -357,6 +367,8 @@ impl Mux {
             riders: SlotQueue::default(),
             room: SlotQueue::default(),
             drains: Drains::default(),
+            unopened: 0,
+            held: 0,
             accepted: false,
             spares: Spares::default(),
             queued: 0,
@@ -565,8 +577,12 @@ impl Mux {
             None => Box::new(stream),
         };
         let slot = self.streams.insert(place) as u32;
-        if let Some(wire) = wire {
-            self.by_wire.insert(wire, slot);
+        self.held += 1;
+        match wire {
+            Some(wire) => {
+                self.by_wire.insert(wire, slot);
+            }
+            None => self.unopened += 1,
         }
         self.schedule.insert(slot, priority);
         slot
@@ -730,6 +746,9 @@ impl Mux {
         assert_eq!(self.ready, sum(|stream| stream.counted_ready as usize), "ready bytes");
         assert_eq!(self.credit_in.unread(), sum(|stream| stream.recv.queue.len()) as u64, "unread bytes");
         let peer_streams = self.streams.iter().filter(|(_, stream)| !stream.opened_here).count() as u64;
+        let unopened = self.streams.iter().filter(|(_, stream)| stream.wire().is_none() && stream.send.is_open());
+        assert_eq!(self.unopened, unopened.count(), "streams that are to be opened");
+        assert_eq!(self.held, self.streams.iter().filter(|(_, stream)| stream.held).count(), "streams that are held");
         let PeerStreams { opened, closed, cooling, .. } = self.peer_streams;
         assert_eq!(opened - closed - cooling, peer_streams, "streams of the peer");
         assert!(opened <= self.peer_streams.granted, "streams granted");

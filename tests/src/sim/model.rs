@@ -166,7 +166,7 @@ impl Model {
         let half = &stream.halves[side];
         match error {
             WriteError::Stopped(code) => {
-                let refused = stream.wire.is_none() && *code == Code::REFUSED;
+                let refused = stream.wire.is_none() && *code == Code::REFUSED && self.directions[1 - side].drain;
                 ensure!(half.stop == Some(*code) || refused, "stopped with {code}, and the peer said {:?}", half.stop);
             }
             WriteError::Finished => ensure!(half.finished || half.given_up, "finished, and nobody has finished it"),
@@ -319,6 +319,7 @@ impl Model {
         match frame {
             Frame::Open(open) => {
                 let direction = &mut self.directions[side];
+                ensure!(!direction.drain, "OPEN after DRAIN");
                 ensure!(open.stream == direction.opened << 1 | side as u64, "not the next id");
                 direction.opened += 1;
                 let name = match open.name {
@@ -403,9 +404,14 @@ impl Model {
             Frame::Priority(priority) => {
                 self.found(priority.stream)?;
             }
-            Frame::Drain(_) => ensure!(!std::mem::replace(&mut self.directions[side].drain, true), "a second DRAIN"),
+            Frame::Drain(_) => {
+                ensure!(!std::mem::replace(&mut self.directions[side].drain, true), "a second DRAIN");
+                let opens = self.streams.iter().any(|stream| stream.awaits_open(side));
+                ensure!(!opens || self.directions[1 - side].drain, "DRAIN before the OPEN of a stream that was opened");
+            }
             Frame::Close(_) => self.directions[side].closed = true,
             Frame::MaxStreams(max) => {
+                ensure!(!self.directions[side].drain, "MAX_STREAMS after DRAIN");
                 let most = self.receivers[side].1.initial_max_stream_data;
                 ensure!((2048..=most).contains(&max.window), "MAX_STREAMS with a window of {}", max.window);
                 let allowed = &mut self.allowed[1 - side];
