@@ -17,7 +17,7 @@ use bytes::Bytes;
 use crate::code::{Code, ProtocolCode};
 use crate::connection::{Connection, EarlyOffer, Event, PeerInfo, Transmit};
 use crate::early::StrikeRegister;
-use crate::error::{ConnectionError, OpenError, ReadError, WriteError};
+use crate::error::{ConnectionError, OpenError, ReadError, TransportError, WriteError};
 use crate::id::StreamId;
 use crate::time::Instant;
 use crate::wire::Priority;
@@ -184,8 +184,8 @@ impl Driver {
     }
 
     /// The transport failed.
-    pub fn handle_transport_error(&self, now: Instant, reason: &str) {
-        self.with(|connection| connection.handle_transport_error(now, reason));
+    pub fn handle_transport_error(&self, now: Instant, error: impl Into<TransportError>) {
+        self.with(|connection| connection.handle_transport_error(now, error));
     }
 
     /// The time is `now`.

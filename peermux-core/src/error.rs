@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use core::fmt;
 
 use crate::code::{Code, ProtocolCode};
+use crate::crypto::PublicKey;
 
 /// One of the two ends of a connection, seen from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,8 +67,55 @@ pub enum ConnectionError {
     IdleTimeout,
     /// The application did not decide about the peer in time.
     DecisionTimeout,
-    /// The adapter gave the transport up, for an error of the operating system.
-    Transport(Arc<str>),
+    /// The adapter gave the transport up, as a rule for an error of the operating system.
+    Transport(TransportError),
+}
+
+/// How a transport failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransportError {
+    message: Arc<str>,
+    #[cfg(feature = "std")]
+    kind: std::io::ErrorKind,
+    os_error: Option<i32>,
+}
+
+impl TransportError {
+    /// The number that the operating system gave, if the error is its.
+    pub const fn raw_os_error(&self) -> Option<i32> {
+        self.os_error
+    }
+
+    /// What kind of error the transport reported. `ConnectionReset` if it only gave a text.
+    #[cfg(feature = "std")]
+    pub const fn kind(&self) -> std::io::ErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<&str> for TransportError {
+    fn from(message: &str) -> Self {
+        Self {
+            message: Arc::from(message),
+            #[cfg(feature = "std")]
+            kind: std::io::ErrorKind::ConnectionReset,
+            os_error: None,
+        }
+    }
+}
+
+#[cfg(feature = "std")]
+impl From<&std::io::Error> for TransportError {
+    fn from(error: &std::io::Error) -> Self {
+        let message = alloc::string::ToString::to_string(error);
+        Self { message: Arc::from(message), kind: error.kind(), os_error: error.raw_os_error() }
+    }
 }
 
 impl ConnectionError {
@@ -146,7 +194,12 @@ pub enum HandshakeError {
     /// The sides have no cipher suite in common.
     Suite,
     /// The responder proved another key than the one that was expected.
-    UnexpectedKey,
+    UnexpectedKey {
+        /// The key that this side expected.
+        expected: PublicKey,
+        /// The key that the responder proved.
+        proved: PublicKey,
+    },
     /// The peer proved this side's own key: someone connects this side to itself.
     OwnKey,
     /// The local application refused the responder.
@@ -170,7 +223,9 @@ impl fmt::Display for HandshakeError {
             Self::Payload(error) => return write!(f, "the peer's payload is malformed: {error}"),
             Self::Version => "no version of the protocol in common",
             Self::Suite => "no cipher suite in common",
-            Self::UnexpectedKey => "the responder proved another key than the one expected",
+            Self::UnexpectedKey { expected, proved } => {
+                return write!(f, "the responder proved the key {proved}, expected was {expected}");
+            }
             Self::OwnKey => "the peer proved this side's own key",
             Self::Refused => "the local application refused the responder",
             Self::Truncated => "the transport ended before the handshake was complete",

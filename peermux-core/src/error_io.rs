@@ -1,4 +1,17 @@
 //! Errors as [`std::io::Error`]s, for adapters: the kind says what a caller may do about it, the source what it was.
+//!
+//! | kind | what happened |
+//! | --- | --- |
+//! | `TimedOut` | the handshake, the decision or the idle timeout took too long |
+//! | `PermissionDenied` | the responder proved another key than the expected one, or was refused here |
+//! | `UnexpectedEof` | TCP ended before the handshake or the connection did |
+//! | `InvalidData` | the handshake failed otherwise, the peer broke the protocol, or a record did not authenticate |
+//! | `ConnectionAborted` | either side closed the connection; no new streams while it drains |
+//! | the socket's own, `ConnectionReset` without one | the transport failed: [`TransportError`](crate::error::TransportError) has the number of the system's error |
+//! | `ConnectionReset` | the peer reset the stream, or stopped it |
+//! | `BrokenPipe`, `NotConnected` | this side has finished, reset, stopped or released the stream |
+//! | `InvalidInput` | the protocol's name is invalid |
+//! | `WouldBlock` | nothing now |
 
 use std::io;
 
@@ -9,7 +22,7 @@ fn kind(error: &ConnectionError) -> io::ErrorKind {
         ConnectionError::Handshake(HandshakeError::Timeout)
         | ConnectionError::IdleTimeout
         | ConnectionError::DecisionTimeout => io::ErrorKind::TimedOut,
-        ConnectionError::Handshake(HandshakeError::UnexpectedKey | HandshakeError::Refused) => {
+        ConnectionError::Handshake(HandshakeError::UnexpectedKey { .. } | HandshakeError::Refused) => {
             io::ErrorKind::PermissionDenied
         }
         ConnectionError::Handshake(HandshakeError::Truncated) | ConnectionError::Truncated => {
@@ -18,7 +31,7 @@ fn kind(error: &ConnectionError) -> io::ErrorKind {
         ConnectionError::Handshake(_) | ConnectionError::Protocol(_) => io::ErrorKind::InvalidData,
         ConnectionError::Tampered => io::ErrorKind::InvalidData,
         ConnectionError::Closed { .. } => io::ErrorKind::ConnectionAborted,
-        ConnectionError::Transport(_) => io::ErrorKind::ConnectionReset,
+        ConnectionError::Transport(error) => error.kind(),
     }
 }
 

@@ -61,6 +61,21 @@ impl Shaper {
         }
     }
 
+    /// Flight 3 of this side leaves at `now`: its slots count from there.
+    pub(crate) fn flight_sent(&mut self, now: Instant) {
+        if let Self::Constant { interval, next, due, .. } = self {
+            (*next, *due) = (now + *interval, false);
+        }
+    }
+
+    /// The longest time that a record waits for its turn.
+    pub(crate) const fn interval(&self) -> Duration {
+        match self {
+            Self::Constant { interval, .. } => *interval,
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Whether records without frames are part of it.
     pub(crate) const fn pads(&self) -> bool {
         !matches!(self, Self::Quantised)

@@ -85,7 +85,7 @@ fn drive(
                     filled -= taken;
                 }
                 Err(error) if is_temporary(&error) => {}
-                Err(error) => connection.handle_transport_error(now, &error.to_string()),
+                Err(error) => connection.handle_transport_error(now, &error),
             }
         }
         if ready.contains(PollFlags::OUT) {
@@ -101,7 +101,7 @@ fn drive(
                 Err(error) if is_temporary(&error) => {}
                 Err(error) => {
                     unsent = 0..0;
-                    connection.handle_transport_error(now, &error.to_string());
+                    connection.handle_transport_error(now, &error);
                 }
             }
         }

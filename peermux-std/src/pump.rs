@@ -129,7 +129,7 @@ impl Loops {
     }
 
     fn fail(&self, error: &io::Error) {
-        self.driver.handle_transport_error(self.clock.now(), &error.to_string());
+        self.driver.handle_transport_error(self.clock.now(), error);
         self.end();
     }
 

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use peermux_core::driver::{Waiter, Writes};
+use peermux_core::error::TransportError;
 use peermux_core::time::Instant;
 use peermux_core::trace::instrument;
 use tokio::net::TcpStream;
@@ -75,13 +76,13 @@ impl Pump {
             Alarm { sleep: pin!(tokio::time::sleep_until(tokio::time::Instant::now())), is_new: true, is_set: false };
         let mut closed = self.transport.driver().waiter();
         if let Err(error) = poll_fn(|cx| self.poll(cx, &mut alarm, &mut closed)).await {
-            self.fail(&error.to_string());
+            self.fail(&error);
         }
         self.over = true;
     }
 
-    fn fail(&self, reason: &str) {
-        self.transport.driver().handle_transport_error(self.transport.clock().now(), reason);
+    fn fail(&self, error: impl Into<TransportError>) {
+        self.transport.driver().handle_transport_error(self.transport.clock().now(), error);
     }
 
     /// Ready once the connection is over.

@@ -220,6 +220,89 @@ fn a_failure_of_the_transport_says_what_failed() {
 }
 
 #[test]
+fn a_failure_of_the_socket_keeps_its_kind_and_its_number() {
+    for number in [110, 104] {
+        let mut pair = Pair::established();
+        let now = pair.now;
+        let failure = std::io::Error::from_raw_os_error(number);
+        pair.initiator.conn.handle_transport_error(now, &failure);
+        let error = pair.initiator.conn.error().expect("it ended").clone();
+        let ConnectionError::Transport(inner) = &error else { panic!("{error:?}") };
+        assert_eq!((inner.kind(), inner.raw_os_error()), (failure.kind(), Some(number)));
+        assert_eq!(error.to_string(), format!("the transport failed: {failure}"));
+        assert_eq!(std::io::Error::from(error).kind(), failure.kind());
+    }
+}
+
+#[test]
+fn a_reader_that_was_stopped_here_stays_stopped_however_the_peer_ends_the_stream() {
+    for end in [reset(0, 7), fin(0, b"rest")] {
+        let mut duel = Duel::new();
+        duel.say(&[open(0), data(0, b"some")].concat());
+        let id = duel.conn().accept().expect("it was opened");
+        duel.conn().recv(id).stop(Code::Application(7));
+        assert_eq!(duel.conn().recv(id).read(&mut [0; 8]), Err(ReadError::Stopped));
+        duel.hear();
+        duel.say(&end);
+        assert_eq!(duel.conn().recv(id).read(&mut [0; 8]), Err(ReadError::Stopped));
+        assert_eq!(duel.conn().recv(id).read_chunk(8), Err(ReadError::Stopped));
+    }
+}
+
+#[test]
+fn reading_into_nothing_gives_nothing() {
+    let mut pair = Pair::established();
+    let id = opened(&mut pair.initiator.conn);
+    assert_eq!(pair.initiator.conn.recv(id).read(&mut []), Ok(0));
+    pair.initiator.conn.release(id);
+    assert_eq!(pair.initiator.conn.recv(id).read(&mut []), Err(ReadError::UnknownStream));
+}
+
+#[test]
+fn asking_whether_there_is_something_to_send_changes_nothing() {
+    let mut duel = Duel::new();
+    duel.conn().close(Code::Application(1), "");
+    let mut buffer = [0; 16 * Q];
+    let now = duel.now;
+    assert!(matches!(duel.conn().poll_transmit(now, &mut buffer), Ok(Transmit::Bytes(_))));
+    assert!(duel.conn().wants_transmit(), "the half-close is to be told");
+    assert!(duel.conn().wants_transmit(), "and nobody has been told yet");
+    assert_eq!(duel.conn().poll_transmit(now, &mut buffer), Ok(Transmit::Finished));
+    assert!(!duel.conn().wants_transmit());
+}
+
+#[test]
+fn a_close_that_never_leaves_is_given_up_and_the_peers_is_still_read() {
+    let mut duel = Duel::new();
+    duel.conn().close(Code::Application(1), "");
+    let start = duel.now;
+    duel.talk.time(start);
+    duel.now = start + Duration::from_secs(3);
+    let now = duel.now;
+    duel.talk.time(now);
+    assert!(!duel.conn().is_closed());
+    assert!(duel.hear().is_empty() && duel.talk.finished, "a half-close is all that is left");
+    duel.now = duel.now + Duration::from_millis(2_999);
+    duel.say_with(0x20, &close(Code::Application(2), "at last"));
+    assert!(duel.conn().is_closed());
+    let (by, said, answer) = closed(duel.error());
+    assert_eq!((by, said.code), (Side::Local, Code::Application(1)));
+    assert_eq!(answer.expect("it was read").code, Code::Application(2));
+
+    // And without one it ends.
+    let mut duel = Duel::new();
+    duel.conn().close(Code::Application(1), "");
+    let start = duel.now;
+    while let Some(at) = duel.conn().poll_timeout() {
+        duel.now = at.max(duel.now);
+        let now = duel.now;
+        duel.talk.time(now);
+    }
+    assert!(duel.conn().is_closed());
+    assert_eq!(duel.now.saturating_since(start), Duration::from_secs(6));
+}
+
+#[test]
 fn draining_lets_everything_finish_and_then_closes() {
     for drainer in [Role::Initiator, Role::Responder] {
         let mut pair = Pair::established();

@@ -380,7 +380,8 @@ fn another_key_than_the_expected_one_gets_no_third_flight() {
     let stranger = StaticSecret::from_bytes(&[9; 32]).public_key();
     let mut pair = PairBuilder { remote: Remote::Key(stranger), ..PairBuilder::default() }.build();
     pair.run_for(Duration::from_secs(1));
-    assert_eq!(pair.initiator.conn.error(), Some(&ConnectionError::Handshake(HandshakeError::UnexpectedKey)));
+    let wrong = HandshakeError::UnexpectedKey { expected: stranger, proved: responder_key().public_key() };
+    assert_eq!(pair.initiator.conn.error(), Some(&ConnectionError::Handshake(wrong)));
     assert_eq!((pair.initiator.trace.len(), pair.responder.trace.len()), (1, 1));
     assert_eq!(pair.initiator.conn.poll_timeout(), Some(DEADLINE));
     pair.run(DEADLINE);
@@ -654,7 +655,8 @@ fn a_rotated_key_still_works_by_ik_and_an_older_one_falls_back() {
     let remote = Remote::Key(oldest.public_key());
     let mut pair = PairBuilder { remote, responder_keys: keys(), ..PairBuilder::default() }.build();
     pair.settle();
-    assert_eq!(pair.initiator.conn.error(), Some(&ConnectionError::Handshake(HandshakeError::UnexpectedKey)));
+    let wrong = HandshakeError::UnexpectedKey { expected: oldest.public_key(), proved: current.public_key() };
+    assert_eq!(pair.initiator.conn.error(), Some(&ConnectionError::Handshake(wrong)));
 }
 
 fn asking(role: Role, remote: Remote) -> Pair {

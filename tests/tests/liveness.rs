@@ -127,8 +127,8 @@ fn keepalive_keeps_an_idle_pair_alive_and_silence_ends_it_on_both_sides() {
 
 #[test]
 fn a_keepalive_on_the_same_tick_as_the_idle_timeout_ends_the_connection() {
-    let mut duel = DuelBuilder { config: with(Some(10), Some(20)), ..DuelBuilder::default() }.build();
-    let at = Instant::ZERO + Duration::from_secs(20);
+    let mut duel = DuelBuilder { config: with(Some(40), Some(20)), ..DuelBuilder::default() }.build();
+    let at = Instant::ZERO + Duration::from_secs(40);
     duel.talk.time(at);
     assert_eq!(duel.error(), Some(&ConnectionError::IdleTimeout));
 }
@@ -269,4 +269,34 @@ fn a_round_trip_is_measured_by_the_handshake_and_by_pings() {
     assert_eq!(pair.responder.conn.round_trip(), Duration::from_millis(80));
     pair.run_for(Duration::from_secs(120));
     assert_eq!(pair.initiator.conn.round_trip(), Duration::from_millis(80));
+}
+
+#[test]
+fn a_side_with_a_keepalive_is_not_idle_for_a_peer_with_a_short_idle_timeout() {
+    for idle in [8, 1] {
+        let mut pair = PairBuilder {
+            initiator_config: with(Some(60), Some(20)),
+            responder_config: with(Some(idle), None),
+            ..PairBuilder::default()
+        }
+        .establish();
+        pair.run_for(Duration::from_secs(60));
+        assert!(pair.initiator.conn.is_established(), "{:?}", pair.initiator.conn.error());
+        assert!(pair.responder.conn.is_established(), "{:?}", pair.responder.conn.error());
+    }
+}
+
+#[test]
+fn an_idle_timeout_of_less_than_a_second_is_read_as_a_second() {
+    for millis in [1, 999, 1000] {
+        let settings = vec![(1, 16), (2, 1 << 20), (3, 1 << 20), (5, millis)];
+        let mut duel = DuelBuilder { config: with(Some(60), Some(20)), settings, ..DuelBuilder::default() }.build();
+        let at = duel.conn().poll_timeout().expect("a timer");
+        // A PING each half of a second at the most.
+        assert!(at >= Instant::from_millis(250) && at <= Instant::from_millis(500), "{at:?}");
+        duel.talk.time(Instant::from_millis(999));
+        assert_eq!(duel.error(), None);
+        duel.talk.time(Instant::from_millis(1000));
+        assert_eq!(duel.error(), Some(&ConnectionError::IdleTimeout));
+    }
 }

@@ -6,7 +6,7 @@ use peermux_core::code::{Code, ProtocolCode};
 use peermux_core::error::ConnectionError;
 use peermux_core::time::Instant;
 use peermux_core::wire::{Priority, Shaping};
-use peermux_core::{Config, Identity, Remote, Role};
+use peermux_core::{Config, Identity, Remote, Role, Transmit};
 use peermux_tests::{Pair, PairBuilder};
 
 const CONSTANT: Shaping = Shaping::Constant { size: 2, interval: 5_000 };
@@ -150,5 +150,71 @@ fn slots_go_on_after_a_record_that_does_not_authenticate() {
     assert!(lasted > Duration::from_millis(1900) && lasted < Duration::from_millis(10_100), "{lasted:?}");
     for pair in after.windows(2) {
         assert_eq!(pair[1].0.saturating_since(pair[0].0), Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_close_under_slow_constant_shaping_is_orderly() {
+    let slow = Shaping::Constant { size: 1, interval: 10_000_000 };
+    let config = || Config { idle_timeout: None, ..shaped(slow) };
+    let builder = || PairBuilder { initiator_config: config(), responder_config: config(), ..PairBuilder::default() };
+    for closer in [Role::Initiator, Role::Responder] {
+        let mut pair = builder().build();
+        pair.run_until(Instant::from_millis(1_000));
+        assert!(pair.initiator.conn.is_established() && pair.responder.conn.is_established());
+        pair.side(closer).conn.close(Code::Application(7), "bye");
+        pair.run_until(Instant::from_millis(60_000));
+        let error = pair.side(closer.peer()).conn.error().cloned();
+        assert!(matches!(error, Some(ConnectionError::Closed { .. })), "the peer learned {error:?}");
+        let error = pair.side(closer).conn.error().cloned();
+        assert!(matches!(error, Some(ConnectionError::Closed { answer: Some(_), .. })), "the closer learned {error:?}");
+        assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
+    }
+}
+
+#[test]
+fn tampering_after_ones_own_close_under_constant_shaping_is_followed_by_2_to_10_s_of_silence() {
+    let mut pair = pair(CONSTANT).build();
+    pair.run_until(Instant::from_millis(1_000));
+    assert!(pair.initiator.conn.is_established() && pair.responder.conn.is_established());
+    let conn = &mut pair.initiator.conn;
+    conn.close(Code::Application(7), "bye");
+    // CLOSE leaves with the next slot; nothing of the responder arrives any more.
+    let mut buffer = vec![0; 16 * 1408];
+    let mut now = pair.now;
+    let mut send = |conn: &mut peermux_core::Connection, now| {
+        conn.handle_timeout(now);
+        conn.poll_transmit(now, &mut buffer).expect("there is room")
+    };
+    while send(conn, now) != Transmit::Finished {
+        now = now + Duration::from_millis(5);
+        assert!(now < Instant::from_millis(2_000));
+    }
+    let at = now;
+    assert_eq!(conn.handle_slice(now, &mut vec![0x55; 2816]), 2816);
+    conn.handle_eof(now);
+    while !conn.is_closed() {
+        now = now + Duration::from_millis(5);
+        assert_eq!(send(conn, now), Transmit::Finished, "a record after the last one");
+        assert!(now.saturating_since(at) < Duration::from_secs(11));
+    }
+    assert!(now.saturating_since(at) >= Duration::from_secs(2), "{:?}", now.saturating_since(at));
+}
+
+#[test]
+fn the_slots_of_an_initiator_count_from_when_flight_3_leaves() {
+    for remote in [Remote::Key(peermux_tests::responder_key().public_key()), Remote::Anyone] {
+        let mut pair = PairBuilder { remote, ..pair(CONSTANT) }.build();
+        for role in [Role::Initiator, Role::Responder] {
+            pair.transmit(role);
+            pair.now = pair.now + Duration::from_millis(10);
+            assert!(pair.deliver(role.peer()));
+        }
+        // The transport takes nothing for longer than a slot.
+        pair.now = pair.now + Duration::from_millis(7);
+        let left = pair.now;
+        pair.run_until(left + Duration::from_millis(100));
+        let times: Vec<_> = pair.initiator.trace[1..4].iter().map(|(at, _)| at.saturating_since(left)).collect();
+        assert_eq!(times, [0, 5, 10].map(Duration::from_millis));
     }
 }

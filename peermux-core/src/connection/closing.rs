@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use super::{Connection, Event, Phase};
 use crate::code::{Code, ProtocolCode};
-use crate::error::{Closed, ConnectionError, HandshakeError, Side, Violation};
+use crate::error::{Closed, ConnectionError, HandshakeError, Side, TransportError, Violation};
 use crate::time::Instant;
 use crate::wire::{Close, MAX_REASON};
 
@@ -27,6 +27,8 @@ pub(super) struct Closing {
     /// The peer's last record was read.
     pub(super) received: bool,
     pub(super) linger_until: Option<Instant>,
+    /// A record did not authenticate.
+    pub(super) tampered: bool,
     /// The writer was told that nothing will follow.
     pub(super) finish_told: bool,
 }
@@ -51,7 +53,23 @@ impl Connection {
     /// A peer that takes nothing more does not keep the connection from ending.
     pub(super) fn limit_close(&mut self) {
         if self.closing.waits_without_limit() {
-            self.closing.linger_until = Some(self.now + LINGER);
+            self.closing.linger_until = Some(self.linger());
+        }
+    }
+
+    /// Under constant shaping CLOSE, and its answer, wait for a slot.
+    fn linger(&self) -> Instant {
+        self.now + LINGER + self.shaper.interval()
+    }
+
+    /// The time for the last record is over: for this side's to leave, or else for the peer's to arrive.
+    pub(super) fn linger_is_over(&mut self) {
+        if self.closing.to_send.take().is_some() && !self.closing.received {
+            // What the peer still says is read, as if this side had spoken.
+            self.closing.said = None;
+            self.close_was_sent();
+        } else {
+            self.phase = Phase::Over;
         }
     }
 
@@ -125,10 +143,11 @@ impl Connection {
         if self.is_unconfirmed() {
             return self.fail_handshake(HandshakeError::ThirdFlight);
         }
-        // The sending key lives on only where slots must go on.
-        if !self.shaper.is_constant() {
+        // The sending key lives on only where slots must go on, which is until the last record.
+        if !self.shaper.is_constant() || self.closing.sent {
             self.sealer = None;
         }
+        self.closing.tampered = true;
         self.opener = None;
         self.closing.to_send = None;
         self.end_with(ConnectionError::Tampered);
@@ -160,7 +179,7 @@ impl Connection {
 
     pub(super) fn close_was_sent(&mut self) {
         self.closing.sent = true;
-        self.closing.linger_until = Some(self.now + LINGER);
+        self.closing.linger_until = Some(self.linger());
         self.over_if_both();
     }
 
@@ -176,7 +195,7 @@ impl Connection {
         match self.phase {
             Phase::Over => {}
             // After a record that did not authenticate the time does not depend on what arrives, and the end of TCP is no exception.
-            Phase::Silent(_) if self.closing.error == Some(ConnectionError::Tampered) => {}
+            Phase::Silent(_) if self.closing.tampered => {}
             Phase::Silent(_) => self.phase = Phase::Over,
             Phase::Records if !self.is_unconfirmed() => {
                 if self.closing.received {
@@ -189,7 +208,8 @@ impl Connection {
                     self.phase = Phase::Over;
                 } else {
                     // CLOSE is still to be sent, and may still arrive.
-                    self.closing.linger_until.get_or_insert(self.now + LINGER);
+                    let until = self.linger();
+                    self.closing.linger_until.get_or_insert(until);
                 }
             }
             _ => {
@@ -199,12 +219,12 @@ impl Connection {
         }
     }
 
-    /// The transport failed for `reason`: nothing can be sent or received any more.
-    pub fn handle_transport_error(&mut self, now: Instant, reason: &str) {
+    /// The transport failed: nothing can be sent or received any more. `error` is a text, or an error of the operating system (`&std::io::Error`).
+    pub fn handle_transport_error(&mut self, now: Instant, error: impl Into<TransportError>) {
         self.advance(now);
         self.flight.clear();
         self.closing.to_send = None;
-        self.end_with(ConnectionError::Transport(Arc::from(reason)));
+        self.end_with(ConnectionError::Transport(error.into()));
         self.phase = Phase::Over;
     }
 }

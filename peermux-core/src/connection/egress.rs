@@ -61,6 +61,9 @@ impl Connection {
             out[..len].copy_from_slice(&self.flight);
             self.flight.clear();
             self.liveness.flight_sent(self.now);
+            if self.role == Role::Initiator {
+                self.shaper.flight_sent(self.now);
+            }
             self.traffic.bytes_sent += len as u64;
             return Ok((Transmit::Bytes(len), None));
         }
@@ -70,7 +73,10 @@ impl Connection {
                 self.mux.shed();
                 return Ok((Transmit::Idle, None));
             }
-            Action::Finish => return Ok((Transmit::Finished, None)),
+            Action::Finish => {
+                self.closing.finish_told = true;
+                return Ok((Transmit::Finished, None));
+            }
             Action::Close(code) => self.close(Code::Protocol(code), ""),
             Action::Record => {}
         }
@@ -84,13 +90,13 @@ impl Connection {
         })
     }
 
-    /// Whether [`Connection::poll_transmit`] has anything to do: bytes to write, or an end to tell of.
+    /// Whether [`Connection::poll_transmit`] has anything to do: bytes to write, or an end that it has not told of.
     pub fn wants_transmit(&mut self) -> bool {
         !self.flight.is_empty()
             || matches!(self.phase, Phase::Dial(_) | Phase::Answer(_))
             || match self.next_action() {
                 Action::Nothing => false,
-                Action::Finish => !core::mem::replace(&mut self.closing.finish_told, true),
+                Action::Finish => !self.closing.finish_told,
                 Action::Close(_) | Action::Record => true,
             }
     }
@@ -114,6 +120,7 @@ impl Connection {
         match self.phase {
             Phase::Over => return Action::Finish,
             // Slots go on until the end: nobody sees that a record did not authenticate.
+            Phase::Silent(_) if self.closing.sent => return Action::Finish,
             Phase::Silent(_) if self.sealer.is_some() => {}
             Phase::Records if self.closing.sent => return Action::Finish,
             // Flight 3 is bound by no shaper, and neither is anything before it.
@@ -182,12 +189,14 @@ impl Connection {
         area.pad();
         // What is announced for payload must leave even if the payload is reset meanwhile.
         self.must_send = next > 1 && !self.shaper.is_constant();
-        if !short {
+        if short {
+            self.shaper.flight_sent(self.now);
+        } else {
             self.shaper.sent(quanta(len), self.now);
         }
         let unsealed = self.sealer.as_mut().and_then(|sealer| sealer.prepare(record, next, close.is_some(), self.now));
         self.drain_rate.sent(self.now, len, next > 1);
-        self.liveness.record_sent(self.now, &self.config, &mut self.rng);
+        self.liveness.record_sent(self.now, &mut self.rng);
         if unsealed.is_none() {
             record.fill(0);
             self.provider_failed();

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use crate::codec::Writer;
-use crate::config::Config;
+use crate::config::{Config, LEAST_IDLE_TIMEOUT};
 use crate::crypto::Rng;
 use crate::time::Instant;
 use crate::wire::{Ping, Pong, Settings};
@@ -14,6 +14,8 @@ const MEASURE_EVERY: Duration = Duration::from_millis(500);
 pub(super) struct Liveness {
     last_received: Instant,
     idle_timeout: Option<Duration>,
+    /// The longest time that this side is silent: half of the idle timeout at most.
+    keepalive: Option<Duration>,
     ping_at: Option<Instant>,
     ping_is_due: bool,
     /// The number of the last PING, and when it left if no PONG has come.
@@ -33,6 +35,7 @@ impl Liveness {
         Self {
             last_received: now,
             idle_timeout: None,
+            keepalive: None,
             ping_at: None,
             ping_is_due: false,
             pings: 0,
@@ -47,13 +50,15 @@ impl Liveness {
 
     /// Records flow: the timers start.
     pub(super) fn start(&mut self, now: Instant, config: &Config, peer: &Settings, rng: &mut Rng) {
-        let theirs = (peer.idle_timeout > 0).then(|| Duration::from_millis(peer.idle_timeout));
+        let theirs = Duration::from_millis(peer.idle_timeout);
+        let theirs = (!theirs.is_zero()).then(|| theirs.max(LEAST_IDLE_TIMEOUT));
         self.idle_timeout = match (config.idle_timeout, theirs) {
             (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
             (ours, theirs) => ours.or(theirs),
         };
+        self.keepalive = config.keepalive.map(|every| self.idle_timeout.map_or(every, |idle| every.min(idle / 2)));
         self.last_received = now;
-        self.record_sent(now, config, rng);
+        self.record_sent(now, rng);
     }
 
     pub(super) fn idle_at(&self) -> Option<Instant> {
@@ -74,17 +79,17 @@ impl Liveness {
     }
 
     /// Silence begins anew: the next PING is due after a random part of the longest.
-    pub(super) fn record_sent(&mut self, now: Instant, config: &Config, rng: &mut Rng) {
-        self.ping_at = config.keepalive.map(|longest| {
+    pub(super) fn record_sent(&mut self, now: Instant, rng: &mut Rng) {
+        self.ping_at = self.keepalive.map(|longest| {
             let micros = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX / 2);
             now + Duration::from_micros(rng.uniform(micros / 2, micros + 1))
         });
     }
 
-    pub(super) fn on_time(&mut self, now: Instant, config: &Config, rng: &mut Rng) {
+    pub(super) fn on_time(&mut self, now: Instant, rng: &mut Rng) {
         if self.ping_at.is_some_and(|at| now >= at) {
             self.ping_is_due = true;
-            self.record_sent(now, config, rng);
+            self.record_sent(now, rng);
         }
     }
 

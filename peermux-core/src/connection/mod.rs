@@ -328,7 +328,7 @@ impl Connection {
             }
             Phase::Records => {
                 if self.closing.linger_until.is_some_and(|until| self.now >= until) {
-                    self.phase = Phase::Over;
+                    self.linger_is_over();
                 } else if self.closing.error.is_some() {
                     // CLOSE waits for the transport, until `linger_until`.
                 } else if self.decision != Decision::Accepted && self.now >= self.handshake_deadline {
@@ -340,7 +340,7 @@ impl Connection {
                 {
                     self.close(Code::NO_ERROR, "");
                 } else if self.decision == Decision::Accepted {
-                    self.liveness.on_time(self.now, &self.config, &mut self.rng);
+                    self.liveness.on_time(self.now, &mut self.rng);
                 }
                 // Or `poll_timeout` would name this moment again.
                 self.limit_close();

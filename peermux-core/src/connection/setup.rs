@@ -293,7 +293,9 @@ impl Connection {
             attestation: attestation(proved.hello()),
         });
         let ask = match remote {
-            Remote::Key(expected) if expected != key => return Err(HandshakeError::UnexpectedKey),
+            Remote::Key(expected) if expected != key => {
+                return Err(HandshakeError::UnexpectedKey { expected, proved: key });
+            }
             Remote::Key(_) | Remote::Anyone => self.config.ask,
             Remote::KeyOrAsk(expected) => self.config.ask || expected != key,
             Remote::Ask => true,

@@ -281,8 +281,11 @@ impl Mux {
     // Reading.
 
     pub(crate) fn read(&mut self, id: StreamId, out: &mut [u8]) -> Result<usize, ReadError> {
-        let slot = self.readable(id)?;
-        let Some(slot) = slot else { return Ok(0) };
+        // Nothing is asked, so there is nothing to wait for.
+        if out.is_empty() && self.exists(id) {
+            return Ok(0);
+        }
+        let Some(slot) = self.readable(id)? else { return Ok(0) };
         let read = self.streams[slot as usize].recv.queue.read(out, &mut self.spares);
         self.consume(slot, read);
         Ok(read)
@@ -304,10 +307,10 @@ impl Mux {
             return Ok(Some(slot));
         }
         match recv.state {
-            RecvState::Finished if recv.stopped => Err(ReadError::Stopped),
+            // What this side's application has stopped stays stopped for it, however the peer ends it.
+            _ if recv.stopped => Err(ReadError::Stopped),
             RecvState::Finished => Ok(None),
             RecvState::Reset => Err(ReadError::Reset(stream.recv_code())),
-            RecvState::Open if recv.stopped => Err(ReadError::Stopped),
             RecvState::Open => match &self.ended {
                 Some(error) => Err(ReadError::Connection(error.clone())),
                 None => {

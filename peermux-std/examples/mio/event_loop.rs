@@ -199,7 +199,7 @@ impl<S> Peer<S> {
     /// Nothing can be sent or received any more.
     fn fail(&mut self, now: Instant, error: &io::Error) {
         self.unsent = Vec::new();
-        self.connection.handle_transport_error(now, &error.to_string());
+        self.connection.handle_transport_error(now, error);
     }
 
     fn events<A: Application<Session = S>>(&mut self, application: &mut A) {

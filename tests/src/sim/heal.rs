@@ -223,11 +223,13 @@ impl World {
             self.round()?;
         }
         let records = self.ends[0].records + self.ends[1].records - before;
+        let idle = self.setup.configs.iter().filter_map(|config| config.idle_timeout).min();
         let pings: u128 = self
             .setup
             .configs
             .iter()
             .filter_map(|config| config.keepalive)
+            .map(|every| idle.map_or(every, |idle| every.min(idle / 2)))
             .map(|every| 2 * span.as_micros() / every.as_micros() + 1)
             .sum();
         // Each PING has a PONG, which may carry a PING of its own where that costs nothing.

@@ -522,7 +522,10 @@ pub fn a_wrong_key_is_found_by_the_dialer<D: Face, L: Face>() {
     let error = D::dial(socket, Remote::Key(nobody), Config::default()).err().expect("it is another key");
     assert!(begin.elapsed() < Duration::from_secs(5));
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
-    assert_eq!(*connection_error(&error), ConnectionError::Handshake(HandshakeError::UnexpectedKey));
+    let (expected, proved) = (nobody, responder_key().public_key());
+    let wrong = HandshakeError::UnexpectedKey { expected, proved };
+    assert_eq!(*connection_error(&error), ConnectionError::Handshake(wrong));
+    assert!(error.to_string().contains(&expected.to_string()) && error.to_string().contains(&proved.to_string()));
     drop(listening);
 }
 
