@@ -603,6 +603,7 @@ def negative_vectors() -> Iterator[Json]:
     M = "MALFORMED"
     yield tlv_vec("least", None, VS)
     yield tlv_vec("unknown TLVs are ignored, even twice", None, [(0xE1, b"a"), *VS, (0xE1, b""), (0x07, b"x")])
+    yield tlv_vec("TLVs of type 0 are ignored, even twice", None, [(0, b"a"), *VS, (0, b"")])
     yield tlv_vec("unknown settings are ignored, even twice", None, [*VS, setting_tlv([(27, 1), (27, 2), (7, 0)])])
     yield tlv_vec("flags 2 to 7 are ignored", None, [*VS, (pm.T_FLAGS, b"\xfc")])
     yield tlv_vec("TLVs of 205 bytes", None, [*VS, (0xE1, bytes(197))])

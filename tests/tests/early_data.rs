@@ -259,3 +259,19 @@ fn a_stream_that_was_reset_meanwhile_is_reset_after_it_went_again() {
     pair.settle();
     assert_eq!((pair.initiator.conn.stream_count(), pair.responder.conn.stream_count()), (0, 0));
 }
+
+#[test]
+fn to_accept_early_data_twice_does_nothing_the_second_time() {
+    let mut pair = PairBuilder { register: None, ..willing() }.build();
+    let id = request(&mut pair);
+    pair.transmit(Role::Initiator);
+    pair.now = pair.now + Duration::from_millis(10);
+    assert!(pair.deliver(Role::Responder));
+    assert!(pair.responder.conn.accept_early());
+    assert!(!pair.responder.conn.accept_early());
+    pair.settle();
+    assert!(pair.responder.conn.is_established(), "{:?}", pair.responder.conn.error());
+    answer(&mut pair);
+    pair.settle();
+    assert_eq!(pair.initiator.conn.recv(id).read(&mut [0; 500]), Ok(200));
+}

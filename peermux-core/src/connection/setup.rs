@@ -236,10 +236,9 @@ impl Connection {
     /// none is offered any more.
     pub fn accept_early(&mut self) -> bool {
         let Phase::Answer(answer) = &mut self.phase else { return false };
-        let EarlyState::Offered(frames) = core::mem::replace(&mut answer.early, EarlyState::Accepted) else {
-            answer.early = EarlyState::None;
-            return false;
-        };
+        let EarlyState::Offered(frames) = &mut answer.early else { return false };
+        let frames = core::mem::take(frames);
+        answer.early = EarlyState::Accepted;
         self.early.accepted = true;
         let peer_settings = self.peer_settings;
         self.mux.set_peer(&peer_settings);

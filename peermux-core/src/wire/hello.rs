@@ -72,12 +72,13 @@ impl Hello {
         }
         let mut tlvs = Reader::new(reader.take(len, "TLVs")?);
         let mut hello = Self::default();
-        let mut seen = [false; 7];
+        // Of the types that are known.
+        let mut seen = [false; kind::ATTESTATION as usize];
         while !tlvs.is_empty() {
             let kind = tlvs.u8("TLV type")?;
             let len = usize::from(tlvs.u8("TLV length")?);
             let value = tlvs.take(len, "TLV value")?;
-            if let Some(seen) = seen.get_mut(usize::from(kind))
+            if let Some(seen) = usize::from(kind).checked_sub(1).and_then(|index| seen.get_mut(index))
                 && core::mem::replace(seen, true)
             {
                 return Err(DecodeError::new("TLV type", Fault::Repeated));
@@ -181,4 +182,20 @@ fn list(value: &[u8], field: &'static str) -> Result<ArrayVec<u8, MAX_VALUE>, De
 
 fn fixed<const N: usize>(value: &[u8], field: &'static str) -> Result<[u8; N], DecodeError> {
     value.try_into().map_err(|_| DecodeError::new(field, Fault::OutOfRange))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_unknown_type_may_occur_twice_and_no_known_one() {
+        for kind in 0..=u8::MAX {
+            let tlvs = [1, 1, 1, 2, 1, 1, kind, 1, 1, kind, 1, 1];
+            let mut bytes = alloc::vec![0, tlvs.len() as u8];
+            bytes.extend_from_slice(&tlvs);
+            let decoded = Hello::decode(&mut Reader::new(&bytes), false);
+            assert_eq!(decoded.is_ok(), !(1..=6).contains(&kind), "type {kind}: {decoded:?}");
+        }
+    }
 }
