@@ -230,10 +230,10 @@ impl PeerStreams {
         (self.closed + self.most).min(self.opened + ahead).saturating_sub(self.granted)
     }
 
-    /// Whether a new limit should cause a record.
+    /// Whether a new limit should cause a record: when few more may be opened. As a rule it rides.
     fn is_due(&self) -> bool {
-        let raise = self.raise();
-        raise > 0 && (raise * 2 >= self.ahead || self.granted - self.opened < raise)
+        let (raise, left) = (self.raise(), self.granted - self.opened);
+        left * 4 < self.ahead && left < raise
     }
 }
 
