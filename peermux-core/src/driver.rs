@@ -51,6 +51,8 @@ struct State {
     claimed: bool,
     /// The peer drains the connection, for this reason.
     drained: Option<ProtocolCode>,
+    /// The writer has taken bytes, and has not said since that the transport has them.
+    unwritten: bool,
 }
 
 /// What the writer is to do.
@@ -116,6 +118,7 @@ impl Driver {
             register,
             claimed: false,
             drained: None,
+            unwritten: false,
         };
         Arc::new(Self { state: Mutex::new(state) })
     }
@@ -185,7 +188,10 @@ impl Driver {
 
     /// The transport failed.
     pub fn handle_transport_error(&self, now: Instant, error: impl Into<TransportError>) {
-        self.with(|connection| connection.handle_transport_error(now, error));
+        self.act(true, |state| {
+            state.unwritten = false;
+            state.connection.handle_transport_error(now, error);
+        });
     }
 
     /// The time is `now`.
@@ -199,11 +205,12 @@ impl Driver {
     }
 
     /// For the writer, when the transport can take more: the next thing to do. `waker` is woken when that changes. What is to be sent is put
-    /// into `buffer`: a flight, a record, or several of a [burst](Connection::burst_len).
+    /// into `buffer`: a flight, a record, or several of a [burst](Connection::burst_len). The call says that the transport has all that was taken before.
     pub fn poll_transmit(&self, now: Instant, buffer: &mut WriteBuffer, waker: &Waker) -> Pump {
         let mut former = None;
         let pump = self.act(false, |state| {
             let transmit = buffer.fill(&mut state.connection, now);
+            state.unwritten = matches!(transmit, Transmit::Bytes(_));
             if let Transmit::Bytes(_) = transmit {
                 // To ask at once saves the writer another call, where nothing else waits.
                 let then = match state.connection.poll_transmit(now, &mut []) {
@@ -230,7 +237,10 @@ impl Driver {
     fn seal(&self, buffer: &mut WriteBuffer) -> bool {
         let sealed = buffer.seal();
         if !sealed {
-            self.with(Connection::provider_failed);
+            self.act(true, |state| {
+                state.unwritten = false;
+                state.connection.provider_failed();
+            });
         }
         sealed
     }
@@ -241,6 +251,7 @@ impl Driver {
         let more = self.act(true, |state| {
             let filled = state.connection.wants_record()
                 && matches!(buffer.fill(&mut state.connection, now), Transmit::Bytes(_));
+            state.unwritten |= filled;
             let more = filled && state.connection.wants_record();
             buffer.followed_by(more);
             filled.then_some(more)
@@ -253,7 +264,8 @@ impl Driver {
         self.lock().drained
     }
 
-    /// For the reader: whether it need not read on, since nothing that arrives is looked at any more and the transport is to be closed.
+    /// For the reader: whether it need not read on, since nothing that arrives is looked at any more. The writer may still have something for the transport, this side's last
+    /// record for example: it closes the transport when that is done.
     pub fn is_closed(&self) -> bool {
         self.lock().connection.is_closed()
     }
@@ -394,9 +406,13 @@ impl Waiter {
         self.poll(waker, |state| &mut state.watchers, |state| state.drained)
     }
 
-    /// Ready once nothing is to be sent or received any more; `waker` is woken then.
+    /// Ready once nothing is to be sent or received any more, and the transport has this side's last record; `waker` is woken then.
     pub fn poll_closed(&mut self, waker: &Waker) -> Poll<()> {
-        self.poll(waker, |state| &mut state.watchers, |state| state.connection.is_closed().then_some(()))
+        self.poll(
+            waker,
+            |state| &mut state.watchers,
+            |state| (state.connection.is_closed() && !state.unwritten).then_some(()),
+        )
     }
 
     /// The next stream that the peer opened; `waker` is woken when there is one.

@@ -41,6 +41,9 @@ fn cork(_: &TcpStream, _: bool) -> io::Result<()> {
 /// How long a writer waits for a socket that takes nothing before it looks whether the connection has ended or has a new timer meanwhile.
 const STALL: Duration = Duration::from_secs(1);
 
+/// How long a socket may take to take the last bytes of a connection that has ended.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// The clock of a connection: the time since it began.
 #[derive(Clone, Copy)]
 pub(crate) struct Clock(Instant);
@@ -152,10 +155,8 @@ impl Loops {
                 true => self.driver.handle_input(self.clock.now(), &mut buffer, Writes::Another),
                 false => self.driver.handle_eof(self.clock.now()),
             }
-            if self.driver.is_closed() {
-                return self.end();
-            }
-            if !arrived {
+            // The writer ends the connection, when the socket has all that was begun.
+            if self.driver.is_closed() || !arrived {
                 return;
             }
         }
@@ -220,8 +221,9 @@ impl Loops {
                 *unsent = buffer.unsent_limit();
                 limit_unsent(&self.socket, *unsent)?;
             }
-            if !self.write_all(buffer.bytes(), more && self.short_segments)? || more && !self.wait_writable()? {
-                return Ok(Pump::Close);
+            self.write_all(buffer.bytes(), more && self.short_segments)?;
+            if more {
+                self.wait_writable()?;
             }
             if let Then::Wait(timer) = then {
                 return Ok(Pump::Wait(timer));
@@ -229,9 +231,9 @@ impl Loops {
         }
     }
 
-    /// Writes `bytes`; false if the connection has ended before the socket took them. If there is `more`, what does not fill a segment waits for it, as it would
+    /// Writes `bytes`, also if the connection has ended meanwhile: what was begun leaves whole, and CLOSE behind it. If there is `more`, what does not fill a segment waits for it, as it would
     /// in a stream that is not cut into records.
-    fn write_all(&self, mut bytes: &[u8], more: bool) -> io::Result<bool> {
+    fn write_all(&self, mut bytes: &[u8], more: bool) -> io::Result<()> {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -243,25 +245,21 @@ impl Loops {
             match send(&self.socket, bytes, flags).map_err(io::Error::from) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => bytes = &bytes[written..],
-                Err(error) if retry(&error) => {
-                    if !self.wait_writable()? {
-                        return Ok(false);
-                    }
-                }
+                Err(error) if retry(&error) => self.wait_writable()?,
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(())
     }
 
-    /// Waits until the socket takes more, and minds the connection's timers meanwhile; false if the connection has ended.
-    fn wait_writable(&self) -> io::Result<bool> {
-        let mut slice = Duration::ZERO;
+    /// Waits until the socket takes more, and minds the connection's timers meanwhile. Once the connection has ended, an error if that takes too long.
+    fn wait_writable(&self) -> io::Result<()> {
+        let (mut slice, mut give_up_at) = (Duration::ZERO, None);
         while !self.wait_for(PollFlags::OUT, Some(slice))? {
-            if self.driver.is_closed() {
-                return Ok(false);
-            }
             let now = self.clock.now();
+            if self.driver.is_closed() && now >= *give_up_at.get_or_insert(now + PATIENCE) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             let timer = self.driver.with(|connection| connection.poll_timeout());
             let left = timer.map_or(STALL, |timer| timer.saturating_since(now));
             if left.is_zero() {
@@ -269,7 +267,7 @@ impl Loops {
             }
             slice = left.min(STALL);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Waits for the socket to be ready, or to have ended or failed, which shows when it is used; false if that takes longer than `timeout`.

@@ -29,8 +29,15 @@ pub(crate) fn start(socket: TcpStream, transport: &Arc<Transport>) -> io::Result
     socket.set_nodelay(true)?;
     let socket = Arc::new(socket);
     transport.begin(&socket);
-    let pump =
-        Pump { socket, transport: transport.clone(), at_end: false, half_closed: false, crowded: false, over: false };
+    let pump = Pump {
+        socket,
+        transport: transport.clone(),
+        at_end: false,
+        half_closed: false,
+        crowded: false,
+        over: false,
+        give_up_at: None,
+    };
     tokio::spawn(instrument(pump.run()));
     Ok(())
 }
@@ -38,6 +45,9 @@ pub(crate) fn start(socket: TcpStream, transport: &Arc<Transport>) -> io::Result
 /// When the alarm is set to go off first, at the latest: each time that it is set to go off before all others, Tokio wakes the thread that waits for the system. So a connection
 /// that ends soon does not set it twice, for its handshake and for its end.
 const FIRST_ALARM: Duration = Duration::from_secs(2);
+
+/// How long a socket may take to take the last bytes of a connection that has ended.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a connection's task holds. One that is dropped before its end, as when its runtime shuts down, ends the connection: others may wait for
 /// it in other runtimes.
@@ -50,6 +60,8 @@ struct Pump {
     /// Others have their turn before this one goes on, since many may be about to write.
     crowded: bool,
     over: bool,
+    /// The connection has ended, and the socket takes the rest of what was begun no later than this.
+    give_up_at: Option<Instant>,
 }
 
 impl Drop for Pump {
@@ -119,8 +131,7 @@ impl Pump {
                     self.half_close();
                     (0, Some(timer))
                 }
-                Sends::Blocked if closed.poll_closed(cx.waker()).is_ready() => return Poll::Ready(Ok(())),
-                Sends::Blocked => (0, Some(transport.driver().poll_timeout())),
+                Sends::Blocked => (0, Some(self.blocked(cx, closed, now)?)),
                 Sends::Over => return Poll::Ready(Ok(())),
             };
             turn += received + sent;
@@ -138,6 +149,18 @@ impl Pump {
             }
             transport.driver().handle_timeout(transport.clock().now());
         }
+    }
+
+    /// The socket takes no more. What was begun leaves whole, and CLOSE behind it, also if the connection has ended meanwhile; but not for ever. The next timer.
+    fn blocked(&mut self, cx: &Context<'_>, closed: &mut Waiter, now: Instant) -> io::Result<Option<Instant>> {
+        let driver = self.transport.driver();
+        // Others may end it.
+        let _ = closed.poll_closed(cx.waker());
+        if !driver.is_closed() {
+            return Ok(driver.poll_timeout());
+        }
+        let until = *self.give_up_at.get_or_insert(now + PATIENCE);
+        if now >= until { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(until)) }
     }
 
     /// Reads what is there, up to a record; returns how many bytes it was.

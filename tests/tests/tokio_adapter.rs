@@ -42,6 +42,7 @@ scenarios! { Tokio, Tokio:
     codes_of_resets_stops_and_refusals_arrive() within 20;
     flush_and_shutdown_twice() within 20;
     close_tells_code_and_reason_and_every_call_after_it_says_so() within 20;
+    a_close_amid_a_download_loses_no_part_of_a_record_and_is_answered() within 60;
     drain_lets_all_finish() within 30;
     a_wrong_key_is_found_by_the_dialer() within 20;
     a_transport_that_is_reset_wakes_everyone() within 20;
@@ -55,6 +56,7 @@ mod between {
     scenarios! { Tokio, Std:
         bulk_both_ways(1_000_000, 2) within 60;
         close_tells_code_and_reason_and_every_call_after_it_says_so() within 20;
+        a_close_amid_a_download_loses_no_part_of_a_record_and_is_answered() within 60;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +19,9 @@ pub struct Relay {
     sockets: Arc<Mutex<Vec<TcpStream>>>,
     paused: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
+    /// Bytes that it has carried from the dialer, and from the listener; and how many of the two have ended in good order.
+    pub carried: Arc<[AtomicUsize; 2]>,
+    pub ended: Arc<AtomicUsize>,
 }
 
 impl Relay {
@@ -27,14 +30,27 @@ impl Relay {
         let address = listener.local_addr().expect("it is bound");
         let sockets = Arc::new(Mutex::new(Vec::new()));
         let (paused, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let relay = Self { address, sockets: sockets.clone(), paused: paused.clone(), over: over.clone() };
+        let (carried, ended) = (Arc::<[AtomicUsize; 2]>::default(), Arc::<AtomicUsize>::default());
+        let relay = Self {
+            address,
+            sockets: sockets.clone(),
+            paused: paused.clone(),
+            over: over.clone(),
+            carried: carried.clone(),
+            ended: ended.clone(),
+        };
         thread::spawn(move || {
             let (near, _) = listener.accept().expect("somebody dials");
             let far = TcpStream::connect(target).expect("it listens");
-            for (from, to) in [(&near, &far), (&far, &near)] {
+            for (index, (from, to)) in [(&near, &far), (&far, &near)].into_iter().enumerate() {
                 let (from, to) = (from.try_clone().expect("a clone"), to.try_clone().expect("a clone"));
                 let (paused, over) = (paused.clone(), over.clone());
-                thread::spawn(move || carry(from, to, &paused, &over));
+                let (carried, ended) = (carried.clone(), ended.clone());
+                thread::spawn(move || {
+                    if carry(from, to, &paused, &over, &carried[index]) {
+                        ended.fetch_add(1, SeqCst);
+                    }
+                });
             }
             sockets.lock().expect("no panic").extend([near, far]);
         });
@@ -66,7 +82,14 @@ impl Drop for Relay {
     }
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, paused: &AtomicBool, over: &AtomicBool) {
+/// Whether `from` ended in good order.
+fn carry(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    paused: &AtomicBool,
+    over: &AtomicBool,
+    carried: &AtomicUsize,
+) -> bool {
     from.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket");
     let mut buffer = vec![0; 16_384];
     while !over.load(SeqCst) {
@@ -77,18 +100,20 @@ fn carry(mut from: TcpStream, mut to: TcpStream, paused: &AtomicBool, over: &Ato
         match from.read(&mut buffer) {
             Ok(0) => {
                 let _ = to.shutdown(Shutdown::Write);
-                return;
+                return true;
             }
             Ok(_) if paused.load(SeqCst) => {}
             Ok(read) => {
+                carried.fetch_add(read, SeqCst);
                 if to.write_all(&buffer[..read]).is_err() {
-                    return;
+                    return false;
                 }
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            Err(_) => return,
+            Err(_) => return false,
         }
     }
+    false
 }
 
 /// An address that accepts no connection and refuses none, as long as this lives.

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -613,4 +614,42 @@ macro_rules! scenarios {
             }
         )*
     };
+}
+
+pub fn a_close_amid_a_download_loses_no_part_of_a_record_and_is_answered<D: Face, L: Face>() {
+    for round in 0..12 {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("loopback listens");
+        let address = socket.local_addr().expect("it is bound");
+        let listening = L::listen(socket, Config::default());
+        let relay = Relay::to(address);
+        let ends = ends_over::<D, L>(listening, address, relay.dial(), &Config::default());
+        let uploads = ends.listener.clone();
+        let server = thread::spawn(move || {
+            let mut stream = uploads.accept().expect("it was opened");
+            let bytes = vec![7; 256 << 10];
+            while stream.write_all(&bytes).is_ok() {}
+        });
+        let mut stream = ends.dialer.open("download", Priority::default()).expect("it opens");
+        stream.write_all(b"all of it").expect("there is room");
+        let mut buffer = vec![0; 64 << 10];
+        let mut left = (1 << 20) + round * 200_001;
+        while left > 0_usize {
+            left = left.saturating_sub(stream.read(&mut buffer).expect("it goes on"));
+        }
+        ends.dialer.close(9, "enough");
+        for error in [ends.dialer.ended(), ends.listener.ended()] {
+            let ConnectionError::Closed { closed, answer, .. } = error else { panic!("round {round}: {error}") };
+            assert_eq!((closed.code, answer.is_some()), (Code::Application(9), true), "round {round}");
+        }
+        server.join().expect("no panic");
+        drop(ends);
+        let begin = Instant::now();
+        while relay.ended.load(SeqCst) < 2 {
+            assert!(begin.elapsed() < Duration::from_secs(10), "round {round}: the transport ends in good order");
+            thread::yield_now();
+        }
+        for carried in relay.carried.iter() {
+            assert_eq!(carried.load(SeqCst) % 1408, 0, "round {round}: a part of a quantum");
+        }
+    }
 }
