@@ -17,7 +17,8 @@ use crate::{Code, ConnectionError, Priority, ReadError, StreamStats, WriteError}
 /// A stream of a connection: [`AsyncRead`] and [`AsyncWrite`].
 ///
 /// `shutdown` finishes the sending half and waits until that is with the transport; `flush` waits until all that was written is. Dropping a stream
-/// that was not shut down resets it: the peer never takes that for its end.
+/// that was not shut down resets it: the peer never takes that for its end. What is with the transport stands in a record, and the system may not have it yet: before a program or its
+/// runtime ends, it waits for [`Connection::drain`](crate::Connection::drain) or [`Connection::close`](crate::Connection::close).
 ///
 /// Reads and writes are cancel safe: a future that is dropped has taken nothing.
 ///

@@ -15,10 +15,10 @@ use adapter::std_face::Std;
 use adapter::tokio_face::Tokio;
 use adapter::{connection_error, pattern, within};
 use bytes::Bytes;
-use peermux_core::error::{ConnectionError, ReadError};
+use peermux_core::error::{ConnectionError, ReadError, Side};
 use peermux_core::{Config, Remote};
 use peermux_tests::{initiator_key, responder_key};
-use peermux_tokio::{Code, ConnectError, Connection, Listener, Priority, Stream, connect, relay};
+use peermux_tokio::{Approval, Code, ConnectError, Connection, Listener, Priority, Stream, connect, relay};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
@@ -513,6 +513,24 @@ fn stopped_waits_for_the_end_of_the_sending_half() {
             let error = task.await.expect("no panic").expect_err("the connection ends first");
             assert_eq!(error.code(), Some(Code::Application(3)));
         }
+    });
+}
+
+#[test]
+fn a_refusal_reaches_the_dialer_with_its_code_and_reason() {
+    run(30, || async {
+        let socket = TcpListener::bind("127.0.0.1:0").await.expect("loopback listens");
+        let config = Config { ask: true, ..Config::default() };
+        let refuse = |_: &peermux_tokio::PeerInfo| Approval::refuse(77, "not today");
+        let listener = Listener::over(socket, || responder_key().into(), config, refuse).expect("it is valid");
+        let error = match dial_any(&[listener.local_addr()], Config::default()).await.0 {
+            Ok(connection) => connection.ended().await,
+            Err(error) => connection_error(&error).clone(),
+        };
+        let ConnectionError::Closed { by: Side::Peer, closed, .. } = error else { panic!("it is refused: {error}") };
+        assert_eq!((closed.code, &*closed.reason), (Code::Application(77), "not today"));
+        let refused = listener.next().await.expect("the runtime lives").expect_err("it is refused");
+        assert_eq!(connection_error(&refused.error).code(), Some(Code::Application(77)));
     });
 }
 
