@@ -52,7 +52,7 @@ pub struct Config {
     /// `idle_timeout`. If the peer's idle timeout is shorter, half of that one holds instead. `None` sends none. 20 s by default.
     pub keepalive: Option<Duration>,
     /// Whether the application is asked about each peer ([`Event::PeerProved`](crate::Event::PeerProved)), or every one is accepted whose key is as
-    /// expected. `false` by default.
+    /// expected. A responder that is asked tells the initiator, which is established only when the answer was yes. `false` by default.
     pub ask: bool,
     /// Responder: whether a dialer that does not know this side's key is answered at all. `true` by default; without it, this side's identity
     /// is never shown to a prober.
@@ -68,7 +68,8 @@ pub struct Config {
     /// Whether this side takes part in early data (`docs/spec.md` section 6): as an initiator it sends streams of
     /// [`Connection::open_early`](crate::Connection::open_early) with the first flight; as a responder it may accept them
     /// ([`Event::EarlyData`](crate::Event::EarlyData)). Early data has no forward secrecy against theft of the responder's key, is
-    /// not protected by ML-KEM, and can be replayed where no strike register prevents it. `false` by default.
+    /// not protected by ML-KEM, and may be delivered more than once
+    /// ([`RecvStream::is_early`](crate::RecvStream::is_early)). `false` by default.
     pub early_data: bool,
     /// Takes the secrets of connections, for debugging. `None` by default.
     pub key_log: Option<Arc<dyn KeyLog>>,

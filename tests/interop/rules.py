@@ -48,30 +48,29 @@ ANSWERS = frozenset({"STREAM", "RESET", "STOP", "MAX_STREAM_DATA"})
 
 @dataclass
 class StrikeRegister:
-    """All times are milliseconds since 1970. An entry lives until the TIMESTAMP plus 60 s has passed."""
+    """All times are milliseconds since 1970. Entries are kept by the second of their TIMESTAMP; None stands for a second whose entries were forgotten for want of room."""
     started: int
     capacity: int = 1024
-    entries: dict[bytes, int] = field(default_factory=dict)
-    floor: int = -1  # the latest TIMESTAMP of a flight that there was no room for
+    seconds: dict[int, Optional[set[bytes]]] = field(default_factory=dict)
 
     def take(self, ephemeral: bytes, timestamp: Optional[int], now: int, key_made: int) -> bool:
-        """Checks and enters in one step. What is refused is entered as well, unless it is too old to be accepted ever, since
-        its frames come again in flight 3 and must not be accepted here afterwards."""
-        if timestamp is None or now - timestamp > WINDOW:
+        """Checks and enters in one step. What is refused is entered as well, unless its clock is too different, since its frames come again in flight 3 and should not be accepted here afterwards."""
+        if timestamp is None or abs(now - timestamp) > WINDOW:
             return False
-        self.entries = {e: until for e, until in self.entries.items() if until >= now}
-        if ephemeral in self.entries:
+        self.seconds = {s: keys for s, keys in self.seconds.items() if s * 1000 + 999 + WINDOW >= now}
+        keys = self.seconds.setdefault(timestamp // 1000, set())
+        if keys is None or ephemeral in keys:
             return False
-        if len(self.entries) >= self.capacity:
-            self.floor = max(self.floor, timestamp)
-            return False
-        self.entries[ephemeral] = timestamp + WINDOW
+        keys.add(ephemeral)
+        if sum(len(k or ()) for k in self.seconds.values()) > self.capacity:
+            fullest = max(sorted(self.seconds), key=lambda s: len(self.seconds[s] or ()))  # the earliest of several
+            self.seconds[fullest] = None
         known = now - self.started >= WARM_UP or self.started < key_made
-        return known and timestamp > self.floor and timestamp - now <= WINDOW
+        return known and self.seconds[timestamp // 1000] is not None
 
 
 def accepts_early(register: Optional[StrikeRegister], ephemeral: bytes, p1: Payload, now: int, key_made: int) -> bool:
-    """`register` is None where early data is not configured. The version chosen is always 1."""
+    """`register` is None where early data is not configured. The version chosen is always 1. `key_made` is of the key that opened P1. The register learns of each P1 with EARLY, whatever else holds."""
     return register is not None and register.take(ephemeral, p1.timestamp, now, key_made) and p1.versions[0] == VERSION
 
 

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use peermux_core::crypto::StaticSecret;
+use peermux_core::crypto::{PublicKey, StaticSecret};
 use peermux_core::time::Instant;
 use peermux_core::wire::Priority;
 use peermux_core::{Config, Event, Remote, ResponderKeys, Role, StreamId, StrikeRegister, Transmit};
 use peermux_tests::{Pair, PairBuilder, responder_key};
+use proptest::prelude::*;
 
 /// The wall clock when the tests begin, in milliseconds since 1970; the registers were made long before.
 const NOW: u64 = 1_800_000_000_000;
@@ -260,10 +261,20 @@ fn a_stream_that_was_reset_meanwhile_is_reset_after_it_went_again() {
     assert_eq!((pair.initiator.conn.stream_count(), pair.responder.conn.stream_count()), (0, 0));
 }
 
+/// The request at the responder, read and released: whether it says that it is early.
+fn received(pair: &mut Pair) -> Option<bool> {
+    let conn = &mut pair.responder.conn;
+    let id = conn.accept()?;
+    let early = conn.recv(id).is_early();
+    assert_eq!(conn.recv(id).read(&mut [0; 2000]), Ok(1000));
+    conn.release(id);
+    Some(early)
+}
+
 #[test]
-fn to_accept_early_data_twice_does_nothing_the_second_time() {
+fn accept_early_twice_does_nothing_the_second_time() {
     let mut pair = PairBuilder { register: None, ..willing() }.build();
-    let id = request(&mut pair);
+    request(&mut pair);
     pair.transmit(Role::Initiator);
     pair.now = pair.now + Duration::from_millis(10);
     assert!(pair.deliver(Role::Responder));
@@ -271,7 +282,109 @@ fn to_accept_early_data_twice_does_nothing_the_second_time() {
     assert!(!pair.responder.conn.accept_early());
     pair.settle();
     assert!(pair.responder.conn.is_established(), "{:?}", pair.responder.conn.error());
-    answer(&mut pair);
+    assert_eq!(received(&mut pair), Some(true));
+    assert_eq!(pair.responder.conn.accept(), None);
+}
+
+#[test]
+fn a_copy_that_arrives_before_its_original_is_delivered_too_and_both_say_that_they_are_early() {
+    let mut pair = willing().build();
+    let id = request(&mut pair);
+    pair.transmit(Role::Initiator);
+    let flight = pair.pipe(Role::Initiator)[0].1.clone();
+    // Whoever stands in between lets a copy arrive first.
+    let mut copy = PairBuilder { seed: 2, ..willing() }.build();
+    let mut register = pair.responder.register.take().expect("there is one");
+    copy.responder.conn.handle_input(Instant::ZERO, &mut BytesMut::from(&flight[..]));
+    let Some(Event::EarlyData(offer)) = copy.responder.conn.poll_event() else { panic!("early data is offered") };
+    assert_eq!(register.strike(&offer.ephemeral, offer.timestamp, offer.now), Ok(()));
+    assert!(copy.responder.conn.accept_early());
+    assert_eq!(received(&mut copy), Some(true));
+    // The original is refused, and its data goes again.
+    pair.responder.register = Some(register);
     pair.settle();
-    assert_eq!(pair.initiator.conn.recv(id).read(&mut [0; 500]), Ok(200));
+    assert!(pair.initiator.conn.is_established() && pair.responder.conn.is_established());
+    assert!(pair.initiator.conn.recv(id).is_early(), "refused or not");
+    assert_eq!(received(&mut pair), Some(true));
+    // What is opened later is not early.
+    let later = pair.initiator.conn.open(None, Priority::default()).expect("it opens");
+    pair.initiator.conn.send(later).write(&[7; 1000]).expect("there is room");
+    pair.settle();
+    assert!(!pair.initiator.conn.recv(later).is_early());
+    assert_eq!(received(&mut pair), Some(false));
+}
+
+#[test]
+fn early_data_that_goes_again_after_a_fallback_says_so() {
+    let stale = StaticSecret::from_bytes(&[0x33; 32]);
+    for early in [true, false] {
+        let mut pair = PairBuilder { remote: Remote::KeyOrAsk(stale.public_key()), ..willing() }.build();
+        if early {
+            request(&mut pair);
+        }
+        pair.settle();
+        if !early {
+            let id = pair.initiator.conn.open(None, Priority::default()).expect("it opens");
+            pair.initiator.conn.send(id).write(&[7; 1000]).expect("there is room");
+        }
+        pair.initiator.conn.accept_peer();
+        pair.settle();
+        assert!(pair.responder.conn.is_established(), "{:?}", pair.responder.conn.error());
+        assert_eq!(received(&mut pair), Some(early));
+    }
+}
+
+#[test]
+fn data_that_goes_again_waits_for_the_decision() {
+    let mut pair =
+        PairBuilder { register: None, responder_config: Config { ask: true, ..early() }, ..willing() }.build();
+    request(&mut pair);
+    pair.settle();
+    assert_eq!(pair.responder.conn.accept(), None, "the peer is not accepted");
+    pair.responder.conn.accept_peer();
+    assert_eq!(received(&mut pair), Some(true));
+}
+
+#[test]
+fn a_register_learns_of_first_flights_whose_early_data_must_be_refused_anyway() {
+    // The responder's clock is 61 s behind, so it refuses; the same flight comes again when it would be in time.
+    let flight = captured();
+    let mut offers = Vec::new();
+    for clock in [NOW - 61_000, NOW + 61_000, NOW] {
+        let mut pair = PairBuilder { wall_clock: Some(clock), ..willing() }.build();
+        let conn = &mut pair.responder.conn;
+        conn.handle_input(Instant::ZERO, &mut BytesMut::from(&flight[..]));
+        let Some(Event::EarlyData(offer)) = conn.poll_event() else { panic!("the register is asked") };
+        offers.push((offer.timestamp, conn.accept_early()));
+    }
+    assert_eq!(offers, [(NOW, false), (NOW, false), (NOW, true)]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    /// Against a register that forgets nothing: what it has been asked about within the window is not accepted again, whatever the clocks and the order; and a register with room accepts all else.
+    #[test]
+    fn no_flight_is_accepted_twice(
+        capacity in 0usize..12,
+        offers in prop::collection::vec((0u8..24, 0u64..40_000, 0u64..3), 0..200),
+    ) {
+        let timestamp = |number: u8| NOW + 50_000 * u64::from(number % 4) + 300 * u64::from(number);
+        let mut small = StrikeRegister::new(capacity, NOW - 1_000_000);
+        let mut large = register();
+        let (mut entered, mut latest, mut now) = (std::collections::BTreeSet::new(), NOW - 1_000_000, NOW);
+        for (number, step, way) in offers {
+            // Now and then the clock is set back.
+            now = if way == 0 { now.saturating_sub(step) } else { now + step };
+            latest = latest.max(now);
+            let in_window = timestamp(number).abs_diff(latest) <= 60_000;
+            let acceptable = in_window && !entered.contains(&number);
+            prop_assert_eq!(large.strike(&PublicKey::from_bytes([number; 32]), timestamp(number), now).is_ok(), acceptable);
+            let accepted = small.strike(&PublicKey::from_bytes([number; 32]), timestamp(number), now).is_ok();
+            prop_assert!(acceptable || !accepted);
+            prop_assert!(small.len() <= capacity);
+            if in_window {
+                entered.insert(number);
+            }
+        }
+    }
 }

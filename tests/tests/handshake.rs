@@ -1,8 +1,16 @@
 //! The handshake, in all its modes.
 
-use peermux_core::wire::Priority;
-use peermux_core::{Event, Identity, Mode, Remote, Transmit};
-use peermux_tests::{Pair, PairBuilder, initiator_key, responder_key};
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::driver::Progress;
+use peermux_core::error::{ConnectionError, Side};
+use peermux_core::time::Instant;
+use peermux_core::wire::{Priority, Shaping};
+use peermux_core::{Config, Event, Identity, Mode, Remote, Transmit};
+use peermux_tests::{Drivers, Pair, PairBuilder, initiator_key, responder_key};
 
 fn modes() -> Vec<(&'static str, PairBuilder, Mode)> {
     let default = PairBuilder::default;
@@ -89,4 +97,113 @@ fn data_flows_both_ways() {
     pair.responder.conn.release(theirs);
     assert_eq!(pair.initiator.conn.stream_count(), 0);
     assert_eq!(pair.responder.conn.stream_count(), 0);
+}
+
+fn asking() -> PairBuilder {
+    PairBuilder { responder_config: Config { ask: true, ..Config::default() }, ..PairBuilder::default() }
+}
+
+const REMOTES: [fn() -> Remote; 2] = [|| Remote::Key(responder_key().public_key()), || Remote::Anyone];
+
+#[test]
+fn an_initiator_learns_that_a_responder_that_asks_has_accepted() {
+    for remote in REMOTES {
+        let mut pair = PairBuilder { remote: remote(), ..asking() }.build();
+        pair.settle();
+        assert!(!pair.initiator.conn.is_established(), "nobody has decided");
+        assert!(!pair.initiator.events.iter().any(|event| matches!(event, Event::Established(_))));
+        // It can send, and nothing of it is delivered.
+        let id = pair.initiator.conn.open(None, Priority::default()).expect("it opens");
+        pair.initiator.conn.send(id).write(b"hello").expect("there is room");
+        pair.settle();
+        assert!(!pair.responder.conn.has_incoming());
+        pair.responder.conn.accept_peer();
+        pair.settle();
+        let peer = pair.initiator.expect_event(|event| match event {
+            Event::Established(peer) => Some(peer.clone()),
+            _ => None,
+        });
+        assert_eq!(peer.key, responder_key().public_key());
+        assert!(pair.initiator.conn.is_established() && pair.responder.conn.is_established());
+        assert_eq!(pair.responder.trace.len(), 2, "M2 and one record");
+        assert!(pair.responder.conn.has_incoming());
+    }
+}
+
+#[test]
+fn an_initiator_learns_why_it_was_refused_before_it_is_established() {
+    for remote in REMOTES {
+        let mut pair = PairBuilder { remote: remote(), ..asking() }.build();
+        pair.settle();
+        pair.responder.conn.refuse_peer(Code::Application(7), "not you");
+        pair.settle();
+        assert!(!pair.initiator.events.iter().any(|event| matches!(event, Event::Established(_))));
+        let Some(ConnectionError::Closed { by: Side::Peer, closed, .. }) = pair.initiator.conn.error() else {
+            panic!("{:?}", pair.initiator.conn.error())
+        };
+        assert_eq!((closed.code, &*closed.reason), (Code::Application(7), "not you"));
+    }
+}
+
+#[test]
+fn a_driver_tells_a_refusal_instead_of_progress() {
+    for accept in [true, false] {
+        let mut drivers = Drivers::new(asking());
+        drivers.settle();
+        let mut waiter = drivers.initiator.waiter();
+        assert_eq!(waiter.poll_progress(Waker::noop()), Poll::Pending);
+        drivers.responder.with(|connection| match accept {
+            true => connection.accept_peer(),
+            false => connection.refuse_peer(Code::Application(7), "not you"),
+        });
+        drivers.settle();
+        assert_eq!(drivers.initiator.waiting(), 0, "it was woken");
+        match waiter.poll_progress(Waker::noop()) {
+            Poll::Ready(Ok(Progress::Established(_))) => assert!(accept),
+            Poll::Ready(Err(ConnectionError::Closed { by: Side::Peer, closed, .. })) => {
+                assert_eq!((accept, closed.code, &*closed.reason), (false, Code::Application(7), "not you"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_responder_that_never_decides_is_not_waited_for_for_ever() {
+    let mut pair = PairBuilder { latency: Duration::from_secs(1), ..asking() }.build();
+    pair.run_until(Instant::from_millis(60_000));
+    let codes = [&pair.initiator, &pair.responder].map(|side| side.conn.error().and_then(ConnectionError::code));
+    assert_eq!(codes, [Some(Code::Protocol(ProtocolCode::DECISION_TIMEOUT)); 2]);
+    let Some(ConnectionError::Closed { by: Side::Peer, .. }) = pair.initiator.conn.error() else {
+        panic!("{:?}", pair.initiator.conn.error())
+    };
+    // And one that says nothing at all.
+    let mut pair = asking().build();
+    pair.settle();
+    while pair.initiator.conn.error().is_none() {
+        let at = pair.initiator.conn.poll_timeout().expect("there is a timer");
+        assert!(at < Instant::from_millis(20_000));
+        pair.initiator.conn.handle_timeout(at);
+    }
+    assert_eq!(pair.initiator.conn.error(), Some(&ConnectionError::DecisionTimeout));
+}
+
+/// Under constant shaping slots are filled before the decision: the decision and a long attestation come after more than 16 records.
+#[test]
+fn a_decision_that_takes_long_under_constant_shaping_is_in_time() {
+    let shaping = Shaping::Constant { size: 1, interval: 5000 };
+    let config = || Config { shaping, shaping_limit: shaping, ..Config::default() };
+    let attestation: Option<Arc<[u8]>> = Some(vec![200; 1024].into());
+    let mut pair = PairBuilder {
+        initiator_config: config(),
+        responder_config: Config { ask: true, attestation, ..config() },
+        ..PairBuilder::default()
+    }
+    .build();
+    pair.run_until(Instant::from_millis(5_000));
+    assert!(pair.initiator.conn.record_counts().1 > 100 && !pair.initiator.conn.is_established());
+    pair.responder.conn.accept_peer();
+    pair.run_until(Instant::from_millis(6_000));
+    assert!(pair.initiator.conn.is_established(), "{:?}", pair.initiator.conn.error());
+    assert!(matches!(pair.initiator.conn.attestation(), Poll::Ready(Some(bytes)) if bytes.len() == 1024));
 }

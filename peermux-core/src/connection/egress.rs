@@ -142,7 +142,11 @@ impl Connection {
         if speaks && self.sealer.as_ref().is_some_and(|sealer| sealer.count() == u64::MAX - 1) {
             return Action::Close(ProtocolCode::INTERNAL);
         }
-        let says = self.must_send || self.attest.is_some() || self.liveness.wants_record() || self.mux.wants_record();
+        let says = self.must_send
+            || self.says_decision
+            || self.attest.is_some()
+            || self.liveness.wants_record()
+            || self.mux.wants_record();
         if self.closing.to_send.is_some() || (speaks && says) || self.shaper.padding(self.now) > 0 {
             Action::Record
         } else {
@@ -167,6 +171,9 @@ impl Connection {
             None => {
                 let speaks = self.decision == Decision::Accepted && self.closing.error.is_none();
                 if speaks {
+                    if core::mem::take(&mut self.says_decision) {
+                        Frame::Settings(&[]).write(&mut area);
+                    }
                     area.bytes(&core::mem::take(&mut self.early.again));
                     self.write_attestation(&mut area);
                     self.liveness.write(self.now, &mut area);

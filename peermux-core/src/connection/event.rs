@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::code::ProtocolCode;
 use crate::crypto::{PublicKey, Suite};
+use crate::early::WINDOW_MS;
 use crate::error::ConnectionError;
 use crate::id::{Mode, StreamId};
 
@@ -34,10 +35,17 @@ pub struct EarlyOffer {
     pub anonymous: bool,
     /// The initiator's ephemeral key, which is never used for two connections.
     pub ephemeral: PublicKey,
-    /// When the initiator sent it, by its clock, in milliseconds since 1970. It must not be accepted if that is more than 60 s ahead of `now`; more than 60 s behind it is not offered.
+    /// When the initiator sent it, by its clock, in milliseconds since 1970. It is refused if that differs from `now` by more than 60 s.
     pub timestamp: u64,
     /// The time of this side, likewise.
     pub now: u64,
+}
+
+impl EarlyOffer {
+    /// Whether both clocks agree well enough.
+    pub(super) const fn is_in_time(&self) -> bool {
+        self.timestamp.abs_diff(self.now) <= WINDOW_MS
+    }
 }
 
 /// What happened.
@@ -46,10 +54,11 @@ pub enum Event {
     /// The peer has proved its key, and waits for [`accept_peer`](super::Connection::accept_peer) or
     /// [`refuse_peer`](super::Connection::refuse_peer), until the handshake deadline. Only where the application is to be asked.
     PeerProved(PeerInfo),
-    /// Responder: the first flight holds early data that may be accepted, by [`accept_early`](super::Connection::accept_early), until the next call of
+    /// Responder: the first flight holds early data. A [`StrikeRegister`](crate::StrikeRegister) is to be asked about each such offer, whatever else speaks for or against it. The early data may be accepted, by [`accept_early`](super::Connection::accept_early), until the next call of
     /// [`poll_transmit`](super::Connection::poll_transmit); otherwise it is refused, and comes again by itself.
     EarlyData(EarlyOffer),
-    /// Both sides are confirmed and accepted as far as this side knows: streams flow.
+    /// Both sides are confirmed and accepted as far as this side knows: streams flow. If the responder's application is asked about the initiator, an initiator is told this
+    /// once the responder has accepted; until then it can open streams and send, but a refusal would be [`Event::Closed`] instead of this.
     Established(PeerInfo),
     /// The peer opened a stream, or the connection ended: see [`accept`](super::Connection::accept).
     StreamOpened,

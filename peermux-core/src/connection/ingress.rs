@@ -6,7 +6,7 @@ use super::{Connection, Event, Phase};
 use crate::code::ProtocolCode;
 use crate::error::Violation;
 use crate::id::Role;
-use crate::mux::{Budget, Source};
+use crate::mux::{Budget, Opened, Source};
 #[cfg(feature = "driver")]
 use crate::record::Unopened;
 use crate::record::{Header, OpenError, TAG};
@@ -203,6 +203,8 @@ impl Connection {
         if frames.peek().is_none() && !self.shaper.pads() {
             self.mux.budget.control(self.now, Budget::EMPTY_RECORD)?;
         }
+        // Flight 3 is what a responder reads first.
+        let again = if core::mem::take(&mut self.early.comes_again) { Opened::Again } else { Opened::Now };
         let mut close = None;
         for frame in frames {
             if close.is_some() {
@@ -214,6 +216,7 @@ impl Connection {
                 Frame::Close(frame) => close = Some(frame),
                 // After its own CLOSE a side reads on only for the peer's.
                 _ if self.closing.error.is_some() => {}
+                Frame::Open(frame) => self.mux.on_open(frame, again)?,
                 frame => self.on_frame(frame, source)?,
             }
         }
@@ -233,7 +236,7 @@ impl Connection {
             let frame = frame.map_err(violation)?;
             self.traffic.frames_received.add(frame.kind());
             match frame {
-                Frame::Open(frame) => self.mux.on_open(frame, true)?,
+                Frame::Open(frame) => self.mux.on_open(frame, Opened::Early)?,
                 Frame::Stream(frame) => self.mux.on_stream(frame, Source::Borrowed)?,
                 Frame::Skipped(_) => self.mux.budget.control(self.now, 1)?,
                 _ => {
@@ -280,7 +283,7 @@ impl Connection {
     fn on_frame(&mut self, frame: Frame<'_>, source: Source<'_>) -> Result<(), Violation> {
         match frame {
             Frame::Stream(frame) => self.mux.on_stream(frame, source),
-            Frame::Open(frame) => self.mux.on_open(frame, false),
+            Frame::Open(frame) => self.mux.on_open(frame, Opened::Now),
             Frame::Reset(frame) => self.mux.on_reset(frame),
             Frame::Stop(frame) => self.mux.on_stop(frame),
             Frame::Priority(frame) => self.mux.on_priority(frame),
@@ -306,7 +309,9 @@ impl Connection {
                 self.mux.budget.control(self.now, 1)
             }
             Frame::Settings(_) => {
-                self.once(|once| &mut once.settings, ProtocolCode::SETTINGS_INVALID, "SETTINGS twice or late")
+                self.once(|once| &mut once.settings, ProtocolCode::SETTINGS_INVALID, "SETTINGS twice or late")?;
+                self.decided();
+                Ok(())
             }
             Frame::Attestation(attestation) => {
                 self.once(|once| &mut once.attestation, ProtocolCode::FRAME_NOT_ALLOWED, "ATTESTATION twice or late")?;
@@ -322,6 +327,11 @@ impl Connection {
         }
     }
 
+    /// How many records have arrived, from the first on that the peer sends as it wants to: under constant shaping a responder that decides fills slots before it.
+    pub(super) fn records_since_decision(&self) -> u64 {
+        self.record_counts().1.saturating_sub(self.undecided_records)
+    }
+
     /// A frame that stands at most once, in the first records.
     fn once(
         &mut self,
@@ -329,7 +339,7 @@ impl Connection {
         code: ProtocolCode,
         what: &'static str,
     ) -> Result<(), Violation> {
-        let late = self.opener.as_ref().is_some_and(|opener| opener.count() > FIRST_RECORDS);
+        let late = self.awaits_decision.is_none() && self.records_since_decision() > FIRST_RECORDS;
         if core::mem::replace(flag(&mut self.once), true) || late {
             return Err(Violation::new(code, what));
         }

@@ -73,6 +73,12 @@ pub struct Connection {
     /// The next record received, or sent, is flight 3 of IK, whose frame area is smaller.
     first_is_short: bool,
     decision: Decision,
+    /// Initiator: the responder decides about this side, and has until then to say that it accepts.
+    awaits_decision: Option<Instant>,
+    /// Initiator: how many records came before the one that said so.
+    undecided_records: u64,
+    /// Responder: it decided, and is still to say so.
+    says_decision: bool,
     peer: Option<PeerInfo>,
     /// The public static keys of this side. Once the first flight is read, the first one is that of this connection.
     own_keys: ArrayVec<PublicKey, 2>,
@@ -142,6 +148,8 @@ struct Early {
     again: Vec<u8>,
     /// Responder: it was accepted; answers may leave before flight 3.
     accepted: bool,
+    /// Responder: it was refused, or could not be read, and comes again at the front of flight 3.
+    comes_again: bool,
     /// Responder: what is wrong with it. The peer hears of it when it is confirmed.
     violation: Option<Violation>,
     /// Initiator: r2i record 0 came while the application was asked about the responder.
@@ -222,6 +230,9 @@ impl Connection {
             must_send: false,
             first_is_short: false,
             decision: Decision::Unconfirmed,
+            awaits_decision: None,
+            undecided_records: 0,
+            says_decision: false,
             peer: None,
             own_keys: ArrayVec::new(),
             peer_settings: Settings::default(),
@@ -293,6 +304,7 @@ impl Connection {
             or(self.liveness.idle_at());
         }
         if live && self.decision == Decision::Accepted {
+            or(self.awaits_decision);
             or(self.liveness.ping_at());
             or(self.mux.timeout());
             or(self.mux.drain_ends_at());
@@ -331,7 +343,9 @@ impl Connection {
                     self.linger_is_over();
                 } else if self.closing.error.is_some() {
                     // CLOSE waits for the transport, until `linger_until`.
-                } else if self.decision != Decision::Accepted && self.now >= self.handshake_deadline {
+                } else if self.decision != Decision::Accepted && self.now >= self.handshake_deadline
+                    || self.awaits_decision.is_some_and(|until| self.now >= until)
+                {
                     self.decision_is_late();
                 } else if self.liveness.idle_at().is_some_and(|at| self.now >= at) {
                     self.fail_with_close(ConnectionError::IdleTimeout, ProtocolCode::IDLE_TIMEOUT, "");
@@ -373,7 +387,9 @@ impl Connection {
     /// if [`Config::early_data`] is set, a wall clock is known ([`Connection::set_wall_clock`]) and the responder's key too.
     /// If the responder refuses it, it goes again by itself, with flight 3.
     ///
-    /// Use it only for requests that may be seen by whoever steals the responder's key later, and may be repeated where the responder keeps no strike register.
+    /// Use it only for requests that may be seen by whoever steals the responder's key later, and that may be **delivered more than once**, even where the responder keeps a strike register: whoever stands in between
+    /// can let a copy of the first flight arrive before the first flight itself. The copy is accepted, and the original goes again. Without a register it may be delivered any number of times.
+    /// [`RecvStream::is_early`] is true of this stream at this side, whatever becomes of it, and of all of its copies at the other side.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -460,14 +476,16 @@ impl Connection {
     pub fn attestation(&self) -> Poll<Option<&Bytes>> {
         match self.peer().map(|peer| peer.attestation.as_ref()) {
             Some(Some(bytes)) => Poll::Ready(Some(bytes)),
-            Some(None) if self.record_counts().1 >= ingress::FIRST_RECORDS => Poll::Ready(None),
+            Some(None) if self.awaits_decision.is_none() && self.records_since_decision() >= ingress::FIRST_RECORDS => {
+                Poll::Ready(None)
+            }
             _ => Poll::Pending,
         }
     }
 
-    /// Whether the peer is confirmed and accepted, and the connection has not ended.
+    /// Whether [`Event::Established`] was told, and the connection has not ended.
     pub fn is_established(&self) -> bool {
-        self.decision == Decision::Accepted && self.closing.error.is_none()
+        self.decision == Decision::Accepted && self.awaits_decision.is_none() && self.closing.error.is_none()
     }
 
     /// Why the connection ended, once it has.

@@ -1,6 +1,7 @@
 //! The handshake, and the decision about the peer: `docs/spec.md` sections 3 to 7.
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use arrayvec::ArrayVec;
 use bytes::{Bytes, BytesMut};
@@ -11,7 +12,6 @@ use crate::code::{Code, ProtocolCode};
 use crate::codec::{DecodeError, Fault, Writer};
 use crate::config::{ConfigError, Identity, Remote, ResponderKeys};
 use crate::crypto::{PublicKey, Rng, StaticSecret, Suite};
-use crate::early::WINDOW_MS;
 use crate::error::{ConnectionError, HandshakeError};
 use crate::handshake::{Established, FLIGHT_LEN, M1_LEN, initiator, responder};
 use crate::id::{Mode, Role};
@@ -37,10 +37,15 @@ pub(super) struct Answer {
 /// The early data in M1.
 enum EarlyState {
     None,
+    /// P1 had some, which is refused unless it is offered and accepted.
+    Refused,
     /// The application is asked about these frames.
     Offered(Vec<u8>),
     Accepted,
 }
+
+/// How long an initiator waits for the decision of a responder that asks, from flight 3 on. The responder's own deadline, which began before, has passed by then.
+const DECISION_DEADLINE: Duration = Duration::from_secs(18);
 
 /// Bytes of frames in P2 of IK.
 const P2_FRAMES: usize = 48;
@@ -105,7 +110,7 @@ impl Connection {
             writer.pad();
             self.early.sent.extend_from_slice(&frames[..len]);
         }
-        let mut hello = self.hello(Flags { anonymous, early: !self.early.sent.is_empty() });
+        let mut hello = self.hello(Flags { anonymous, early: !self.early.sent.is_empty(), decides: false });
         hello.timestamp = timestamp;
         let provider = self.config.provider;
         let await_m2 = initiator::start(provider, &mut self.rng, &secret, remote.key(), &hello, &frames)?;
@@ -205,35 +210,41 @@ impl Connection {
                 version,
                 attestation: attestation(claimed.hello),
             });
-            if let Some(offer) = self.early_offer(&claimed, version) {
+            if claimed.hello.flags.early {
+                early = EarlyState::Refused;
+            }
+            if let Some(offer) = self.early_offer(&claimed) {
+                // Whoever keeps a register learns of each first flight with early data, of those that are refused as well.
+                if claimed.hello.versions.first() == Some(&version) && offer.is_in_time() {
+                    early = EarlyState::Offered(claimed.frames.to_vec());
+                }
                 self.notices.push(Event::EarlyData(offer));
-                early = EarlyState::Offered(claimed.frames.to_vec());
             }
         }
         self.phase = Phase::Answer(Answer { trial, early });
         Ok(())
     }
 
-    /// The early data in M1, if this side may accept it at all.
-    fn early_offer(&self, claimed: &responder::Claimed<'_>, version: u8) -> Option<EarlyOffer> {
+    /// The early data in M1, if this side takes part in it.
+    fn early_offer(&self, claimed: &responder::Claimed<'_>) -> Option<EarlyOffer> {
         let hello = claimed.hello;
-        if !self.config.early_data || !hello.flags.early || hello.versions.first() != Some(&version) {
+        if !self.config.early_data || !hello.flags.early {
             return None;
         }
-        let (timestamp, now) = (hello.timestamp?, self.unix_millis()?);
-        // One that is too far ahead is refused now, and must be remembered: it would be acceptable later.
-        (timestamp.saturating_add(WINDOW_MS) >= now).then_some(EarlyOffer {
+        Some(EarlyOffer {
             claimed: claimed.key,
             anonymous: hello.flags.anonymous,
             ephemeral: claimed.ephemeral,
-            timestamp,
-            now,
+            timestamp: hello.timestamp?,
+            now: self.unix_millis()?,
         })
     }
 
     /// Accepts the early data that [`Event::EarlyData`] offered: its streams can be accepted and answered at once. Whoever calls this has made sure
     /// that the same first flight is not accepted twice: [`StrikeRegister`](crate::StrikeRegister) does. Returns false, and does nothing, if
-    /// none is offered any more.
+    /// none is offered, or none any more, or if it must be refused: its timestamp differs from this side's clock by more than 60 s, or the initiator prefers another version.
+    ///
+    /// Early data may be delivered more than once even so: see [`RecvStream::is_early`](super::RecvStream::is_early).
     pub fn accept_early(&mut self) -> bool {
         let Phase::Answer(answer) = &mut self.phase else { return false };
         let EarlyState::Offered(frames) = &mut answer.early else { return false };
@@ -248,16 +259,19 @@ impl Connection {
 
     fn make_m2(&mut self, Answer { trial, early }: Answer) -> Result<(), HandshakeError> {
         let mut frames = [0; P2_FRAMES];
+        // What was refused comes again at the front of flight 3.
+        self.early.comes_again = matches!(early, EarlyState::Refused | EarlyState::Offered(_));
         let early = matches!(early, EarlyState::Accepted);
+        let decides = self.config.ask;
         let hello = match (&self.peer, trial.claimed()) {
             (Some(peer), Some(_)) => {
                 let (version, suite) = (peer.version, peer.suite);
                 if early {
                     self.mux.fill(&mut Writer::new(&mut frames));
                 }
-                self.choice(Flags { anonymous: false, early }, version, suite)
+                self.choice(Flags { anonymous: false, early, decides }, version, suite)
             }
-            _ => self.hello(Flags::default()),
+            _ => self.hello(Flags { decides, ..Flags::default() }),
         };
         let (m2, answered) = trial.answer(&hello, &frames)?;
         self.flight.extend_from_slice(&m2[..]);
@@ -322,6 +336,7 @@ impl Connection {
             self.early.again = early_frames;
         }
         let answers = proved.take_frames();
+        self.awaits_decision = proved.hello().flags.decides.then(|| self.now + DECISION_DEADLINE);
         let shaped = self.start_shaping();
         match mode {
             Mode::Ik => {
@@ -332,7 +347,11 @@ impl Connection {
             }
             Mode::Fallback => {
                 let anonymous = proved.is_anonymous();
-                let hello = self.choice(Flags { anonymous, early: false }, version, suite);
+                let hello = self.choice(
+                    Flags { anonymous, early: !self.early.again.is_empty(), decides: false },
+                    version,
+                    suite,
+                );
                 let mut frames = [0; HANDSHAKE_FRAMES];
                 let mut writer = Writer::new(&mut frames);
                 writer.bytes(&core::mem::take(&mut self.early.again));
@@ -375,6 +394,7 @@ impl Connection {
             version,
             attestation: attestation(&read.hello),
         });
+        self.early.comes_again = read.hello.flags.early;
         self.keys_are_there(read.established, Mode::Fallback, 1, header.next)?;
         self.confirmed();
         if !matches!(self.phase, Phase::Records) {
@@ -469,11 +489,28 @@ impl Connection {
         let round_trip = self.liveness.round_trip();
         self.mux.set_round_trip(round_trip);
         self.liveness.start(self.now, &self.config, &self.peer_settings, &mut self.rng);
-        if let Some(peer) = self.peer.clone() {
-            self.notices.push(Event::Established(peer));
+        if self.role == Role::Responder {
+            self.says_decision = self.config.ask;
+        }
+        if self.awaits_decision.is_none() {
+            self.tell_established();
         }
         if self.mux.has_incoming() {
             self.notices.push(Event::StreamOpened);
+        }
+    }
+
+    fn tell_established(&mut self) {
+        if let Some(peer) = self.peer.clone() {
+            self.notices.push(Event::Established(peer));
+        }
+    }
+
+    /// Initiator: the responder said what it says once it has accepted this side.
+    pub(super) fn decided(&mut self) {
+        if self.awaits_decision.take().is_some() {
+            self.undecided_records = self.record_counts().1.saturating_sub(1);
+            self.tell_established();
         }
     }
 

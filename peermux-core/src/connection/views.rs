@@ -154,7 +154,9 @@ impl<'a> RecvStream<'a> {
         self.connection.mux.priority(self.id)
     }
 
-    /// Whether the stream came, or could go, as early data.
+    /// Whether the data of this stream may be delivered more than once: whether it is one of [`Connection::open_early`](super::Connection::open_early), or, at the responder,
+    /// came as early data or could have come so before, since it stood in the initiator's second flight after early data that was refused. A copy of early data is delivered when an attacker on the path lets it
+    /// arrive before the original; or when this side's strike register does not know it.
     pub fn is_early(&self) -> bool {
         self.connection.mux.is_early(self.id).unwrap_or(false)
     }

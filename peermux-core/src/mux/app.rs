@@ -59,7 +59,8 @@ impl Mux {
     }
 
     pub(crate) fn is_early(&self, id: StreamId) -> Option<bool> {
-        Some(self.streams[self.slot(id)? as usize].early)
+        let stream = &self.streams[self.slot(id)? as usize];
+        Some(stream.early || stream.again)
     }
 
     pub(crate) fn has_incoming(&self) -> bool {

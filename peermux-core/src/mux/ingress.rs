@@ -28,6 +28,17 @@ enum Found {
     Forgotten,
 }
 
+/// Where an OPEN stood.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opened {
+    /// In a record.
+    Now,
+    /// In flight 3, after early data that was refused or could not be read.
+    Again,
+    /// In accepted early data.
+    Early,
+}
+
 impl Mux {
     fn find(&self, wire: u64) -> Result<Found, Violation> {
         if let Some(&slot) = self.by_wire.get(&wire) {
@@ -41,8 +52,7 @@ impl Mux {
         }
     }
 
-    /// `early` says that it came as early data.
-    pub(crate) fn on_open(&mut self, open: Open<'_>, early: bool) -> Result<(), Violation> {
+    pub(crate) fn on_open(&mut self, open: Open<'_>, opened: Opened) -> Result<(), Violation> {
         let wire = open.stream;
         if wire & 1 != self.role.peer().parity() {
             return Err(Self::violation(ProtocolCode::STREAM_ID, "OPEN with an id of the wrong side", wire));
@@ -64,7 +74,8 @@ impl Mux {
         self.peer_streams.opened += 1;
         self.peer_streams.windows.opened(self.peer_streams.opened);
         let slot = self.insert(Some(wire), (open.window, window), protocol, open.priority);
-        self.streams[slot as usize].early = early;
+        self.streams[slot as usize].early = opened == Opened::Early;
+        self.streams[slot as usize].again = opened == Opened::Again;
         if self.drains_here() {
             self.refuse_slot(slot, Code::REFUSED);
             self.drop_hold(slot);

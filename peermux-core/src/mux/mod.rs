@@ -30,7 +30,7 @@ use slab::Slab;
 
 pub(crate) use budget::Budget;
 use budget::Restraint;
-pub(crate) use ingress::Source;
+pub(crate) use ingress::{Opened, Source};
 pub(crate) use windows::{LEAST_WINDOW, Parts};
 
 use crate::code::{Code, ProtocolCode};
@@ -100,8 +100,10 @@ struct Stream {
     /// Its PRIORITY waits, and it is in the queue of those that do.
     restrained: bool,
     opened_here: bool,
-    /// It may travel as early data, or did.
+    /// It may travel as early data, or did: it moves before the peer is accepted.
     early: bool,
+    /// It came in flight 3, and may have come as early data before.
+    again: bool,
     /// The peer opened it, and cancelled it before this side's application had ended its half.
     cancelled: bool,
     /// The application holds it, or it waits to be accepted.
@@ -563,6 +565,7 @@ impl Mux {
             restrained: false,
             opened_here: wire.is_none(),
             early: false,
+            again: false,
             cancelled: false,
             held: true,
             counted: 0,

@@ -221,7 +221,7 @@ impl Frame<'_> {
         (!writer.overflowed()).then_some(writer.len())
     }
 
-    fn write(&self, out: &mut Writer<'_>) {
+    pub(crate) fn write(&self, out: &mut Writer<'_>) {
         match self {
             Self::Ping(frame) => frame.encode(out),
             Self::Pong(frame) => frame.encode(out),

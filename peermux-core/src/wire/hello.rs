@@ -50,8 +50,10 @@ pub struct Hello {
 pub struct Flags {
     /// The initiator's static key was made for this connection and identifies nobody.
     pub anonymous: bool,
-    /// P1: the frame area holds early data. P2: it is accepted.
+    /// P1: the frame area holds early data. P2: it is accepted. P3: the frame area begins with what was early data in P1.
     pub early: bool,
+    /// P2: the responder's application is asked about the initiator, and a record says that it has accepted.
+    pub decides: bool,
 }
 
 mod kind {
@@ -102,7 +104,8 @@ impl Hello {
             kind::SUITES => self.suites = list(value, "SUITES")?,
             kind::FLAGS => {
                 let [flags] = fixed(value, "FLAGS")?;
-                self.flags = Flags { anonymous: flags & 0x01 != 0, early: flags & 0x02 != 0 };
+                self.flags =
+                    Flags { anonymous: flags & 0x01 != 0, early: flags & 0x02 != 0, decides: flags & 0x04 != 0 };
             }
             kind::TIMESTAMP => self.timestamp = Some(u64::from_be_bytes(fixed(value, "TIMESTAMP")?)),
             kind::SETTINGS => {
@@ -142,7 +145,8 @@ impl Hello {
         };
         put(kind::VERSIONS, &self.versions, &mut writer);
         put(kind::SUITES, &self.suites, &mut writer);
-        let flags = u8::from(self.flags.anonymous) | u8::from(self.flags.early) << 1;
+        let flags =
+            u8::from(self.flags.anonymous) | u8::from(self.flags.early) << 1 | u8::from(self.flags.decides) << 2;
         if flags != 0 {
             put(kind::FLAGS, &[flags], &mut writer);
         }
