@@ -58,6 +58,8 @@ class Mux:
         self.pongs: list[bytes] = []
         self.once: set[str] = set()
         self.records_in = 0
+        # Initiator: the responder is still to say that it has accepted; and the records before the one that did.
+        self.decides, self.undecided = False, 0
         self.drained = self.draining = False  # by the peer, by this side
         self.attestation: Optional[bytes] = None
         self.peer_close: Optional[Frame] = None
@@ -169,12 +171,14 @@ class Mux:
         self.drained = True
 
     def _early_once(self, kind: str, code: str) -> None:
-        if kind in self.once or self.records_in > 16:
+        if kind in self.once or not self.decides and self.records_in - self.undecided > 16:
             raise ProtocolError(code, f"{kind} again or too late")
         self.once.add(kind)
 
     def _on_settings(self, fr: Frame) -> None:
         self._early_once("SETTINGS", "SETTINGS_INVALID")
+        if self.decides:
+            self.decides, self.undecided = False, self.records_in - 1
 
     def _on_attestation(self, fr: Frame) -> None:
         self._early_once("ATTESTATION", "FRAME_NOT_ALLOWED")

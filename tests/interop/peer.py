@@ -459,6 +459,7 @@ def dial(args: argparse.Namespace) -> int:
         if early:
             out["early"] = "accepted" if accepted else "refused"
         mux.settings_known(p2.limits)
+        mux.decides = bool(p2.flags & pm.DECIDES)
         shaping = rules.agree(me.limits, p2.limits)
         client.open(mux)
         me.attest_by_frame(mux)
@@ -482,7 +483,7 @@ def dial(args: argparse.Namespace) -> int:
             else:
                 area = again + mux.fill(pm.FLIGHT3_AREA - len(again))
                 i2r_size = shaping.size if shaping.mode == rules.CONSTANT else mux.next_size()
-            p3 = pm.encode_payload("P3", me.tlvs(b"\1", bytes([suite]), anonymous), area, pm.header(i2r_size, end=bool(farewell)))
+            p3 = pm.encode_payload("P3", me.tlvs(b"\1", bytes([suite]), anonymous | (pm.EARLY if again and not farewell else 0)), area, pm.header(i2r_size, end=bool(farewell)))
             wire.write(hs.flight3(p3))
         secrets = pm.derive(hs.state.h, hs.state.ck, suite)
         conn = Connection(wire, secrets, True, hs.mode, mux, shaping, i2r_size, 3 if args.script == "keyupdate" else 0, args.keepalive / 1000)
@@ -501,7 +502,8 @@ def dial(args: argparse.Namespace) -> int:
                 conn.send_record(again)
             conn.flight3_done()
             conn.run(client)
-            out |= {"ok": client.good(mux), "bytes": sum(map(len, client.got.values()))}
+            # A responder that decides has said by now that it has accepted.
+            out |= {"ok": client.good(mux) and not mux.decides, "bytes": sum(map(len, client.got.values()))}
         out["identity"] = me.identity(hs.rs, p2.attestation, mux.attestation)
         peer = mux.peer_close
         orderly = {(1, 0), (1, IDLE)} if args.script == "idle" else {(1, 0)}
@@ -544,13 +546,14 @@ def listen(args: argparse.Namespace) -> int:
         if raw is not None:
             p = pm.decode_payload("P1", raw)
             suite, i2r_size = next(s for s in me.suites if s in p.suites), 1
-            mux, flags = Mux(1, me.limits, p.limits), 0
+            mux, flags = Mux(1, me.limits, p.limits), pm.DECIDES if args.decides else 0
             if p.flags & pm.EARLY:
                 made = key_made if hs.s == args.key else 0
                 accepted = rules.accepts_early(register, hs.ei, p, me.now(), made)
-                out["early"], flags = ("accepted", pm.EARLY) if accepted else ("refused", 0)
+                out["early"] = "accepted" if accepted else "refused"
+                flags |= pm.EARLY if accepted else 0
             area = b""
-            if flags:
+            if flags & pm.EARLY:
                 try:
                     mux.receive(rules.decode_early(p.area), record=False)
                     app(mux)
@@ -559,7 +562,7 @@ def listen(args: argparse.Namespace) -> int:
                     fault = e
             wire.write(hs.m2(pm.encode_payload("P2-IK", me.tlvs(b"\1", bytes([suite]), flags, static=hs.s), area)))
         else:
-            wire.write(hs.m2(pm.encode_payload("P2-fallback", me.tlvs(b"\1\xe1", me.suites + b"\xe2"))))
+            wire.write(hs.m2(pm.encode_payload("P2-fallback", me.tlvs(b"\1\xe1", me.suites + b"\xe2", pm.DECIDES if args.decides else 0))))
             p = pm.decode_payload("P3", hs.read_flight3(wire.read(pm.F3_LEN)))
             if not pm.chosen_from(b"\1", me.suites, p):
                 raise pm.HandshakeFailed("the choice was not offered")
@@ -592,6 +595,8 @@ def listen(args: argparse.Namespace) -> int:
             conn.close(1, SHAPING_REFUSED)
             conn.finish()
         else:
+            if args.decides:
+                mux.control.insert(0, pm.Frame("SETTINGS", {"settings": []}))
             me.attest_by_frame(mux, hs.s)
             conn.flight3_done()
             conn.run(app)
@@ -651,6 +656,7 @@ def main() -> int:
     li.add_argument("--host", default="127.0.0.1")
     li.add_argument("--previous", type=key, help="the previous static private key")
     li.add_argument("--no-fallback", action="store_true")
+    li.add_argument("--decides", action="store_true", help="say that this side decides about the initiator, and then that it has accepted")
     li.add_argument("--early", choices=("accept", "refuse"), default="refuse", help="what to do with early data")
     li.add_argument("--key-age", type=int, default=0, metavar="SECONDS", help="--key is that much older than the strike register")
     li.add_argument("--drain", action="store_true", help="send DRAIN once a stream is open")

@@ -287,7 +287,7 @@ def encode_frames(frames: list[Frame]) -> bytes:
 # ---- payloads (section 4) ----
 
 T_VERSIONS, T_SUITES, T_FLAGS, T_TIMESTAMP, T_SETTINGS, T_ATTESTATION = range(1, 7)
-ANONYMOUS, EARLY = 1, 2
+ANONYMOUS, EARLY, DECIDES = 1, 2, 4
 MAX_TLVS = 205
 #        bytes, frame area, has a header, is a choice
 KINDS = {"P1": (1536, FLIGHT3_AREA, False, False), "P2-IK": (256, 48, False, True),

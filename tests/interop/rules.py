@@ -25,6 +25,16 @@ def attest(seed: bytes, not_after: int, static: bytes, role: int) -> bytes:
     return b"\1" + private.public_key().public_bytes_raw() + until + private.sign(_attested(static, role, until))
 
 
+# The y of the points of order 8; those of order 1, 2 and 4 are 1, -1 and 0 (section 4.5).
+P25519 = 2**255 - 19
+ORDER_8 = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
+
+
+def small_order(point: bytes) -> bool:
+    y = (int.from_bytes(point, "little") & (1 << 255) - 1) % P25519
+    return y in (0, 1, P25519 - 1, ORDER_8, P25519 - ORDER_8)
+
+
 def identity(attestation: Optional[bytes], static: bytes, role: int, now: Optional[int]) -> Optional[bytes]:
     """The Ed25519 key that the attestation binds to `static`, or None if it binds nothing. `now` in seconds, None without a clock."""
     if attestation is None or len(attestation) != 105 or attestation[0] != 1:
@@ -33,6 +43,9 @@ def identity(attestation: Optional[bytes], static: bytes, role: int, now: Option
     if now is None or now > int.from_bytes(until, "big"):
         return None
     try:
+        # OpenSSL uses the equation without the cofactor and refuses S that is too large, but takes points of small order.
+        if small_order(who) or small_order(signature[:32]):
+            return None
         Ed25519PublicKey.from_public_bytes(who).verify(signature, _attested(static, role, until))
     except (InvalidSignature, ValueError):
         return None
@@ -52,9 +65,11 @@ class StrikeRegister:
     started: int
     capacity: int = 1024
     seconds: dict[int, Optional[set[bytes]]] = field(default_factory=dict)
+    latest: int = 0  # its clock does not go back
 
     def take(self, ephemeral: bytes, timestamp: Optional[int], now: int, key_made: int) -> bool:
         """Checks and enters in one step. What is refused is entered as well, unless its clock is too different, since its frames come again in flight 3 and should not be accepted here afterwards."""
+        self.latest = now = max(self.latest, now)
         if timestamp is None or abs(now - timestamp) > WINDOW:
             return False
         self.seconds = {s: keys for s, keys in self.seconds.items() if s * 1000 + 999 + WINDOW >= now}

@@ -55,6 +55,8 @@ CONSTANT = "constant:4:3000"
 CASES = [
     Case("plain, ik", KNOWN, **both(mode="ik", early=None, identity=None, bytes=100_000)),
     Case("plain, fallback", ANY, **both(mode="fallback", bytes=100_000)),
+    *(Case(f"decides, {name}", known, ["--decides"], **both(early=None, bytes=100_000)) for name, known in (("ik", KNOWN), ("fallback", STALE))),
+    Case("decides, early accepted", [*KNOWN, "--early"], ["--early", "accept", "--decides"], accepted["dialer"], accepted["listener"]),
     Case("early accepted", [*KNOWN, "--early"], ["--early", "accept"], accepted["dialer"] | {"early_in_p2": 36}, accepted["listener"]),
     Case("early accepted, anonymous, aes", [*KNOWN, "--early", "--anonymous", "--suite", "2"], ["--early", "accept", "--suite", "2"], **accepted),
     Case("early refused", [*KNOWN, "--early"], ["--early", "refuse"], **refused),

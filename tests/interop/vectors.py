@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -491,7 +492,7 @@ def handshake_vectors() -> Iterator[Json]:
     chosen = [*VS, setting_tlv(SETTINGS_I)]
     yield vector("fallback unknown key", None, offer2, payload(chosen, header=0))
     yield vector("fallback after a stale key", p1, offer2, payload(chosen, header=0), None, "stale")
-    yield vector("fallback flight 3 with frames", None, payload([*OFFER, setting_tlv(SETTINGS_R), (pm.T_ATTESTATION, attestation(pm.public(rnd("responder")), 1))]),
+    yield vector("fallback flight 3 with frames", None, payload([*OFFER, (pm.T_FLAGS, b"\4"), setting_tlv(SETTINGS_R), (pm.T_ATTESTATION, attestation(pm.public(rnd("responder")), 1))]),
                  payload([*chosen, (pm.T_ATTESTATION, att)], hello_frames(), header=3))
     yield vector("fallback anonymous aes", None, offer2, payload([*aes, (pm.T_FLAGS, b"\1")], header=0))
     # Early data that fills P1, its answers and its fate in fallback; attestations in all payloads of IK; shaping.
@@ -509,7 +510,7 @@ def handshake_vectors() -> Iterator[Json]:
     yield vector("ik early data refused, a stream reset meanwhile",
                  payload([*OFFER, (pm.T_FLAGS, b"\2"), STAMP, setting_tlv(SETTINGS_I)], given_up), choice, None,
                  record0([*given_up, Frame("RESET", {"stream": 0, "layer": 0, "code": 5}), Frame("OPEN", {"stream": 2, "priority": 3, "window": 2048, "form": "none"})]), "responder")
-    yield vector("fallback after refused early data", p1_ask, offer2, payload(chosen, ask, header=1), None, "stale")
+    yield vector("fallback after refused early data", p1_ask, offer2, payload([*chosen, (pm.T_FLAGS, b"\2")], ask, header=1), None, "stale")
     shaped = [(1, 6), (6, rules.Shaping(rules.CONSTANT, 8, 20_000).setting())]
     yield vector("ik attested and constant", payload([*OFFER, (pm.T_FLAGS, b"\2"), STAMP, (pm.T_ATTESTATION, att), setting_tlv(shaped)], early),
                  payload([(pm.T_ATTESTATION, attestation(pm.public(rnd("responder")), 1)), *VS, (pm.T_FLAGS, b"\2"), setting_tlv([(1, 16), (6, 1)])]),
@@ -606,6 +607,7 @@ def negative_vectors() -> Iterator[Json]:
     yield tlv_vec("TLVs of type 0 are ignored, even twice", None, [(0, b"a"), *VS, (0, b"")])
     yield tlv_vec("unknown settings are ignored, even twice", None, [*VS, setting_tlv([(27, 1), (27, 2), (7, 0)])])
     yield tlv_vec("flags 2 to 7 are ignored", None, [*VS, (pm.T_FLAGS, b"\xfc")])
+    yield tlv_vec("a TLV of type 0, twice", None, [(0, b"a"), *VS, (0, b"a")])
     yield tlv_vec("TLVs of 205 bytes", None, [*VS, (0xE1, bytes(197))])
     yield payload_vec("P1: tlv_len of 206", M, "P1", (206).to_bytes(2, "big") + bytes([1, 1, 1, 2, 1, 1, 0xE1, 198]) + b"a" * 198)
     yield payload_vec("P1: tlv_len of 65535", M, "P1", b"\xff\xff" + bytes([1, 1, 1, 2, 1, 1]))
@@ -636,7 +638,7 @@ def negative_vectors() -> Iterator[Json]:
     yield tlv_vec("an empty SETTINGS", None, [*VS, (5, b"")])
     yield tlv_vec("EARLY without TIMESTAMP", None, [*VS, (3, b"\2")])
     yield tlv_vec("a TIMESTAMP is ignored, whatever its length", None, [*VS, (4, bytes(7))], "P2-IK")
-    yield tlv_vec("EARLY is ignored", None, [*VS, (3, b"\2")], "P3")
+    yield tlv_vec("EARLY", None, [*VS, (3, b"\2")], "P3")
     yield tlv_vec("TIMESTAMP twice, although one is ignored", M, [*VS, (4, bytes(8)), (4, bytes(8))], "P2-IK")
     base = pm.encode_payload("P1", VS)
     yield payload_vec("P1: a byte after the frame area", M, "P1", base[:8 + 1136] + b"\1")
@@ -811,6 +813,19 @@ def negative_vectors() -> Iterator[Json]:
     yield attested("a later not_after", False, changed(35), now=end + 1)
     yield attested("a bit of the signature's R is changed", False, changed(41))
     yield attested("a bit of the signature's S is changed", False, changed(73))
+    # What section 4.5 pins, since implementations differ: each of these meets the equation.
+    order, neutral = 2**252 + 27742317777372353535851937790883648493, b"\1" + bytes(31)
+    digest = lambda b: int.from_bytes(hashlib.sha512(b).digest(), "little")
+    scalar = int.from_bytes(hashlib.sha512(seed).digest()[:32], "little") & (1 << 254) - 8 | 1 << 254
+    text = b"peermux/1 static\0\0" + static + end.to_bytes(8, "big")
+
+    def signed(key: bytes, r: bytes, s: int) -> bytes:
+        return b"\1" + key + end.to_bytes(8, "big") + r + s.to_bytes(32, "little")
+    public = good[1:33]
+    yield attested("S is not less than L", False, signed(public, good[41:73], int.from_bytes(good[73:], "little") + order))
+    yield attested("the public key is the neutral element", False, signed(neutral, public, scalar % order))
+    yield attested("R is the neutral element", False, signed(public, neutral, digest(neutral + public + text) * scalar % order))
+    yield attested("the public key and R are the neutral element", False, signed(neutral, neutral, 0))
     yield attested("one byte short", False, good[:-1])
     yield attested("one byte long", False, good + b"\0")
     yield attested("nothing but the scheme", False, b"\1")
