@@ -9,7 +9,7 @@ use core::time::Duration;
 
 use crate::crypto::{Provider, PublicKey, StaticSecret, Suite, default_provider};
 use crate::key_log::KeyLog;
-use crate::mux::{LEAST_WINDOW, Parts};
+use crate::mux::{Division, LEAST_WINDOW};
 use crate::wire::{MAX_FRAME_ATTESTATION, MAX_RECORD, Settings, Shaping};
 
 /// The largest window.
@@ -26,7 +26,7 @@ pub struct Config {
     /// The largest record that this side takes and sends, in quanta of 1408 bytes: 1 to 16; 16 by default. A small device that
     /// takes 2 needs a receive buffer of 2816 bytes.
     pub max_record: u8,
-    /// What may be received that the application has not read, over all streams, in bytes: at least 4096 for each of `max_streams`, at most 1 GiB; 25 MiB by
+    /// What may be received that the application has not read, over all streams, in bytes: at least 4096 for each of `max_streams`, at most 1 GiB; 22 MiB by
     /// default. The windows of all streams together are never more than this, so streams that are left unread delay no other stream, however many they are
     /// (`docs/spec.md` section 11.1).
     ///
@@ -34,9 +34,9 @@ pub struct Config {
     pub receive_window: u64,
     /// The window that a stream begins with at most, in bytes: from 2048 to 1 GiB; 64 KiB by default. A stream begins with less if `receive_window` has no room for that: 16 streams at
     /// least begin with the same window, and with many open ones a new stream begins with 2048 bytes at least. A window grows when the application reads: to 1 MiB at
-    /// once, and then as fast as the application reads, as far as two thirds of `receive_window` go for all streams (less if the least windows of `max_streams` streams need more than the other third).
+    /// once, and then as fast as the application reads, as far as three quarters of what `receive_window` has beyond the least windows go for all streams.
     pub stream_receive_window: u64,
-    /// Streams that each side may have open at once: 16 to 262,144; 512 by default. This side opens no more than that either, whatever the peer allows: more wait until
+    /// Streams that each side may have open at once: 16 to 262,144; 1024 by default. This side opens no more than that either, whatever the peer allows: more wait until
     /// others are over.
     pub max_streams: u64,
     /// Bytes that all streams queue for sending; 4 MiB by default. Beyond it each stream may still queue 2 KiB, so that bulk data
@@ -83,9 +83,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_record: MAX_RECORD,
-            receive_window: 25 << 20,
+            receive_window: 22 << 20,
             stream_receive_window: 64 << 10,
-            max_streams: 512,
+            max_streams: 1024,
             send_buffer: 4 << 20,
             stream_send_buffer: 256 << 10,
             connect_timeout: Some(Duration::from_secs(15)),
@@ -187,15 +187,15 @@ impl Config {
 
     /// The window of the first streams.
     fn first_window(&self) -> u64 {
-        self.stream_receive_window.min(LEAST_WINDOW + Parts::of(self.receive_window, self.max_streams).births / 48)
+        let births = Division::new(self.receive_window, self.max_streams).births_left();
+        self.stream_receive_window.min(LEAST_WINDOW + births / 64)
     }
 
-    /// Streams that the peer may open before it hears of more. Their windows are a third of what new streams may have.
+    /// Streams that the peer may open before it hears of more. Their windows are a quarter of what new streams may have.
     fn first_streams(&self) -> u64 {
+        let births = Division::new(self.receive_window, self.max_streams).births_left();
         let extra = self.first_window().saturating_sub(LEAST_WINDOW);
-        (Parts::of(self.receive_window, self.max_streams).births / 3)
-            .checked_div(extra)
-            .map_or(self.max_streams, |streams| streams.max(16).min(self.max_streams))
+        (births / 4).checked_div(extra).map_or(self.max_streams, |streams| streams.max(16).min(self.max_streams))
     }
 
     /// The settings that the peer is told (`docs/spec.md` section 4.4). Meaningful if [`Config::check`] succeeds.

@@ -330,9 +330,8 @@ impl Mux {
             return;
         }
         stream.recv.was_read = true;
-        let want = FIRST_READ_WINDOW.saturating_sub(credit.window()).min(self.first_growth.left() / 2);
-        if want > 0 {
-            let growth = self.first_growth.take(want);
+        let growth = self.division.grow_first(FIRST_READ_WINDOW.saturating_sub(credit.window()));
+        if growth > 0 {
             stream.recv.first_growth = growth as u32;
             stream.recv.credit.grow(growth);
             stream.pending.max_data = true;
@@ -366,7 +365,7 @@ impl Mux {
         let raise = stream.recv.credit.raise();
         if raise >= stream.recv.credit.worth_a_record() {
             if !stream.pending.max_data && stream.recv.pace.is_held_up(self.now, &stream.recv.credit, self.round_trip) {
-                let growth = self.growth.take(window);
+                let growth = self.division.grow(window);
                 stream.recv.credit.grow(growth);
             }
             stream.pending.max_data = true;

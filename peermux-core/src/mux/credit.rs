@@ -97,11 +97,15 @@ impl RecvCredit {
         self.window += by as u32;
     }
 
-    /// What must be given back for a record to be caused by it: half of the window, or a quarter of a large one, where waiting for more could
+    /// What must be given back for a record to be caused by it: half of the window; of a large one a quarter or an eighth, where waiting for more could
     /// hold a fast sender up and a record costs next to nothing.
     pub(super) const fn worth_a_record(&self) -> u64 {
         const LARGE: u64 = 1 << 20;
-        if self.window() >= LARGE { self.window() / 4 } else { self.window() / 2 }
+        match self.window() {
+            window if window >= 8 * LARGE => window / 8,
+            window if window >= LARGE => window / 4,
+            window => window / 2,
+        }
     }
 
     /// By how much the limit could be raised now.
@@ -118,33 +122,6 @@ impl RecvCredit {
     pub(super) const fn grant(&mut self) -> u64 {
         self.left = self.window - self.unread;
         self.received + self.left()
-    }
-}
-
-/// Growth that all streams of a connection share.
-#[derive(Debug)]
-pub(super) struct Growth {
-    left: u64,
-}
-
-impl Growth {
-    pub(super) const fn new(left: u64) -> Self {
-        Self { left }
-    }
-
-    pub(super) const fn left(&self) -> u64 {
-        self.left
-    }
-
-    /// Takes up to `want`.
-    pub(super) fn take(&mut self, want: u64) -> u64 {
-        let taken = want.min(self.left);
-        self.left -= taken;
-        taken
-    }
-
-    pub(super) const fn give_back(&mut self, growth: u64) {
-        self.left += growth;
     }
 }
 

@@ -112,7 +112,7 @@ impl Mux {
 
     fn write_max_streams(&mut self, out: &mut Writer<'_>) {
         let raise = self.peer_streams.raise();
-        let window = self.births.many(raise);
+        let window = self.division.many(raise, self.limits.ours.initial_max_stream_data);
         let maximum = self.peer_streams.granted + raise;
         self.peer_streams.granted = maximum;
         self.peer_streams.windows.push(maximum, window);
@@ -177,7 +177,8 @@ impl Mux {
             return false;
         }
         let wire = self.opened << 1 | self.role.parity();
-        let (sends, receives) = (self.windows.of(self.opened), self.births.one());
+        let most = self.limits.ours.initial_max_stream_data;
+        let (sends, receives) = (self.windows.of(self.opened), self.division.one(most));
         self.opened += 1;
         self.open_here += 1;
         self.unopened -= 1;

@@ -31,7 +31,7 @@ use slab::Slab;
 pub(crate) use budget::Budget;
 use budget::Restraint;
 pub(crate) use ingress::{Opened, Source};
-pub(crate) use windows::{LEAST_WINDOW, Parts};
+pub(crate) use windows::{Division, LEAST_WINDOW};
 
 use crate::code::{Code, ProtocolCode};
 use crate::error::{ConnectionError, Violation, Wait};
@@ -41,12 +41,12 @@ use crate::time::Instant;
 use crate::wakers::{Interest, Notices};
 use crate::wire::{Priority, Settings};
 use chunks::Spares;
-use credit::{Growth, RecvCredit, SendCredit};
+use credit::{RecvCredit, SendCredit};
 use halves::{RecvHalf, SendHalf, SendState};
 use names::Names;
 use queue::SlotQueue;
 use schedule::{Need, Schedule};
-use windows::{Births, Windows};
+use windows::Windows;
 
 /// What the application may want to know of its streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,10 +277,8 @@ pub(crate) struct Mux {
 
     credit_out: SendCredit,
     credit_in: RecvCredit,
-    births: Births,
-    /// For streams that are read for the first time; and for those that the application reads faster than their window allows.
-    first_growth: Growth,
-    growth: Growth,
+    /// What streams of either side have for receiving.
+    division: Division,
     /// What the peer gives the streams that this side may open.
     windows: Windows,
 
@@ -326,9 +324,8 @@ impl Mux {
 
     pub(crate) fn new(role: Role, limits: Limits, now: Instant) -> Self {
         let (theirs, ours) = (Settings::default(), limits.ours);
-        let parts = Parts::of(limits.receive_window, limits.max_streams);
-        let mut births = Births::new(parts.births, ours.initial_max_stream_data);
-        births.reserve(ours.initial_max_streams);
+        let mut division = Division::new(limits.receive_window, limits.max_streams);
+        division.begin(ours.initial_max_streams, ours.initial_max_stream_data);
         Self {
             role,
             limits,
@@ -354,9 +351,7 @@ impl Mux {
             },
             credit_out: SendCredit::new(theirs.initial_max_data),
             credit_in: RecvCredit::new(ours.initial_max_data),
-            births,
-            first_growth: Growth::new(parts.first_growth),
-            growth: Growth::new(parts.growth),
+            division,
             windows: Windows::new(theirs.initial_max_streams, theirs.initial_max_stream_data),
             names_out: Names::default(),
             names_in: Names::default(),
@@ -715,9 +710,7 @@ impl Mux {
         if let Some(wire) = stream.wire() {
             self.by_wire.remove(&wire);
             let (born, first) = (u64::from(stream.recv.born), u64::from(stream.recv.first_growth));
-            self.births.give_back(born);
-            self.first_growth.give_back(first);
-            self.growth.give_back(stream.recv.credit.window() - born - first);
+            self.division.give_back(born, stream.recv.credit.window() - born, first);
             self.open_here -= u64::from(stream.opened_here);
         }
         self.budget.stream_over();
@@ -761,15 +754,14 @@ impl Mux {
         }
     }
 
-    /// All windows together, those of streams that may be opened included, and all that may still be given, are the receive window at most.
+    /// All windows together, those of streams that may be opened included, are the receive window at most.
     #[cfg(any(test, debug_assertions))]
     fn assert_windows(&self) {
         let windows = self.streams.iter().filter(|(_, stream)| stream.wire().is_some());
         let streams: u64 = windows.map(|(_, stream)| stream.recv.credit.window()).sum();
         let PeerStreams { opened, granted, .. } = self.peer_streams;
         let granted: u64 = (opened..granted).map(|number| self.peer_streams.windows.of(number)).sum();
-        let left = self.births.left() + self.first_growth.left() + self.growth.left();
-        let in_all = streams + granted + left;
+        let in_all = streams + granted;
         assert!(in_all <= self.limits.receive_window, "{in_all} bytes of windows");
     }
 

@@ -8,28 +8,6 @@ use alloc::collections::VecDeque;
 /// What every stream can rely on, in bytes.
 pub(crate) const LEAST_WINDOW: u64 = 2048;
 
-/// How a receive window is divided among streams, in bytes. Besides, each stream of either side has the least window.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Parts {
-    /// What new streams may have beyond the least window.
-    pub(crate) births: u64,
-    /// By how much streams may grow that are read for the first time.
-    pub(crate) first_growth: u64,
-    /// By how much streams may grow that are read faster than their windows allow.
-    pub(crate) growth: u64,
-}
-
-impl Parts {
-    /// The receive window must have room for the least windows.
-    pub(crate) fn of(receive_window: u64, max_streams: u64) -> Self {
-        let least = max_streams.saturating_mul(2 * LEAST_WINDOW);
-        let windows = (receive_window / 3).max(least);
-        let growth = receive_window.saturating_sub(windows);
-        let first_growth = growth / 8;
-        Self { births: windows - least, first_growth, growth: growth - first_growth }
-    }
-}
-
 /// Which streams begin with which window, by their number among the streams of their opener.
 #[derive(Debug)]
 pub(super) struct Windows {
@@ -70,48 +48,78 @@ impl Windows {
     }
 }
 
-/// What may be given to streams that begin, beyond [`LEAST_WINDOW`] for each.
-#[derive(Debug)]
-pub(super) struct Births {
-    left: u64,
-    /// The most that one stream gets.
-    most: u64,
+/// How a receive window is divided among streams, in bytes, beyond [`LEAST_WINDOW`] for each. A quarter is for new streams, and a quarter for streams whose windows grow; the rest
+/// goes to whichever needs it first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Division {
+    total: u64,
+    /// What each of the two can rely on.
+    reserved: u64,
+    /// What new streams have, and what streams have grown by; of that, when they were read for the first time.
+    births: u64,
+    growth: u64,
+    first_growth: u64,
 }
 
-impl Births {
-    pub(super) const fn new(left: u64, window: u64) -> Self {
-        Self { left, most: window - LEAST_WINDOW }
+impl Division {
+    /// The receive window must have room for the least windows of `max_streams` streams that the peer opens, and of as many that this side opens.
+    pub(crate) const fn new(receive_window: u64, max_streams: u64) -> Self {
+        let total = receive_window.saturating_sub(max_streams.saturating_mul(2 * LEAST_WINDOW));
+        Self { total, reserved: total / 4, births: 0, growth: 0, first_growth: 0 }
     }
 
-    /// `count` streams may begin with the most.
-    pub(super) const fn reserve(&mut self, count: u64) {
-        self.left -= count * self.most;
+    /// What new streams could still have.
+    pub(crate) fn births_left(&self) -> u64 {
+        self.total - self.births - self.growth.max(self.reserved)
     }
 
-    #[cfg(any(test, debug_assertions))]
-    pub(super) const fn left(&self) -> u64 {
-        self.left
+    /// By how much streams could still grow.
+    fn growth_left(&self) -> u64 {
+        self.total - self.growth - self.births.max(self.reserved)
     }
 
-    /// The window of a stream that this side opens.
-    pub(super) fn one(&mut self) -> u64 {
-        self.take(1, self.left / 32)
+    /// The window of a stream that this side opens: `most` at most.
+    pub(super) fn one(&mut self, most: u64) -> u64 {
+        self.take(1, self.births_left() / 32, most)
     }
 
     /// The window of each of `count` streams that the peer may open: at most half of what is left goes to all of them.
-    pub(super) fn many(&mut self, count: u64) -> u64 {
-        self.take(count, self.left / (2 * count.max(1)))
+    pub(super) fn many(&mut self, count: u64, most: u64) -> u64 {
+        self.take(count, self.births_left() / (2 * count.max(1)), most)
     }
 
-    fn take(&mut self, count: u64, extra: u64) -> u64 {
-        let extra = extra.min(self.most);
-        self.left -= count * extra;
+    fn take(&mut self, count: u64, extra: u64, most: u64) -> u64 {
+        let extra = extra.min(most.saturating_sub(LEAST_WINDOW));
+        self.births += count * extra;
         LEAST_WINDOW + extra
     }
 
-    /// The stream that began with `window` is over.
-    pub(super) const fn give_back(&mut self, window: u64) {
-        self.left += window - LEAST_WINDOW;
+    /// `count` streams begin with `window`. There is room for them: see [`Division::births_left`].
+    pub(super) const fn begin(&mut self, count: u64, window: u64) {
+        self.births += count * window.saturating_sub(LEAST_WINDOW);
+    }
+
+    /// By how much a stream grows that is read for the first time, if it would grow by `want`.
+    pub(super) fn grow_first(&mut self, want: u64) -> u64 {
+        let left = (self.total / 8).saturating_sub(self.first_growth).min(self.growth_left());
+        let grown = want.min(left / 2);
+        self.first_growth += grown;
+        self.growth += grown;
+        grown
+    }
+
+    /// By how much a stream grows that is read faster than its window allows, if it would grow by `want`.
+    pub(super) fn grow(&mut self, want: u64) -> u64 {
+        let grown = want.min(self.growth_left());
+        self.growth += grown;
+        grown
+    }
+
+    /// A stream is over that began with `window`, and grew by `growth` in all, of which `first` when it was first read.
+    pub(super) const fn give_back(&mut self, window: u64, growth: u64, first: u64) {
+        self.births -= window - LEAST_WINDOW;
+        self.growth -= growth;
+        self.first_growth -= first;
     }
 }
 
@@ -135,17 +143,36 @@ mod tests {
     }
 
     #[test]
-    fn births_never_give_more_than_there_is_and_get_all_of_it_back() {
-        let mut births = Births::new(1 << 20, 64 << 10);
+    fn no_more_is_given_than_there_is_and_all_of_it_comes_back() {
+        let mut division = Division::new(4 << 20, 100);
+        let whole = division.total;
         let mut given = alloc::vec::Vec::new();
-        for count in [1, 10, 100, 1_000].into_iter().cycle().take(400) {
-            let window = if count == 1 { births.one() } else { births.many(count) };
+        for round in 0..400 {
+            let (window, count) = match round % 4 {
+                0 => (division.one(64 << 10), 1),
+                _ => (division.many(round, 64 << 10), round),
+            };
             assert!((LEAST_WINDOW..=64 << 10).contains(&window));
-            given.extend((0..count).map(|_| window));
+            let first = division.grow_first(1 << 20);
+            let growth = first + if round % 3 == 0 { division.grow(window) } else { 0 };
+            given.push((count, window, growth, first));
+            assert!(division.births + division.growth <= whole);
+            assert!(division.births <= whole - division.reserved && division.growth <= whole - division.reserved);
         }
-        let extra: u64 = given.iter().map(|window| window - LEAST_WINDOW).sum();
-        assert_eq!(births.left + extra, 1 << 20);
-        given.into_iter().for_each(|window| births.give_back(window));
-        assert_eq!(births.left, 1 << 20);
+        for (count, window, growth, first) in given {
+            division.give_back(window, growth, first);
+            (1..count).for_each(|_| division.give_back(window, 0, 0));
+        }
+        assert_eq!((division.births, division.growth, division.first_growth), (0, 0, 0));
+    }
+
+    #[test]
+    fn new_streams_and_growth_each_have_a_quarter_whatever_the_other_takes() {
+        let mut division = Division::new(4 << 20, 100);
+        while division.grow(1 << 20) > 0 {}
+        assert_eq!(division.births_left(), division.reserved);
+        let mut division = Division::new(4 << 20, 100);
+        while division.many(1, 1 << 20) > LEAST_WINDOW {}
+        assert!(division.grow(u64::MAX) >= division.reserved);
     }
 }
