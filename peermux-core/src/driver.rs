@@ -270,6 +270,11 @@ impl Driver {
         self.lock().connection.is_closed()
     }
 
+    /// For a writer that waits for the transport: whether the connection has ended for the application. What was begun is still to be written, for a time.
+    pub fn has_ended(&self) -> bool {
+        self.lock().connection.error().is_some()
+    }
+
     /// For whoever waits for something of the whole connection: one for each future, or each call that blocks.
     pub fn waiter(self: &Arc<Self>) -> Waiter {
         Waiter { driver: self.clone(), key: None }

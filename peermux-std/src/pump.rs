@@ -257,8 +257,11 @@ impl Loops {
         let (mut slice, mut give_up_at) = (Duration::ZERO, None);
         while !self.wait_for(PollFlags::OUT, Some(slice))? {
             let now = self.clock.now();
-            if self.driver.is_closed() && now >= *give_up_at.get_or_insert(now + PATIENCE) {
-                return Err(io::ErrorKind::TimedOut.into());
+            if self.driver.has_ended() {
+                let until = *give_up_at.get_or_insert(now + PATIENCE);
+                if self.driver.is_closed() && now >= until {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
             }
             let timer = self.driver.with(|connection| connection.poll_timeout());
             let left = timer.map_or(STALL, |timer| timer.saturating_since(now));

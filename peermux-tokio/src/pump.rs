@@ -60,7 +60,7 @@ struct Pump {
     /// Others have their turn before this one goes on, since many may be about to write.
     crowded: bool,
     over: bool,
-    /// The connection has ended, and the socket takes the rest of what was begun no later than this.
+    /// The connection has ended while the socket took nothing: once it is closed, the socket has until then to take the rest.
     give_up_at: Option<Instant>,
 }
 
@@ -156,10 +156,13 @@ impl Pump {
         let driver = self.transport.driver();
         // Others may end it.
         let _ = closed.poll_closed(cx.waker());
-        if !driver.is_closed() {
+        if !driver.has_ended() {
             return Ok(driver.poll_timeout());
         }
         let until = *self.give_up_at.get_or_insert(now + PATIENCE);
+        if !driver.is_closed() {
+            return Ok(driver.poll_timeout());
+        }
         if now >= until { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(until)) }
     }
 

@@ -210,7 +210,6 @@ impl Model {
             }
             Err(ReadError::Blocked) => ensure!(ended.is_none(), "a read blocks on a connection that has ended"),
             Err(ReadError::Reset(code)) => {
-                ensure!(!half.stopped || half.seen_reset.is_some(), "a reset after the application stopped it");
                 ensure!(
                     half.reset == Some(*code) || wire.is_none(),
                     "reset with {code}, and the peer said {:?}",
