@@ -61,27 +61,45 @@ ANSWERS = frozenset({"STREAM", "RESET", "STOP", "MAX_STREAM_DATA"})
 
 @dataclass
 class StrikeRegister:
-    """All times are milliseconds since 1970. Entries are kept by the second of their TIMESTAMP; None stands for a second whose entries were forgotten for want of room."""
+    """All times are milliseconds since 1970. An entry lives until the TIMESTAMP plus 60 s has passed."""
     started: int
     capacity: int = 1024
-    seconds: dict[int, Optional[set[bytes]]] = field(default_factory=dict)
-    latest: int = 0  # its clock does not go back
+    entries: dict[bytes, int] = field(default_factory=dict)  # the TIMESTAMP of each e_i
+    clock: int = 0  # it never goes back
+    floor: int = -1  # no TIMESTAMP up to this one is acceptable, since entries were dropped
+    band: Optional[tuple[int, int]] = None  # nor any of these, which are ahead of the clock
 
     def take(self, ephemeral: bytes, timestamp: Optional[int], now: int, key_made: int) -> bool:
-        """Checks and enters in one step. What is refused is entered as well, unless its clock is too different, since its frames come again in flight 3 and should not be accepted here afterwards."""
-        self.latest = now = max(self.latest, now)
-        if timestamp is None or abs(now - timestamp) > WINDOW:
+        """Checks and enters in one step. A young register enters what it refuses, since its frames come again in flight 3 and
+        should not be accepted here afterwards."""
+        now = self.clock = max(self.clock, now)
+        self.entries = {e: t for e, t in self.entries.items() if t + WINDOW >= now}
+        if self.band and self.band[1] <= now:
+            self.floor, self.band = max(self.floor, self.band[1]), None
+        if timestamp is None or abs(now - timestamp) > WINDOW or ephemeral in self.entries:
             return False
-        self.seconds = {s: keys for s, keys in self.seconds.items() if s * 1000 + 999 + WINDOW >= now}
-        keys = self.seconds.setdefault(timestamp // 1000, set())
-        if keys is None or ephemeral in keys:
+        if timestamp <= self.floor or (self.band and self.band[0] <= timestamp <= self.band[1]) or not self._room(timestamp):
             return False
-        keys.add(ephemeral)
-        if sum(len(k or ()) for k in self.seconds.values()) > self.capacity:
-            fullest = max(sorted(self.seconds), key=lambda s: len(self.seconds[s] or ()))  # the earliest of several
-            self.seconds[fullest] = None
-        known = now - self.started >= WARM_UP or self.started < key_made
-        return known and self.seconds[timestamp // 1000] is not None
+        self.entries[ephemeral] = timestamp
+        return now - self.started >= WARM_UP or self.started < key_made
+
+    def _room(self, timestamp: int) -> bool:
+        """Drops the entry that is farthest from the clock if the new one is nearer. Of two that are equally far the later one goes."""
+        if len(self.entries) < self.capacity:
+            return True
+
+        def rank(t: int) -> tuple[int, int]:
+            return abs(t - self.clock), t
+        victim = max(self.entries, key=lambda e: rank(self.entries[e]), default=None)
+        if victim is None or rank(self.entries[victim]) <= rank(timestamp):
+            return False
+        t = self.entries.pop(victim)
+        if t <= self.clock:
+            self.floor = max(self.floor, t)
+        else:
+            low, high = self.band or (t, t)
+            self.band = min(low, t), max(high, t)
+        return True
 
 
 def accepts_early(register: Optional[StrikeRegister], ephemeral: bytes, p1: Payload, now: int, key_made: int) -> bool:

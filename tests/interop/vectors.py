@@ -920,16 +920,20 @@ def rule_vectors() -> Iterator[Json]:
     yield strike("a replay of what was ahead of the clock", (0, "a", 60_000), (119_999, "a", 60_000), (120_000, "a", 60_000), (120_001, "a", 60_000))
     yield strike("the window", (0, "a", -60_000), (0, "b", 60_000), (0, "c", -60_001), (0, "d", 60_001))
     yield strike("no TIMESTAMP", (0, "a", None), (0, "b", 0))
-    yield strike("full of one second", (0, "a", 0), (1, "b", 0), (2, "c", 1), (2, "d", 1000), (3, "a", 0), (60_998, "e", 998), (60_999, "e", 999), (61_000, "f", 61_000), capacity=2)
-    yield strike("full, and the earliest of several seconds is forgotten", (0, "a", 0), (1, "b", 5_000), (2, "c", 10_000), (3, "a", 0), (4, "d", 999), (5, "b", 5_000), (6, "c", 10_000),
-                 (7, "e", 15_000), (8, "b", 5_000), (9, "c", 10_000), capacity=2)
-    yield strike("full, and what was forgotten comes again", (0, "a", 30_000), (0, "b", 30_500), (1, "c", 31_000), (60_001, "a", 30_000), (60_001, "d", 30_999), (60_001, "c", 31_000),
-                 (60_001, "e", 32_000), (90_999, "b", 30_999), (91_000, "f", 31_000), capacity=2)
-    yield strike("full of the future", *((0, f"future {i}", 60_000) for i in range(9)), (1, "a", 1), (59_000, "b", 59_000), (60_500, "c", 60_500), (61_000, "d", 61_000), capacity=8)
-    yield strike("no room", (0, "a", 0), (0, "b", 1000), capacity=0)
-    yield strike("the far future is not entered", *((0, f"future {i}", far) for i, far in enumerate([60_001, 61_000, 10**9, 2**63, 2**64 - 1 - t])), (0, "a", 0), (1, "b", 1), (2, "c", 2), capacity=4)
-    yield strike("ahead of the window and then within it", (0, "a", 60_001), (1, "a", 60_001), (2, "a", 60_001), (120_001, "b", 120_001))
-    yield strike("long ago", (0, "a", -t), (0, "b", 0))
+    yield strike("full", (0, "a", 0), (1, "b", 0), (2, "c", 1), (60_000, "d", 60_000), (60_001, "e", 60_001), (60_002, "f", 60_002), capacity=2)
+    yield strike("full, and what is farther from the clock comes", (0, "a", 0), (0, "b", 1), (0, "c", 2), (0, "d", -2), (0, "e", 1), (0, "f", -1), capacity=2)
+    yield strike("full, and what was dropped comes again", (0, "a", -500), (0, "b", 0), (1, "c", 1), (1, "a", -500), (1, "d", -501), (1, "e", -499),
+                 (59_000, "a", -500), (59_000, "f", 59_000), capacity=2)
+    yield strike("full, and two are equally far", (0, "a", -500), (0, "b", 500), (0, "c", 0), (0, "b", 500), (0, "d", -500), (0, "e", 499), capacity=2)
+    yield strike("the band", (0, "a", 60_000), (0, "b", 50_000), (0, "c", 0), (0, "d", 1), (0, "e", 55_000), (0, "f", 49_999), (120_000, "g", 60_001),
+                 (120_000, "h", 60_000), capacity=2)
+    yield strike("the band is passed before it grows", (0, "a", 60_000), (0, "b", 0), (60_000, "c", 120_000), (60_000, "d", 60_000), (60_000, "e", 60_001),
+                 (60_001, "f", 60_002), (60_001, "g", 119_000), capacity=1)
+    yield strike("a flood from ahead of the clock", *((n, f"flood {n}", n + 60_000) for n in range(8)), *((n, f"honest {n}", n) for n in range(8, 12)),
+                 *((n, f"later flood {n}", n + 60_000) for n in range(60_000, 60_006)), *((n, f"later honest {n}", n) for n in range(60_010, 60_014)), capacity=4)
+    yield strike("far ahead of the window", (0, "a", 2**63 - t), (0, "b", 2**64 - 1 - t), (0, "c", 60_001), (1, "d", 1), (1, "e", 1), (120_002, "f", 120_002), capacity=1)
+    yield strike("ahead of the window and then within it", (0, "a", 60_001), (1, "a", 60_001), (120_001, "a", 60_001), (120_001, "b", 120_001))
+    yield strike("a clock that is set back", (0, "a", 0), (200_000, "b", 200_000), (0, "a", 0), (0, "c", 200_000))
     yield strike("young, and then again", (0, "a", 60_000), (60_000, "a", 60_000), (60_001, "b", 60_001), started=t - 60_000)
     yield strike("young", (0, "a", 0), (59_999, "b", 59_999), (60_000, "c", 60_000), started=t - 60_000)
     yield strike("young, and the key is younger", (0, "a", 0), (1, "a", 0), (2, "b", 0), started=t - 10, key_made=t - 5)
