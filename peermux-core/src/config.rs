@@ -356,8 +356,8 @@ mod tests {
     fn a_refused_field_is_named_with_its_value_the_range_and_what_mends_it() {
         assert_eq!(
             refused(|config| config.receive_window = 1 << 20),
-            "invalid configuration: `receive_window` is 1048576, must be 2097152 to 1073741824 bytes: \
-             4096 for each of `max_streams` (512); raise it, or set `max_streams` to at most 256"
+            "invalid configuration: `receive_window` is 1048576, must be 4194304 to 1073741824 bytes: \
+             4096 for each of `max_streams` (1024); raise it, or set `max_streams` to at most 256"
         );
         assert_eq!(
             refused(|config| config.stream_receive_window = 2 << 30),

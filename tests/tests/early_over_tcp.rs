@@ -35,7 +35,8 @@ async fn exchange(register: Option<Arc<Mutex<StrikeRegister>>>, claimed_first: b
     let host = tokio::spawn(async move {
         let connection = listener.accept().await.expect("somebody dials");
         let mut stream = connection.accept().await.expect("a request comes");
-        assert_eq!(stream.is_early(), claimed_first);
+        assert!(stream.is_early(), "accepted, or refused and sent again: every copy says so");
+        assert_eq!(connection.driver().with(|connection| connection.peer_key().is_none()), claimed_first);
         let mut request = Vec::new();
         stream.read_to_end(&mut request).await.expect("the request ends");
         stream.write_all(&request).await.expect("the renter reads");

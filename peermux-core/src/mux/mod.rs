@@ -707,6 +707,8 @@ impl Mux {
         }
         self.queued -= stream.counted as usize;
         self.ready -= stream.counted_ready as usize;
+        // The connection has ended before it was opened.
+        self.unopened -= usize::from(stream.wire().is_none() && stream.send.is_open());
         if let Some(wire) = stream.wire() {
             self.by_wire.remove(&wire);
             let (born, first) = (u64::from(stream.recv.born), u64::from(stream.recv.first_growth));

@@ -4,7 +4,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peermux_tokio::{Code, Config, Connection, Identity, KeyLog, Priority, Remote, StaticSecret, Stream, connect};
+use peermux_tokio::{
+    Code, Config, Connection, ConnectionError, Identity, KeyLog, Priority, Remote, StaticSecret, Stream, connect,
+};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -87,10 +89,6 @@ impl Dialer {
             let since = Instant::now();
             let end = connection.ended().await;
             sender.send_replace(None);
-            // The far side decides about a dialer after the handshake is over for this side.
-            if end.code() == Some(Code::REFUSED) {
-                return Err(format!("{} does not let this key in", self.peer.addr));
-            }
             warn!("the connection to {} was lost: {end}", self.peer.addr);
             if since.elapsed() > STEADY {
                 attempts = 0;
@@ -104,7 +102,10 @@ impl Dialer {
         let config = Config { max_streams: STREAMS, key_log: self.key_log.clone(), ..Config::default() };
         let connecting = connect(self.peer.addr.as_str(), identity, Remote::Key(self.peer.key), config);
         match timeout(PATIENCE, connecting).await {
-            Ok(connected) => connected.map_err(|error| format!("connecting to {}: {error}", self.peer.addr)),
+            Ok(connected) => connected.map_err(|error| match refusal(&error) {
+                Some(Code::REFUSED) => format!("{} does not let this key in", self.peer.addr),
+                _ => format!("connecting to {}: {error}", self.peer.addr),
+            }),
             Err(_) => Err(format!("connecting to {}: no answer within {PATIENCE:?}", self.peer.addr)),
         }
     }
@@ -124,6 +125,11 @@ impl Dialer {
             }
         }
     }
+}
+
+/// The code that the far side closed with before it let this side in.
+fn refusal(error: &std::io::Error) -> Option<Code> {
+    error.get_ref()?.downcast_ref::<ConnectionError>()?.code()
 }
 
 /// Forwards all that connects to a local port.

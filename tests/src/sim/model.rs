@@ -419,6 +419,8 @@ impl Model {
                 allowed.push((max.maximum, max.window));
             }
             Frame::Ping(_) | Frame::Pong(_) | Frame::Skipped(_) => {}
+            // By which a responder that asks its application says that it has accepted.
+            Frame::Settings([]) if side == 1 => {}
             Frame::Settings(_) | Frame::Attestation(_) => return Err("nobody sends this".into()),
         }
         Ok(())
