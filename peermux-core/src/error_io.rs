@@ -6,6 +6,7 @@
 //! | `PermissionDenied` | the responder proved another key than the expected one, or was refused here |
 //! | `UnexpectedEof` | TCP ended before the handshake or the connection did |
 //! | `InvalidData` | the handshake failed otherwise, the peer broke the protocol, or a record did not authenticate |
+//! | `ConnectionRefused` | the peer closed the connection before it was established: its application refused this side, with the code and the reason of the source |
 //! | `ConnectionAborted` | either side closed the connection; no new streams while it drains |
 //! | the socket's own, `ConnectionReset` without one | the transport failed: [`TransportError`](crate::error::TransportError) has the number of the system's error |
 //! | `ConnectionReset` | the peer reset the stream, or stopped it |
@@ -15,7 +16,7 @@
 
 use std::io;
 
-use crate::error::{ConnectionError, HandshakeError, OpenError, ReadError, WriteError};
+use crate::error::{ConnectionError, HandshakeError, OpenError, ReadError, Side, WriteError};
 
 fn kind(error: &ConnectionError) -> io::ErrorKind {
     match error {
@@ -38,6 +39,17 @@ fn kind(error: &ConnectionError) -> io::ErrorKind {
 impl From<ConnectionError> for io::Error {
     fn from(error: ConnectionError) -> Self {
         Self::new(kind(&error), error)
+    }
+}
+
+impl ConnectionError {
+    /// Converts the error of a dial. It differs from that of an established connection in one point: if the peer closed the connection, the kind is
+    /// [`io::ErrorKind::ConnectionRefused`].
+    pub fn into_dial_error(self) -> io::Error {
+        match self {
+            Self::Closed { by: Side::Peer, .. } => io::Error::new(io::ErrorKind::ConnectionRefused, self),
+            error => error.into(),
+        }
     }
 }
 

@@ -96,7 +96,8 @@ pub fn connect_over<A: Into<Approval>>(
     config: Config,
     accept: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
-    Ok(establish(begin(socket, identity.into(), remote, Arc::new(config))?, accept)?)
+    establish(begin(socket, identity.into(), remote, Arc::new(config))?, accept)
+        .map_err(ConnectionError::into_dial_error)
 }
 
 /// The addresses of a socket.

@@ -186,7 +186,8 @@ impl Dialing {
     pub async fn establish<A: Into<Approval>>(self, accept: impl FnMut(&PeerInfo) -> A) -> io::Result<Connection> {
         let Self { transport, socket, trace, mut abandon } = self;
         trace.start(transport.driver(), || pump::start(socket, &transport))?;
-        let peer = establish(transport.driver(), accept, false, &trace).await?;
+        let peer =
+            establish(transport.driver(), accept, false, &trace).await.map_err(ConnectionError::into_dial_error)?;
         abandon.0 = None;
         Ok(Connection::new(transport, peer, trace))
     }

@@ -74,7 +74,7 @@ fn act(pair: &mut Pair, app: &mut App, index: usize, habit: Habit, dice: &mut im
                 true
             }
         },
-        Habit::Cancels if role == Role::Initiator && index % 2 == 0 => true,
+        Habit::Cancels if role == Role::Initiator && index.is_multiple_of(2) => true,
         Habit::Cancels => match conn.recv(id).read(&mut buffer) {
             Err(ReadError::Blocked) => false,
             Ok(1..) if role == Role::Responder => {

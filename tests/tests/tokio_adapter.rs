@@ -523,10 +523,9 @@ fn a_refusal_reaches_the_dialer_with_its_code_and_reason() {
         let config = Config { ask: true, ..Config::default() };
         let refuse = |_: &peermux_tokio::PeerInfo| Approval::refuse(77, "not today");
         let listener = Listener::over(socket, || responder_key().into(), config, refuse).expect("it is valid");
-        let error = match dial_any(&[listener.local_addr()], Config::default()).await.0 {
-            Ok(connection) => connection.ended().await,
-            Err(error) => connection_error(&error).clone(),
-        };
+        let error = dial_any(&[listener.local_addr()], Config::default()).await.0.expect_err("it is refused");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+        let error = connection_error(&error).clone();
         let ConnectionError::Closed { by: Side::Peer, closed, .. } = error else { panic!("it is refused: {error}") };
         assert_eq!((closed.code, &*closed.reason), (Code::Application(77), "not today"));
         let refused = listener.next().await.expect("the runtime lives").expect_err("it is refused");

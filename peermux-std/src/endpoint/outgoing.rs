@@ -10,7 +10,7 @@ use peermux_core::endpoint::Dialing;
 
 use super::{Shared, serve};
 use crate::connection::{begin, establish};
-use crate::{Connection, Identity, Remote};
+use crate::{Connection, ConnectionError, Identity, Remote};
 
 impl Shared {
     /// Dials, until nobody waits for it any more, and then serves the connection.
@@ -28,7 +28,7 @@ impl Shared {
         let (identity, remote) = (Identity::Known((self.keys)().current), Remote::Key(dialing.peer()));
         let started = begin(socket, identity, remote, self.config.clone())?;
         dialing.begin(&started.driver);
-        Ok(establish(started, &self.decide)?)
+        establish(started, &self.decide).map_err(ConnectionError::into_dial_error)
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) async fn dial(dialing: Dialing<Connection>, shared: Arc<Shared>) {
     let result = match started {
         Ok((transport, trace)) => match establish(transport.driver(), &shared.decide, false, &trace).await {
             Ok(peer) => Ok(Connection::new(transport, peer, trace)),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error.into_dial_error()),
         },
         Err(error) => Err(error),
     };
