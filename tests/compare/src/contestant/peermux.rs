@@ -23,8 +23,8 @@ const CLIENT: [u8; 32] = [2; 32];
 /// The name that streams are opened with; none.
 const PROTOCOL: &str = "";
 
-/// Streams that a peer may have open, as for the other contestants.
-const MAX_STREAMS: u64 = 100_000;
+/// Streams that may be open where thousands of them are.
+const MANY_STREAMS: u64 = 5_000;
 
 /// First flights with early data that are remembered.
 const FIRST_FLIGHTS: usize = 1 << 10;
@@ -52,7 +52,9 @@ impl Peermux {
     }
 
     fn config(&self, setting: &Setting) -> Config {
-        Config { provider: self.provider, max_streams: MAX_STREAMS, early_data: setting.early, ..Config::default() }
+        let defaults = Config::default();
+        let max_streams = if setting.many_streams { MANY_STREAMS } else { defaults.max_streams };
+        Config { provider: self.provider, max_streams, early_data: setting.early, ..defaults }
     }
 }
 
