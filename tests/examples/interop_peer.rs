@@ -226,7 +226,8 @@ async fn listen(arguments: &Arguments) -> Result<Value> {
     }
     let closed = matches!(over(&connection).await, ConnectionError::Closed { by: Side::Peer, .. });
     let mut report = report("responder", &connection, good && closed, bytes);
-    report["early"] = json!(early.then_some("accepted"));
+    // Accepted, or refused and sent again: the stream says the same.
+    report["early"] = json!(early.then_some("early"));
     Ok(report)
 }
 
