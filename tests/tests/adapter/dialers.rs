@@ -19,6 +19,8 @@ pub struct Relay {
     sockets: Arc<Mutex<Vec<TcpStream>>>,
     paused: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
+    /// It takes little from the listener, and seldom.
+    trickles: Arc<AtomicBool>,
     /// Bytes that it has carried from the dialer, and from the listener; and how many of the two have ended in good order.
     pub carried: Arc<[AtomicUsize; 2]>,
     pub ended: Arc<AtomicUsize>,
@@ -26,28 +28,42 @@ pub struct Relay {
 
 impl Relay {
     pub fn to(target: SocketAddr) -> Self {
+        Self::with_receive_buffer(target, None)
+    }
+
+    /// Its socket to the listener has room for so many bytes that it has not yet read.
+    pub fn with_receive_buffer(target: SocketAddr, room: Option<usize>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback listens");
         let address = listener.local_addr().expect("it is bound");
         let sockets = Arc::new(Mutex::new(Vec::new()));
         let (paused, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (carried, ended) = (Arc::<[AtomicUsize; 2]>::default(), Arc::<AtomicUsize>::default());
+        let trickles = Arc::new(AtomicBool::new(false));
         let relay = Self {
             address,
             sockets: sockets.clone(),
             paused: paused.clone(),
             over: over.clone(),
+            trickles: trickles.clone(),
             carried: carried.clone(),
             ended: ended.clone(),
         };
         thread::spawn(move || {
             let (near, _) = listener.accept().expect("somebody dials");
-            let far = TcpStream::connect(target).expect("it listens");
+            let far = socket2::Socket::new(socket2::Domain::for_address(target), socket2::Type::STREAM, None)
+                .expect("a socket");
+            if let Some(room) = room {
+                far.set_recv_buffer_size(room).expect("a socket");
+            }
+            far.connect(&target.into()).expect("it listens");
+            let far = TcpStream::from(far);
             for (index, (from, to)) in [(&near, &far), (&far, &near)].into_iter().enumerate() {
                 let (from, to) = (from.try_clone().expect("a clone"), to.try_clone().expect("a clone"));
                 let (paused, over) = (paused.clone(), over.clone());
+                let trickles = if index == 1 { trickles.clone() } else { Arc::default() };
                 let (carried, ended) = (carried.clone(), ended.clone());
                 thread::spawn(move || {
-                    if carry(from, to, &paused, &over, &carried[index]) {
+                    if carry(from, to, &paused, &over, &trickles, &carried[index]) {
                         ended.fetch_add(1, SeqCst);
                     }
                 });
@@ -64,6 +80,11 @@ impl Relay {
     /// From now on nothing is carried or read, and nothing ends.
     pub fn pause(&self) {
         self.paused.store(true, SeqCst);
+    }
+
+    /// From now on it takes little from the listener, and seldom, so that the listener's socket is full.
+    pub fn trickle(&self) {
+        self.trickles.store(true, SeqCst);
     }
 
     /// RST to both sides.
@@ -88,6 +109,7 @@ fn carry(
     mut to: TcpStream,
     paused: &AtomicBool,
     over: &AtomicBool,
+    trickles: &AtomicBool,
     carried: &AtomicUsize,
 ) -> bool {
     from.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket");
@@ -97,7 +119,13 @@ fn carry(
             thread::sleep(Duration::from_millis(20));
             continue;
         }
-        match from.read(&mut buffer) {
+        let room = if trickles.load(SeqCst) {
+            thread::sleep(Duration::from_millis(2));
+            701
+        } else {
+            buffer.len()
+        };
+        match from.read(&mut buffer[..room]) {
             Ok(0) => {
                 let _ = to.shutdown(Shutdown::Write);
                 return true;

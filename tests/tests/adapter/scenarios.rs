@@ -620,8 +620,10 @@ pub fn a_close_amid_a_download_loses_no_part_of_a_record_and_is_answered<D: Face
     for round in 0..12 {
         let socket = TcpListener::bind("127.0.0.1:0").expect("loopback listens");
         let address = socket.local_addr().expect("it is bound");
+        // Sockets that are accepted have the same.
+        socket2::SockRef::from(&socket).set_send_buffer_size(1).expect("a socket");
         let listening = L::listen(socket, Config::default());
-        let relay = Relay::to(address);
+        let relay = Relay::with_receive_buffer(address, Some(4 << 10));
         let ends = ends_over::<D, L>(listening, address, relay.dial(), &Config::default());
         let uploads = ends.listener.clone();
         let server = thread::spawn(move || {
@@ -632,10 +634,11 @@ pub fn a_close_amid_a_download_loses_no_part_of_a_record_and_is_answered<D: Face
         let mut stream = ends.dialer.open("download", Priority::default()).expect("it opens");
         stream.write_all(b"all of it").expect("there is room");
         let mut buffer = vec![0; 64 << 10];
-        let mut left = (1 << 20) + round * 200_001;
+        let mut left = (100 << 10) + round * 20_001;
         while left > 0_usize {
             left = left.saturating_sub(stream.read(&mut buffer).expect("it goes on"));
         }
+        relay.trickle();
         ends.dialer.close(9, "enough");
         for error in [ends.dialer.ended(), ends.listener.ended()] {
             let ConnectionError::Closed { closed, answer, .. } = error else { panic!("round {round}: {error}") };
