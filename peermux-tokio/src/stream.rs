@@ -100,6 +100,34 @@ impl Drop for WriteHalf {
     }
 }
 
+/// What a stream and each of its halves say of it.
+macro_rules! views {
+    ($($part:ty: $($shared:ident).+;)*) => {$(
+        impl $part {
+            /// Returns the stream's id on the wire, which both sides know it by. Returns `None` as long as the stream was opened here and its OPEN was not sent.
+            pub fn id(&self) -> Option<u64> {
+                self.$($shared).+.id()
+            }
+
+            /// Returns what the stream has done so far, and what it holds now. Returns `None` if it was [refused](Stream::refuse).
+            pub fn stats(&self) -> Option<StreamStats> {
+                self.$($shared).+.stats()
+            }
+
+            /// Returns `true` if the stream's data was, or could have been, in a first flight: then it may be delivered more than once.
+            pub fn is_early(&self) -> bool {
+                self.$($shared).+.is_early()
+            }
+        }
+    )*};
+}
+
+views! {
+    Stream: read.shared;
+    ReadHalf: shared;
+    WriteHalf: shared;
+}
+
 impl Stream {
     pub(crate) fn new(stream: driver::Stream, transport: &Arc<Transport>) -> Self {
         let shared = Arc::new(Shared { stream, transport: transport.clone(), stopped: tokio::sync::Mutex::default() });
@@ -120,21 +148,6 @@ impl Stream {
     /// The protocol that the opener named, if it did.
     pub fn protocol(&self) -> Option<Arc<str>> {
         self.read.shared.stream.protocol()
-    }
-
-    /// Returns the stream's id on the wire, which both sides know it by. Returns `None` as long as the stream was opened here and its OPEN was not sent.
-    pub fn id(&self) -> Option<u64> {
-        self.read.shared.id()
-    }
-
-    /// Returns what the stream has done so far, and what it holds now. Returns `None` if it was [refused](Stream::refuse).
-    pub fn stats(&self) -> Option<StreamStats> {
-        self.read.shared.stats()
-    }
-
-    /// Returns `true` if the stream's data was, or could have been, in a first flight: then it may be delivered more than once.
-    pub fn is_early(&self) -> bool {
-        self.read.shared.is_early()
     }
 
     /// Waits until the sending half has ended. Returns the peer's code if the peer wants no more of it, and `None` if this side finished or reset it. The future does not
@@ -171,21 +184,6 @@ impl Stream {
 }
 
 impl ReadHalf {
-    /// Returns the stream's id on the wire, which both sides know it by. Returns `None` as long as the stream was opened here and its OPEN was not sent.
-    pub fn id(&self) -> Option<u64> {
-        self.shared.id()
-    }
-
-    /// Returns what the stream has done so far, and what it holds now. Returns `None` if it was [refused](Stream::refuse).
-    pub fn stats(&self) -> Option<StreamStats> {
-        self.shared.stats()
-    }
-
-    /// Returns `true` if the stream's data was, or could have been, in a first flight: then it may be delivered more than once.
-    pub fn is_early(&self) -> bool {
-        self.shared.is_early()
-    }
-
     /// The next bytes, at most `max`, without a copy; `None` at the end of the stream.
     ///
     /// # Errors
@@ -211,21 +209,6 @@ impl ReadHalf {
 }
 
 impl WriteHalf {
-    /// Returns the stream's id on the wire, which both sides know it by. Returns `None` as long as the stream was opened here and its OPEN was not sent.
-    pub fn id(&self) -> Option<u64> {
-        self.shared.id()
-    }
-
-    /// Returns what the stream has done so far, and what it holds now. Returns `None` if it was [refused](Stream::refuse).
-    pub fn stats(&self) -> Option<StreamStats> {
-        self.shared.stats()
-    }
-
-    /// Returns `true` if the stream's data was, or could have been, in a first flight: then it may be delivered more than once.
-    pub fn is_early(&self) -> bool {
-        self.shared.is_early()
-    }
-
     /// Waits until the sending half has ended. Returns the peer's code if the peer wants no more of it, and `None` if this side finished or reset it. The future does not
     /// borrow the stream, which can be written to meanwhile; any number of them may wait.
     ///

@@ -29,7 +29,7 @@ scenarios! { Std, Std:
     exchanges_of_honest_programs_never_fail(2_000) within 60;
     careless_drops_never_end_the_connection(3_000) within 60;
     stopped_says_how_the_sending_half_has_ended() within 20;
-    both_sides_know_a_connection_by_the_same_names() within 20;
+    connections_and_streams_say_what_they_are_and_have_done() within 20;
     a_long_attestation_reaches_the_application() within 20;
     streams_that_nobody_can_accept_any_more_are_refused() within 20;
     a_stream_that_is_dropped_is_reset_and_never_ends() within 20;
@@ -268,32 +268,6 @@ fn a_burst_of_dialers_waits_in_the_kernel() {
             let socket = TcpStream::connect_timeout(&listener.local_addr(), Duration::from_millis(900));
             dialers.push(socket.unwrap_or_else(|error| panic!("dialer {number}: {error}")));
         }
-    });
-}
-
-#[test]
-fn connections_and_streams_say_what_they_are_and_have_done() {
-    within(30, || {
-        let (dialer, listener, mut one, two) = streams();
-        assert_eq!((dialer.local_addr(), dialer.peer_addr()), (listener.peer_addr(), listener.local_addr()));
-        assert_eq!(dialer.channel_binding(), listener.channel_binding());
-        let export = |connection: &Connection| {
-            let mut out = [0; 32];
-            connection.export(b"label", b"context", &mut out).expect("it is not too long");
-            out
-        };
-        assert_eq!(export(&dialer), export(&listener));
-        assert_eq!(dialer.export(&[0; 256], b"", &mut [0; 1]), None);
-        assert_eq!((one.id(), two.id()), (two.id(), Some(0)));
-        assert_eq!(dialer.open("test", Priority::default()).expect("it is open").id(), None);
-        assert!(!one.is_early() && !two.is_early());
-        one.write_all(b"hello").expect("there is room");
-        one.flush().expect("it leaves");
-        two.read_chunk(5).expect("it comes");
-        assert_eq!(one.stats().expect("it is held").sent, 5);
-        assert_eq!(two.stats().expect("it is held").received, 5);
-        assert_eq!((dialer.stats().payload_sent, listener.stats().payload_received), (5, 5));
-        assert_eq!(dialer.stats().round_trip, dialer.round_trip());
     });
 }
 

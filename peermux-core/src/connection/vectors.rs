@@ -14,7 +14,7 @@ use crate::config::{Config, Remote};
 use crate::crypto::{PublicKey, Rng, RustCrypto, StaticSecret, Suite};
 use crate::error::{ConnectionError, HandshakeError};
 use crate::handshake::vectors::{frames, hello as hello_of, read_m1, start_initiator};
-use crate::handshake::{FLIGHT_LEN, M1_LEN, initiator, responder};
+use crate::handshake::{Established, FLIGHT_LEN, M1_LEN, initiator, responder};
 use crate::id::{Mode, Role};
 use crate::mux::{Limits, Mux};
 use crate::record::{Opener, Sealer, TAG};
@@ -343,13 +343,18 @@ pub(crate) fn run_early(vector: &Value) -> Outputs {
     let mut m2 = sent(&mut connection).expect("M2");
     let established = await_m2.read(&mut m2).expect("M2 is read").finish_ik(Suite::ChaCha20Poly1305).expect("IK");
     assert_eq!(outcome(&connection), None, "{}: nothing is said before flight 3", vector["name"]);
+    outputs(json!({ "error": after_records(connection, &established, vector) }))
+}
+
+/// The outcome after the records with the vector's `areas`, which follow the record or flight with n 0.
+fn after_records(mut connection: Connection, established: &Established, vector: &Value) -> Value {
     let mut sealer =
         Sealer::new(&RustCrypto, established.suite, established.secrets.i2r(), 1, 0, NOW).expect("a suite");
     for area in list(&vector["areas"]) {
         assert_eq!(outcome(&connection), None, "{}: before the last record", vector["name"]);
         receives(&mut connection, &mut record(&mut sealer, &bytes(area), false));
     }
-    outputs(json!({ "error": outcome(&connection) }))
+    json!(outcome(&connection))
 }
 
 /// An initiator that sent early data, and what a responder that accepts or refuses it says in P2.
@@ -381,13 +386,7 @@ pub(crate) fn run_p3(vector: &Value) -> Outputs {
         .finish_fallback(Suite::ChaCha20Poly1305, size(&vector["header"]), &hello(None), &bytes(&vector["area"]))
         .expect("flight 3");
     receives(&mut connection, &mut flight3[..]);
-    let mut sealer =
-        Sealer::new(&RustCrypto, established.suite, established.secrets.i2r(), 1, 0, NOW).expect("a suite");
-    for area in list(&vector["areas"]) {
-        assert_eq!(outcome(&connection), None, "{}: before the last record", vector["name"]);
-        receives(&mut connection, &mut record(&mut sealer, &bytes(area), false));
-    }
-    outputs(json!({ "error": outcome(&connection) }))
+    outputs(json!({ "error": after_records(connection, &established, vector) }))
 }
 
 /// The handshake of `base`, of which both sides have the same static key: a connection that goes on where the vector's random values were used up.

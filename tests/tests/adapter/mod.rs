@@ -16,7 +16,8 @@ use bytes::Bytes;
 use peermux_core::code::Code;
 use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};
 use peermux_core::wire::Priority;
-use peermux_core::{Config, Remote};
+
+use peermux_core::{Config, Remote, Stats, StreamStats};
 use peermux_tests::responder_key;
 
 /// One adapter.
@@ -52,8 +53,10 @@ pub trait Connected: Clone + Send + Sync + 'static {
     fn addresses(&self) -> [SocketAddr; 2];
     fn channel_binding(&self) -> [u8; 64];
     fn attestation(&self) -> Result<Option<Bytes>, ConnectionError>;
-    /// Keying material for a fixed label and context.
-    fn exported(&self) -> [u8; 32];
+    /// Keying material for `label` and a fixed context.
+    fn exported(&self, label: &[u8]) -> Option<[u8; 32]>;
+    fn stats(&self) -> Stats;
+    fn round_trip(&self) -> Duration;
 }
 
 pub trait Duplex: Read + Write + Send + 'static {
@@ -61,6 +64,9 @@ pub trait Duplex: Read + Write + Send + 'static {
     type Writing: Write + Send + 'static;
 
     fn protocol(&self) -> String;
+    fn id(&self) -> Option<u64>;
+    fn is_early(&self) -> bool;
+    fn stats(&self) -> Option<StreamStats>;
     fn finish(&mut self) -> io::Result<()>;
     fn reset(&mut self, code: u64);
     fn stop(&mut self, code: u64);

@@ -230,13 +230,36 @@ pub fn stopped_says_how_the_sending_half_has_ended<D: Face, L: Face>() {
     assert_eq!(error.code(), Some(Code::Application(3)));
 }
 
-pub fn both_sides_know_a_connection_by_the_same_names<D: Face, L: Face>() {
+pub fn connections_and_streams_say_what_they_are_and_have_done<D: Face, L: Face>() {
     let ends = ends::<D, L>(&Config::default());
-    let [local, peer] = ends.dialer.addresses();
-    assert_eq!((ends.listener.addresses(), peer), ([peer, local], ends.address));
-    assert_eq!(ends.dialer.channel_binding(), ends.listener.channel_binding());
-    assert_ne!(ends.dialer.channel_binding(), [0; 64]);
-    assert_eq!(ends.dialer.exported(), ends.listener.exported());
+    let (dialer, listener) = (&ends.dialer, &ends.listener);
+    let [local, peer] = dialer.addresses();
+    assert_eq!((listener.addresses(), peer), ([peer, local], ends.address));
+    let binding = dialer.channel_binding();
+    assert_eq!(listener.channel_binding(), binding);
+    assert_ne!(binding, [0; 64]);
+    assert!(dialer.exported(b"label").is_some());
+    assert_eq!(dialer.exported(b"label"), listener.exported(b"label"));
+    assert_eq!(dialer.exported(&[0; 256]), None);
+
+    let mut one = dialer.open("test", Priority::default()).expect("it is open");
+    assert_eq!(one.id(), None);
+    one.write_all(b"hello").expect("there is room");
+    one.flush().expect("it leaves");
+    let mut two = listener.accept().expect("it was opened");
+    two.read_exact(&mut [0; 5]).expect("it comes");
+    assert_eq!((one.id(), two.id()), (Some(0), Some(0)));
+    assert!(!one.is_early() && !two.is_early());
+    assert_eq!(one.stats().expect("it is held").sent, 5);
+    assert_eq!(two.stats().expect("it is held").received, 5);
+    assert_eq!((dialer.stats().payload_sent, listener.stats().payload_received), (5, 5));
+    assert_eq!(dialer.stats().round_trip, dialer.round_trip());
+
+    // What is known of a connection is known after its end.
+    dialer.close(0, "");
+    listener.ended();
+    assert_eq!((dialer.channel_binding(), listener.channel_binding()), (binding, binding));
+    assert_eq!(listener.addresses(), [peer, local]);
 }
 
 /// It is too long for a handshake, so it travels in a frame.

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 use bytes::Bytes;
 use peermux_core::code::Code;
 use peermux_core::error::{ConnectionError, OpenError};
 use peermux_core::wire::Priority;
-use peermux_core::{Config, Remote};
+
+use peermux_core::{Config, Remote, Stats, StreamStats};
 use peermux_std::{Connection, Listener, Stream};
 use peermux_tests::{initiator_key, responder_key};
 
@@ -83,10 +85,18 @@ impl Connected for Connection {
         self.attestation()
     }
 
-    fn exported(&self) -> [u8; 32] {
+    fn exported(&self, label: &[u8]) -> Option<[u8; 32]> {
         let mut out = [0; 32];
-        self.export(b"label", b"context", &mut out).expect("it is not too long");
-        out
+        self.export(label, b"context", &mut out)?;
+        Some(out)
+    }
+
+    fn stats(&self) -> Stats {
+        self.stats()
+    }
+
+    fn round_trip(&self) -> Duration {
+        self.round_trip()
     }
 }
 
@@ -96,6 +106,18 @@ impl Duplex for Stream {
 
     fn protocol(&self) -> String {
         self.protocol().unwrap_or_default().to_string()
+    }
+
+    fn id(&self) -> Option<u64> {
+        self.id()
+    }
+
+    fn is_early(&self) -> bool {
+        self.is_early()
+    }
+
+    fn stats(&self) -> Option<StreamStats> {
+        self.stats()
     }
 
     fn finish(&mut self) -> io::Result<()> {

@@ -4,12 +4,14 @@ use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use peermux_core::code::Code;
 use peermux_core::error::{ConnectionError, OpenError};
 use peermux_core::wire::Priority;
-use peermux_core::{Config, Remote};
+
+use peermux_core::{Config, Remote, Stats, StreamStats};
 use peermux_tests::{initiator_key, responder_key};
 use peermux_tokio::{Connection, Listener, ReadHalf, Stream, WriteHalf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -102,10 +104,18 @@ impl Connected for Connection {
         wait(self.attestation())
     }
 
-    fn exported(&self) -> [u8; 32] {
+    fn exported(&self, label: &[u8]) -> Option<[u8; 32]> {
         let mut out = [0; 32];
-        self.export(b"label", b"context", &mut out).expect("it is not too long");
-        out
+        self.export(label, b"context", &mut out)?;
+        Some(out)
+    }
+
+    fn stats(&self) -> Stats {
+        self.stats()
+    }
+
+    fn round_trip(&self) -> Duration {
+        self.round_trip()
     }
 }
 
@@ -133,6 +143,18 @@ impl Duplex for Blocking<Stream> {
 
     fn protocol(&self) -> String {
         self.0.protocol().unwrap_or_default().to_string()
+    }
+
+    fn id(&self) -> Option<u64> {
+        self.0.id()
+    }
+
+    fn is_early(&self) -> bool {
+        self.0.is_early()
+    }
+
+    fn stats(&self) -> Option<StreamStats> {
+        self.0.stats()
     }
 
     fn finish(&mut self) -> io::Result<()> {
