@@ -1,6 +1,7 @@
 //! What adapters share where they connect to one of several addresses (RFC 8305): the order, the pace, and what went wrong.
 
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::SocketAddr;
@@ -28,20 +29,20 @@ pub fn order(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
 }
 
 /// The source of the [`io::Error`] of a connection attempt: which addresses were tried, and why each of them failed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ConnectError {
-    attempts: Vec<(SocketAddr, io::Error)>,
+    attempts: Vec<(SocketAddr, Arc<io::Error>)>,
 }
 
 impl ConnectError {
     /// Adds the error of an attempt.
     pub fn push(&mut self, address: SocketAddr, error: io::Error) {
-        self.attempts.push((address, error));
+        self.attempts.push((address, Arc::new(error)));
     }
 
     /// The attempts, in the order in which they failed.
-    pub fn attempts(&self) -> &[(SocketAddr, io::Error)] {
-        &self.attempts
+    pub fn attempts(&self) -> impl ExactSizeIterator<Item = (SocketAddr, &io::Error)> {
+        self.attempts.iter().map(|(address, error)| (*address, &**error))
     }
 }
 
@@ -59,7 +60,12 @@ impl fmt::Display for ConnectError {
     }
 }
 
-impl std::error::Error for ConnectError {}
+/// The source is the error of the last attempt.
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.attempts.last().map(|(_, error)| &**error as _)
+    }
+}
 
 /// With the kind of the last error; [`io::ErrorKind::InvalidInput`] if there was no address.
 impl From<ConnectError> for io::Error {

@@ -10,6 +10,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::task::{Poll, Waker};
+use core::time::Duration;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -19,12 +20,16 @@ use crate::connection::{Connection, EarlyOffer, Event, PeerInfo, Transmit};
 use crate::early::StrikeRegister;
 use crate::error::{ConnectionError, OpenError, ReadError, TransportError, WriteError};
 use crate::id::StreamId;
+use crate::stats::StreamStats;
 use crate::time::Instant;
 use crate::wire::Priority;
 
 mod buffers;
 
 pub use buffers::{ReadBuffer, WriteBuffer};
+
+/// How long the transport of a connection that has ended may take to take the last bytes.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A connection that several tasks or threads share.
 pub struct Driver {
@@ -47,12 +52,14 @@ struct State {
     attested: bool,
     /// Decides about early data.
     register: Option<Arc<Mutex<StrikeRegister>>>,
-    /// Early data was accepted: the peer is claimed.
+    /// Early data was accepted, and nobody was told yet that the peer is claimed.
     claimed: bool,
     /// The peer drains the connection, for this reason.
     drained: Option<ProtocolCode>,
     /// The writer has taken bytes, and has not said since that the transport has them.
     unwritten: bool,
+    /// See [`Driver::write_deadline`].
+    write_deadline: Option<Instant>,
 }
 
 /// What the writer is to do.
@@ -119,6 +126,7 @@ impl Driver {
             claimed: false,
             drained: None,
             unwritten: false,
+            write_deadline: None,
         };
         Arc::new(Self { state: Mutex::new(state) })
     }
@@ -199,6 +207,11 @@ impl Driver {
         self.with(|connection| connection.handle_timeout(now));
     }
 
+    /// The channel binding, for connections that a [`Waiter`] has told the [`Progress`] of; zeros before that.
+    pub fn channel_binding(&self) -> [u8; 64] {
+        self.look(|connection| connection.channel_binding().copied()).unwrap_or([0; 64])
+    }
+
     /// The connection's next timer.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.lock().connection.poll_timeout()
@@ -270,9 +283,14 @@ impl Driver {
         self.lock().connection.is_closed()
     }
 
-    /// For a writer that waits for the transport: whether the connection has ended for the application. What was begun is still to be written, for a time.
-    pub fn has_ended(&self) -> bool {
-        self.lock().connection.error().is_some()
+    /// For a writer that waits for the transport: once the connection is [closed](Driver::is_closed), when to give up what the transport has not taken, however
+    /// little it takes meanwhile. `None` before that. What was begun is to leave whole, and CLOSE behind it: so the transport has 3 s from the first time that it is waited for
+    /// after the connection ended for the application.
+    pub fn write_deadline(&self, now: Instant) -> Option<Instant> {
+        let mut state = self.lock();
+        state.connection.error()?;
+        let deadline = *state.write_deadline.get_or_insert(now + PATIENCE);
+        state.connection.is_closed().then_some(deadline)
     }
 
     /// For whoever waits for something of the whole connection: one for each future, or each call that blocks.
@@ -355,9 +373,9 @@ impl Waiter {
                 if let Some(error) = state.connection.error() {
                     return Some(Err(error.clone()));
                 }
-                let claimed = core::mem::take(&mut state.claimed);
-                if let Some(peer) = state.connection.claimed_peer().filter(|_| claimed) {
-                    return Some(Ok(Progress::Claimed(peer.clone())));
+                if let Some(peer) = state.claimed().cloned() {
+                    state.claimed = false;
+                    return Some(Ok(Progress::Claimed(peer)));
                 }
                 // With an attestation that has come in a frame meanwhile.
                 let asked = core::mem::take(&mut state.asked);
@@ -442,6 +460,11 @@ impl State {
         self.connection.peer().filter(|_| self.connection.is_established()).cloned()
     }
 
+    /// The peer that is claimed, if nobody was told yet and there are keys: M2 is made after the early data is accepted.
+    fn claimed(&self) -> Option<&PeerInfo> {
+        self.connection.claimed_peer().filter(|_| self.claimed && self.connection.channel_binding().is_some())
+    }
+
     fn take_events(&mut self, wakers: &mut Wakers) {
         while let Some(event) = self.connection.poll_event() {
             match event {
@@ -457,7 +480,6 @@ impl State {
                 Event::EarlyData(offer) => {
                     if self.strikes(&offer) && self.connection.accept_early() {
                         self.claimed = true;
-                        wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
                     }
                 }
                 Event::Draining(code) => {
@@ -471,7 +493,7 @@ impl State {
             self.attested = true;
             wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
         }
-        if self.connection.is_closed() {
+        if self.claimed().is_some() || self.connection.is_closed() {
             wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
         }
         while let Some(waker) = self.connection.poll_waker() {
@@ -676,6 +698,21 @@ impl Stream {
     /// The protocol that the opener named, if it did.
     pub fn protocol(&self) -> Option<Arc<str>> {
         self.driver.lock().connection.recv(self.id).protocol()
+    }
+
+    /// The stream's id on the wire: see [`RecvStream::wire_id`](crate::RecvStream::wire_id).
+    pub fn wire_id(&self) -> Option<u64> {
+        self.driver.lock().connection.recv(self.id).wire_id()
+    }
+
+    /// What the stream has done so far: see [`Connection::stream_stats`].
+    pub fn stats(&self) -> Option<StreamStats> {
+        self.driver.lock().connection.stream_stats(self.id)
+    }
+
+    /// Whether the stream's data may be delivered more than once: see [`RecvStream::is_early`](crate::RecvStream::is_early).
+    pub fn is_early(&self) -> bool {
+        self.driver.lock().connection.recv(self.id).is_early()
     }
 
     /// The priority that this side sends with.

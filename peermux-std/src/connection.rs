@@ -30,7 +30,6 @@ struct Handle {
     driver: Arc<Driver>,
     peer: PeerInfo,
     addresses: Addresses,
-    binding: [u8; 64],
     /// Where threads wait that use this handle.
     signal: Arc<Signal>,
     trace: Trace,
@@ -160,10 +159,7 @@ pub(crate) fn establish<A: Into<Approval>>(
             }
             Progress::Established(peer) => {
                 trace.look();
-                let binding = driver.look(|connection| connection.channel_binding().copied());
-                // It is known, since there are keys.
-                let binding = binding.unwrap_or([0; 64]);
-                let handle = Handle { driver, peer, addresses, binding, signal, trace };
+                let handle = Handle { driver, peer, addresses, signal, trace };
                 return Ok(Connection { handle: Arc::new(handle) });
             }
         }
@@ -238,7 +234,7 @@ impl Connection {
 
     /// Returns the channel binding: the handshake's hash, the same on both sides, and of no other connection.
     pub fn channel_binding(&self) -> [u8; 64] {
-        self.handle.binding
+        self.handle.driver.channel_binding()
     }
 
     /// What the handshake proved of the peer.
@@ -289,7 +285,7 @@ impl Connection {
 
     /// Why the connection ended, if it has.
     pub fn error(&self) -> Option<ConnectionError> {
-        self.handle.driver.with(|connection| connection.error().cloned())
+        self.handle.driver.look(|connection| connection.error().cloned())
     }
 
     /// The shared state machine, for all that this adapter does not show.

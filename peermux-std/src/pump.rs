@@ -41,9 +41,6 @@ fn cork(_: &TcpStream, _: bool) -> io::Result<()> {
 /// How long a writer waits for a socket that takes nothing before it looks whether the connection has ended or has a new timer meanwhile.
 const STALL: Duration = Duration::from_secs(1);
 
-/// How long a socket may take to take the last bytes of a connection that has ended.
-const PATIENCE: Duration = Duration::from_secs(3);
-
 /// The clock of a connection: the time since it began.
 #[derive(Clone, Copy)]
 pub(crate) struct Clock(Instant);
@@ -254,16 +251,13 @@ impl Loops {
 
     /// Waits until the socket takes more, and minds the connection's timers meanwhile. Once the connection has ended, an error if that takes too long.
     fn wait_writable(&self) -> io::Result<()> {
-        let (mut slice, mut give_up_at) = (Duration::ZERO, None);
+        let mut slice = Duration::ZERO;
         while !self.wait_for(PollFlags::OUT, Some(slice))? {
             let now = self.clock.now();
-            if self.driver.has_ended() {
-                let until = *give_up_at.get_or_insert(now + PATIENCE);
-                if self.driver.is_closed() && now >= until {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
+            if self.driver.write_deadline(now).is_some_and(|deadline| now >= deadline) {
+                return Err(io::ErrorKind::TimedOut.into());
             }
-            let timer = self.driver.with(|connection| connection.poll_timeout());
+            let timer = self.driver.poll_timeout();
             let left = timer.map_or(STALL, |timer| timer.saturating_since(now));
             if left.is_zero() {
                 self.driver.handle_timeout(now);

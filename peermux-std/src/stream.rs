@@ -79,20 +79,17 @@ impl Stream {
 
     /// Returns the stream's id on the wire, which both sides know it by. Returns `None` as long as the stream was opened here and its OPEN was not sent.
     pub fn id(&self) -> Option<u64> {
-        let stream = &self.shared.stream;
-        stream.driver().with(|connection| connection.recv(stream.id()).wire_id())
+        self.shared.stream.wire_id()
     }
 
     /// Returns what the stream has done so far, and what it holds now. Returns `None` if it was [refused](Stream::refuse).
     pub fn stats(&self) -> Option<StreamStats> {
-        let stream = &self.shared.stream;
-        stream.driver().look(|connection| connection.stream_stats(stream.id()))
+        self.shared.stream.stats()
     }
 
     /// Returns `true` if the stream's data was, or could have been, in a first flight: then it may be delivered more than once.
     pub fn is_early(&self) -> bool {
-        let stream = &self.shared.stream;
-        stream.driver().with(|connection| connection.recv(stream.id()).is_early())
+        self.shared.stream.is_early()
     }
 
     /// Waits until the sending half has ended. Returns the peer's code if the peer wants no more of it, and `None` if this side finished or reset it. Several threads

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use crate::listener::invalid;
 use crate::pump;
 use crate::reach::reach;
 use crate::stream::Stream;
-use crate::transport::{Clock, Transport, unix_millis};
+use crate::transport::{Addresses, Clock, Transport, unix_millis};
 use crate::{
     Approval, Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote,
     Stats,
@@ -31,8 +31,6 @@ pub struct Connection {
 struct Handle {
     transport: Arc<Transport>,
     peer: PeerInfo,
-    /// Kept beyond the end of the connection, which forgets its secrets.
-    binding: OnceLock<[u8; 64]>,
     trace: Trace,
 }
 
@@ -54,7 +52,7 @@ impl Drop for Handle {
 /// Dials `address`, as `identity`, for `remote`.
 ///
 /// If `address` names several, they are tried as RFC 8305 says: one more every 250 ms, or as soon as an attempt has failed, with families in turns. The first that answers is
-/// taken. Each attempt may take [`Config::connect_timeout`]. Then this waits for the handshake, for which the peer has 15 s.
+/// taken. Each attempt may take [`Config::connect_timeout`]. Then this waits for the handshake, 15 s at most, and for the decision of the peer's application if that is asked, 18 s more at most. Looking a name up has no limit here.
 ///
 /// # Errors
 /// One that holds a [`ConnectError`](crate::ConnectError), with all addresses that were tried, a [`ConnectionError`] or a [`ConfigError`](crate::ConfigError): see
@@ -149,14 +147,7 @@ impl Dialing {
     /// # Errors
     /// As for [`connect`].
     pub fn over(socket: TcpStream, identity: impl Into<Identity>, remote: Remote, config: Config) -> io::Result<Self> {
-        let clock = Clock::start();
-        let (config, identity) = (Arc::new(config), identity.into());
-        let mut rng = getrandom::SysRng;
-        let mut connection =
-            peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut rng).map_err(invalid)?;
-        connection.set_wall_clock(clock.now(), unix_millis());
-        let trace = Trace::dialing(socket.peer_addr().ok());
-        let transport = Transport::new(Driver::new(connection), clock);
+        let (transport, trace) = prepare(&socket, identity.into(), remote, Arc::new(config))?;
         let abandon = Abandon(Some(transport.driver().clone()));
         Ok(Self { transport, socket, trace, abandon })
     }
@@ -191,6 +182,21 @@ impl Dialing {
         abandon.0 = None;
         Ok(Connection::new(transport, peer, trace))
     }
+}
+
+/// The connection of the one who has dialled; nothing is sent yet.
+pub(crate) fn prepare(
+    socket: &TcpStream,
+    identity: Identity,
+    remote: Remote,
+    config: Arc<Config>,
+) -> io::Result<(Arc<Transport>, Trace)> {
+    let clock = Clock::start();
+    let mut rng = getrandom::SysRng;
+    let mut connection =
+        peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut rng).map_err(invalid)?;
+    connection.set_wall_clock(clock.now(), unix_millis());
+    Ok((Transport::new(Driver::new(connection), clock, Addresses::of(socket)), Trace::dialing(socket.peer_addr().ok())))
 }
 
 /// Gives the connection up unless it is disarmed.
@@ -235,9 +241,7 @@ pub(crate) async fn establish<A: Into<Approval>>(
 
 impl Connection {
     pub(crate) fn new(transport: Arc<Transport>, peer: PeerInfo, trace: Trace) -> Self {
-        let connection = Self { handle: Arc::new(Handle { transport, peer, binding: OnceLock::new(), trace }) };
-        connection.channel_binding();
-        connection
+        Self { handle: Arc::new(Handle { transport, peer, trace }) }
     }
 
     pub(crate) fn transport(&self) -> &Arc<Transport> {
@@ -329,11 +333,7 @@ impl Connection {
 
     /// Returns the channel binding: the handshake's hash, the same on both sides, and of no other connection.
     pub fn channel_binding(&self) -> [u8; 64] {
-        // It is known, since there are keys.
-        *self
-            .handle
-            .binding
-            .get_or_init(|| self.driver().look(|connection| connection.channel_binding().copied()).unwrap_or([0; 64]))
+        self.driver().channel_binding()
     }
 
     /// What the handshake proved of the peer; or what it claims, see [`Connection::confirmed`].
@@ -383,7 +383,7 @@ impl Connection {
 
     /// Why the connection ended, if it has.
     pub fn error(&self) -> Option<ConnectionError> {
-        self.driver().with(|connection| connection.error().cloned())
+        self.driver().look(|connection| connection.error().cloned())
     }
 
     /// The shared state machine, for all that this adapter does not show.

@@ -14,6 +14,8 @@ use peermux_core::endpoint::{self, Decision, EndpointLimits, Link, Next, Registe
 use tokio::net::{TcpListener, ToSocketAddrs, lookup_host};
 use tokio::task::JoinHandle;
 
+use crate::listener::invalid;
+use crate::signal::Signal;
 use crate::transport::Clock;
 use crate::{Approval, Config, Connection, PeerInfo, PublicKey, ResponderKeys, Stream};
 
@@ -100,7 +102,7 @@ impl Endpoint {
         limits: EndpointLimits,
         accept: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        config.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        config.check().map_err(invalid)?;
         let address = socket.local_addr()?;
         let shared = Arc::new(Shared {
             links: endpoint::Endpoint::new(limits),
@@ -130,7 +132,7 @@ impl Endpoint {
     /// Until then this waits.
     ///
     /// # Errors
-    /// The error of the socket, or one that holds a [`ConnectionError`](crate::ConnectionError) (see [`io::Error::get_ref`]). [`io::ErrorKind::InvalidInput`] if `peer` is this
+    /// One that holds a [`ConnectError`](crate::ConnectError), with all addresses that were tried, or a [`ConnectionError`](crate::ConnectionError): see [`io::Error::get_ref`]. [`io::ErrorKind::InvalidInput`] if `peer` is this
     /// endpoint's own key; [`io::ErrorKind::NotConnected`] if it drains.
     ///
     /// # Cancel safety
@@ -173,7 +175,7 @@ impl Endpoint {
     /// See [`RegisterError`].
     pub fn register(&self, protocol: &str) -> Result<Acceptor, RegisterError> {
         let streams = self.handle.shared.links.register(protocol)?;
-        Ok(Acceptor { streams, turn: tokio::sync::Mutex::new(()) })
+        Ok(Acceptor { streams, signal: Arc::default() })
     }
 
     /// Accepts and dials no more, drains all connections, and waits until all of their streams are done and they are closed. Streams that wait for an acceptor are
@@ -198,8 +200,8 @@ impl fmt::Debug for Endpoint {
 /// Takes the streams of one protocol. When it is dropped, those that wait are refused, and the protocol is unknown.
 pub struct Acceptor {
     streams: endpoint::Acceptor<Connection>,
-    /// Those that wait take turns: only one waker is kept.
-    turn: tokio::sync::Mutex<()>,
+    /// Where tasks wait for a stream.
+    signal: Arc<Signal>,
 }
 
 impl Acceptor {
@@ -209,8 +211,7 @@ impl Acceptor {
     /// # Cancel safety
     /// No stream is lost when the future is dropped.
     pub async fn accept(&self) -> Option<(Stream, Connection)> {
-        let _turn = self.turn.lock().await;
-        let (stream, connection) = poll_fn(|cx| self.streams.poll_accept(cx.waker())).await?;
+        let (stream, connection) = self.signal.wait(|waker| self.streams.poll_accept(waker)).await?;
         connection.trace().stream_accepted(&stream);
         Some((Stream::new(stream, connection.transport()), connection))
     }

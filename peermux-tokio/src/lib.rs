@@ -76,6 +76,7 @@ mod listener;
 mod pump;
 mod reach;
 mod relay;
+mod signal;
 mod stream;
 mod sync;
 mod transport;

@@ -4,7 +4,9 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use peermux_core::StrikeRegister;
@@ -12,11 +14,12 @@ use peermux_core::driver::Driver;
 use peermux_core::trace::Trace;
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet, coop};
 
 use crate::connection::{Connection, establish};
 use crate::pump;
-use crate::transport::{Clock, Transport, unix_millis};
+use crate::signal::Signal;
+use crate::transport::{Addresses, Clock, Transport, unix_millis};
 use crate::{Approval, Config, PeerInfo, ResponderKeys, StaticSecret};
 
 /// Handshakes that may be under way at once; more dialers wait in the kernel's queue.
@@ -26,7 +29,7 @@ const HANDSHAKES: usize = 1024;
 const READY: usize = 64;
 
 /// How long to wait when the system has no socket to give, as when all file descriptors are in use.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
 /// First flights with early data that are remembered, within 120 s; about 10 MB. What comes beyond is refused, and goes again.
 const FIRST_FLIGHTS: usize = 1 << 16;
@@ -36,7 +39,9 @@ type Decide = dyn Fn(&PeerInfo) -> Approval + Send + Sync;
 /// Listens for peers. Their handshakes run side by side, so that a silent one holds nobody up.
 pub struct Listener {
     address: SocketAddr,
-    outcomes: tokio::sync::Mutex<mpsc::Receiver<Result<Connection, AcceptError>>>,
+    outcomes: Mutex<mpsc::Receiver<Result<Connection, AcceptError>>>,
+    /// Where tasks wait for an outcome.
+    signal: Arc<Signal>,
     accepting: JoinHandle<()>,
 }
 
@@ -113,7 +118,7 @@ impl Listener {
         let shared =
             Arc::new(Shared { config: Arc::new(config), decide: Box::new(move |peer| accept(peer).into()), register });
         let accepting = tokio::spawn(accept_all(socket, keys, shared, outcome));
-        Ok(Self { address, outcomes: tokio::sync::Mutex::new(outcomes), accepting })
+        Ok(Self { address, outcomes: Mutex::new(outcomes), signal: Arc::default(), accepting })
     }
 
     /// The address that this listens on.
@@ -124,7 +129,7 @@ impl Listener {
     /// The next connection. Dialers that fail are passed over: see [`Listener::next`].
     ///
     /// # Errors
-    /// Only if the runtime shuts down.
+    /// Only if the task that accepts is gone, as when the runtime shuts down or after a panic of `keys`.
     ///
     /// # Cancel safety
     /// No connection is lost when the future is dropped.
@@ -133,17 +138,22 @@ impl Listener {
             match self.next().await {
                 Some(Ok(connection)) => return Ok(connection),
                 Some(Err(_)) => {}
-                None => return Err(io::Error::other("the listener's runtime has shut down")),
+                None => return Err(io::Error::other("the listener's task has ended")),
             }
         }
     }
 
-    /// What became of the next one who dialled; `None` if the runtime shuts down.
+    /// What became of the next one who dialled; `None` if the task that accepts is gone, as when the runtime shuts down or after a panic of `keys`.
     ///
     /// # Cancel safety
     /// No outcome is lost when the future is dropped.
     pub async fn next(&self) -> Option<Result<Connection, AcceptError>> {
-        self.outcomes.lock().await.recv().await
+        // What the channel asks of Tokio's budget would wake all who wait.
+        let poll = |waker: &Waker| {
+            let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+            pin!(coop::unconstrained(poll_fn(|cx| outcomes.poll_recv(cx)))).poll(&mut Context::from_waker(waker))
+        };
+        self.signal.wait(poll).await
     }
 }
 
@@ -204,7 +214,7 @@ async fn handshake(
     let driver = transport.driver();
     match establish(driver, &shared.decide, true, &trace).await {
         Ok(peer) => {
-            if !driver.with(|connection| connection.is_established()) {
+            if !driver.look(peermux_core::Connection::is_established) {
                 // Early data was accepted; the decision about the peer comes later.
                 let (driver, trace) = (driver.clone(), trace.clone());
                 tokio::spawn(async move { establish(&driver, &shared.decide, false, &trace).await });
@@ -219,7 +229,8 @@ async fn handshake(
     }
 }
 
-fn start(
+/// Begins a handshake as the one who was dialled.
+pub(crate) fn start(
     socket: TcpStream,
     keys: ResponderKeys,
     config: Arc<Config>,
@@ -230,7 +241,7 @@ fn start(
     let mut connection =
         peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
     connection.set_wall_clock(clock.now(), unix_millis());
-    let transport = Transport::new(Driver::with_register(connection, register), clock);
+    let transport = Transport::new(Driver::with_register(connection, register), clock, Addresses::of(&socket));
     trace.start(transport.driver(), || pump::start(socket, &transport))?;
     Ok((transport, trace))
 }

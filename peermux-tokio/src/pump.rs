@@ -29,15 +29,8 @@ pub(crate) fn start(socket: TcpStream, transport: &Arc<Transport>) -> io::Result
     socket.set_nodelay(true)?;
     let socket = Arc::new(socket);
     transport.begin(&socket);
-    let pump = Pump {
-        socket,
-        transport: transport.clone(),
-        at_end: false,
-        half_closed: false,
-        crowded: false,
-        over: false,
-        give_up_at: None,
-    };
+    let pump =
+        Pump { socket, transport: transport.clone(), at_end: false, half_closed: false, crowded: false, over: false };
     tokio::spawn(instrument(pump.run()));
     Ok(())
 }
@@ -45,9 +38,6 @@ pub(crate) fn start(socket: TcpStream, transport: &Arc<Transport>) -> io::Result
 /// When the alarm is set to go off first, at the latest: each time that it is set to go off before all others, Tokio wakes the thread that waits for the system. So a connection
 /// that ends soon does not set it twice, for its handshake and for its end.
 const FIRST_ALARM: Duration = Duration::from_secs(2);
-
-/// How long a socket may take to take the last bytes of a connection that has ended.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a connection's task holds. One that is dropped before its end, as when its runtime shuts down, ends the connection: others may wait for
 /// it in other runtimes.
@@ -60,8 +50,6 @@ struct Pump {
     /// Others have their turn before this one goes on, since many may be about to write.
     crowded: bool,
     over: bool,
-    /// The connection has ended while the socket took nothing: once it is closed, the socket has until then to take the rest.
-    give_up_at: Option<Instant>,
 }
 
 impl Drop for Pump {
@@ -152,18 +140,15 @@ impl Pump {
     }
 
     /// The socket takes no more. What was begun leaves whole, and CLOSE behind it, also if the connection has ended meanwhile; but not for ever. The next timer.
-    fn blocked(&mut self, cx: &Context<'_>, closed: &mut Waiter, now: Instant) -> io::Result<Option<Instant>> {
+    fn blocked(&self, cx: &Context<'_>, closed: &mut Waiter, now: Instant) -> io::Result<Option<Instant>> {
         let driver = self.transport.driver();
         // Others may end it.
         let _ = closed.poll_closed(cx.waker());
-        if !driver.has_ended() {
-            return Ok(driver.poll_timeout());
+        match driver.write_deadline(now) {
+            None => Ok(driver.poll_timeout()),
+            Some(deadline) if now >= deadline => Err(io::ErrorKind::TimedOut.into()),
+            deadline => Ok(deadline),
         }
-        let until = *self.give_up_at.get_or_insert(now + PATIENCE);
-        if !driver.is_closed() {
-            return Ok(driver.poll_timeout());
-        }
-        if now >= until { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(until)) }
     }
 
     /// Reads what is there, up to a record; returns how many bytes it was.

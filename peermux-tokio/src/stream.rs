@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use peermux_core::driver;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
 
+use crate::signal::Signal;
 use crate::transport::Transport;
 use crate::{Code, ConnectionError, Priority, ReadError, StreamStats, WriteError};
 
@@ -43,26 +44,13 @@ pub struct WriteHalf {
 struct Shared {
     stream: driver::Stream,
     transport: Arc<Transport>,
-    /// Those that wait for the end of the sending half take turns: only one waker is kept.
-    stopped: tokio::sync::Mutex<()>,
+    /// Where tasks wait for the end of the sending half, once one does.
+    stopped: OnceLock<Arc<Signal>>,
 }
 
 impl Shared {
-    fn id(&self) -> Option<u64> {
-        self.stream.driver().with(|connection| connection.recv(self.stream.id()).wire_id())
-    }
-
-    fn stats(&self) -> Option<StreamStats> {
-        self.stream.driver().look(|connection| connection.stream_stats(self.stream.id()))
-    }
-
-    fn is_early(&self) -> bool {
-        self.stream.driver().with(|connection| connection.recv(self.stream.id()).is_early())
-    }
-
     async fn stopped(self: Arc<Self>) -> Result<Option<Code>, ConnectionError> {
-        let _turn = self.stopped.lock().await;
-        poll_fn(|cx| self.stream.poll_stopped(cx.waker())).await
+        self.stopped.get_or_init(Arc::default).wait(|waker| self.stream.poll_stopped(waker)).await
     }
 
     /// As `act` says. Whoever would have to wait, as long as `may_help`, takes the steps of the connection's task instead.
@@ -106,17 +94,17 @@ macro_rules! views {
         impl $part {
             /// Returns the stream's id on the wire, which both sides know it by. Returns `None` as long as the stream was opened here and its OPEN was not sent.
             pub fn id(&self) -> Option<u64> {
-                self.$($shared).+.id()
+                self.$($shared).+.stream.wire_id()
             }
 
             /// Returns what the stream has done so far, and what it holds now. Returns `None` if it was [refused](Stream::refuse).
             pub fn stats(&self) -> Option<StreamStats> {
-                self.$($shared).+.stats()
+                self.$($shared).+.stream.stats()
             }
 
             /// Returns `true` if the stream's data was, or could have been, in a first flight: then it may be delivered more than once.
             pub fn is_early(&self) -> bool {
-                self.$($shared).+.is_early()
+                self.$($shared).+.stream.is_early()
             }
         }
     )*};
@@ -130,7 +118,7 @@ views! {
 
 impl Stream {
     pub(crate) fn new(stream: driver::Stream, transport: &Arc<Transport>) -> Self {
-        let shared = Arc::new(Shared { stream, transport: transport.clone(), stopped: tokio::sync::Mutex::default() });
+        let shared = Arc::new(Shared { stream, transport: transport.clone(), stopped: OnceLock::new() });
         Self { read: ReadHalf { shared: shared.clone() }, write: WriteHalf { shared } }
     }
 

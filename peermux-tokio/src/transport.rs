@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, MutexGuard, OnceLock};
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BufMut;
@@ -50,16 +50,20 @@ pub(crate) struct Addresses {
     pub(crate) peer: SocketAddr,
 }
 
-/// A socket that the peer has reset already has no address. Its handshake fails, so that no handle tells this one.
-const UNKNOWN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+impl Addresses {
+    pub(crate) fn of(socket: &TcpStream) -> Self {
+        // A socket that the peer has reset already has no address. Its handshake fails, so that no handle tells this one.
+        let known = |address: io::Result<_>| address.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+        Self { local: known(socket.local_addr()), peer: known(socket.peer_addr()) }
+    }
+}
 
 /// What the connection's task and all of its streams share.
 pub(crate) struct Transport {
     driver: Arc<Driver>,
     clock: Clock,
     io: Handover<Io>,
-    /// Set when the connection's task begins.
-    addresses: OnceLock<Addresses>,
+    addresses: Addresses,
     /// The last read took all that it had room for: the next one may find more at once.
     has_input: AtomicBool,
     /// The connection has many streams: see [`WriteBuffer::is_crowded`].
@@ -111,12 +115,12 @@ pub(crate) enum Sends {
 }
 
 impl Transport {
-    pub(crate) fn new(driver: Arc<Driver>, clock: Clock) -> Arc<Self> {
+    pub(crate) fn new(driver: Arc<Driver>, clock: Clock, addresses: Addresses) -> Arc<Self> {
         Arc::new(Self {
             driver,
             clock,
             io: Handover::default(),
-            addresses: OnceLock::new(),
+            addresses,
             has_input: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
         })
@@ -132,9 +136,6 @@ impl Transport {
 
     /// The connection's task begins.
     pub(crate) fn begin(&self, socket: &Arc<TcpStream>) {
-        let address = |address: io::Result<SocketAddr>| address.unwrap_or(UNKNOWN);
-        self.addresses
-            .get_or_init(|| Addresses { local: address(socket.local_addr()), peer: address(socket.peer_addr()) });
         let mut io = self.io.lock();
         io.short_segments = has_short_segments(socket);
         io.socket = Some(socket.clone());
@@ -147,8 +148,8 @@ impl Transport {
     }
 
     /// The addresses of the socket.
-    pub(crate) fn addresses(&self) -> Addresses {
-        self.addresses.get().copied().unwrap_or(Addresses { local: UNKNOWN, peer: UNKNOWN })
+    pub(crate) const fn addresses(&self) -> Addresses {
+        self.addresses
     }
 
     /// For the connection's task. Returns `None` if a helper is at work, which wakes the task when it leaves.
@@ -466,7 +467,7 @@ mod tests {
     /// As when an early stream is flushed by another task while the connection's task begins.
     #[test]
     fn a_helper_wakes_the_task_that_has_found_it_at_work_in_its_first_poll() {
-        let clock = Clock::start();
+        let (clock, address) = (Clock::start(), SocketAddr::from(([127, 0, 0, 1], 1)));
         let key = peermux_core::crypto::StaticSecret::from_bytes(&[1; 32]);
         let remote = peermux_core::Remote::Anyone;
         let connection = peermux_core::Connection::initiator(
@@ -476,7 +477,11 @@ mod tests {
             clock.now(),
             &mut getrandom::SysRng,
         );
-        let transport = Transport::new(Driver::new(connection.expect("the configuration is valid")), clock);
+        let transport = Transport::new(
+            Driver::new(connection.expect("the configuration is valid")),
+            clock,
+            Addresses { local: address, peer: address },
+        );
         let count = Arc::new(Count(AtomicUsize::new(0)));
         let help = transport.help();
         let work = help.helper.enter().expect("nobody else is at work");

@@ -1,6 +1,6 @@
 //! Two drivers and nothing between them: what one writes, the other has read at once.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
 use peermux_core::driver::{Driver, Pump, ReadBuffer, WriteBuffer, Writes};
@@ -18,22 +18,34 @@ pub struct Drivers {
 }
 
 impl Drivers {
-    /// The two connections that `builder` describes, without its register; nothing has been sent.
+    /// The two connections that `builder` describes; nothing has been sent.
     pub fn new(builder: PairBuilder) -> Self {
         let Pair { initiator, responder, .. } = builder.build();
         Self {
             initiator: Driver::new(initiator.conn),
-            responder: Driver::new(responder.conn),
+            responder: Driver::with_register(
+                responder.conn,
+                responder.register.map(|register| Arc::new(Mutex::new(register))),
+            ),
             inputs: [ReadBuffer::default(), ReadBuffer::default()],
         }
+    }
+
+    /// Lets the initiator say all that it has to say; whether that was anything.
+    pub fn initiator_speaks(&mut self) -> bool {
+        pass(&self.initiator, &self.responder, &mut self.inputs[0])
+    }
+
+    /// Lets the responder say all that it has to say; whether that was anything.
+    pub fn responder_speaks(&mut self) -> bool {
+        pass(&self.responder, &self.initiator, &mut self.inputs[1])
     }
 
     /// Lets each side in turn say all that it has to say, until neither has anything.
     pub fn settle(&mut self) {
         for _ in 0..10_000 {
-            let [to_responder, to_initiator] = &mut self.inputs;
-            let said = pass(&self.initiator, &self.responder, to_responder);
-            if !(pass(&self.responder, &self.initiator, to_initiator) || said) {
+            let said = self.initiator_speaks();
+            if !(self.responder_speaks() || said) {
                 return;
             }
         }

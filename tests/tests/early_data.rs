@@ -1,13 +1,15 @@
 //! Early data: `docs/spec.md` section 6.
 
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use peermux_core::crypto::{PublicKey, StaticSecret};
+use peermux_core::driver::Progress;
 use peermux_core::time::Instant;
 use peermux_core::wire::Priority;
 use peermux_core::{Config, Event, Remote, ResponderKeys, Role, StreamId, StrikeRegister, Transmit};
-use peermux_tests::{Pair, PairBuilder, responder_key};
+use peermux_tests::{Drivers, Pair, PairBuilder, responder_key};
 use proptest::prelude::*;
 
 /// The wall clock when the tests begin, in milliseconds since 1970; the registers were made long before.
@@ -52,6 +54,28 @@ fn answer(pair: &mut Pair) {
     conn.send(id).finish().expect("it is open");
     conn.release(id);
     assert_eq!(conn.accept(), None, "only one request");
+}
+
+#[test]
+fn a_driver_tells_of_a_claimed_peer_once_there_is_a_channel_binding() {
+    let mut drivers = Drivers::new(willing());
+    let early = drivers.initiator.open_early(Some("test/early"), Priority::default()).expect("it opens");
+    assert!(early.poll_write(Waker::noop(), b"x").is_ready());
+    let mut waiter = drivers.responder.waiter();
+    assert_eq!(waiter.poll_progress(Waker::noop()), Poll::Pending);
+    drivers.initiator_speaks();
+    assert_eq!(waiter.poll_progress(Waker::noop()), Poll::Pending, "M2 is not made yet");
+    drivers.responder_speaks();
+    assert_eq!(drivers.responder.waiting(), 0, "it was woken");
+    let told = waiter.poll_progress(Waker::noop());
+    assert!(matches!(told, Poll::Ready(Ok(Progress::Claimed(_)))), "{told:?}");
+    let binding = drivers.responder.channel_binding();
+    assert_ne!(binding, [0; 64]);
+    assert_eq!(waiter.poll_progress(Waker::noop()), Poll::Pending, "it is told once");
+    drivers.settle();
+    let told = waiter.poll_progress(Waker::noop());
+    assert!(matches!(told, Poll::Ready(Ok(Progress::Established(_)))), "{told:?}");
+    assert_eq!((drivers.initiator.channel_binding(), drivers.responder.channel_binding()), (binding, binding));
 }
 
 fn delivered(pair: &Pair) -> bool {

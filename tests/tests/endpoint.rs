@@ -1,10 +1,12 @@
 //! Endpoints over real sockets: one port, many peers, one connection with each, several protocols.
 
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use peermux_core::error::{ReadError, WriteError};
@@ -479,6 +481,9 @@ fn the_last_handle_that_is_dropped_drains() {
 }
 
 async fn takes_a_stream(connection: &Connection, acceptor: &Acceptor) -> bool {
+    // One who waits and is not polled keeps it from nobody.
+    let mut parked = pin!(acceptor.accept());
+    assert!(poll_fn(|cx| Poll::Ready(parked.as_mut().poll(cx).is_pending())).await);
     let mut stream = connection.open(HOST, Priority::default()).expect("it is open");
     stream.flush().await.expect("it leaves");
     acceptor.accept().await.is_some()

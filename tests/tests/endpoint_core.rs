@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use peermux_core::code::{Code, ProtocolCode};
 use peermux_core::crypto::{PublicKey, StaticSecret};
+use peermux_core::dialing::ConnectError;
 use peermux_core::driver::{Driver, Pump, ReadBuffer, WriteBuffer, Writes};
 use peermux_core::endpoint::{Acceptor, Dialing, Endpoint, EndpointLimits, Link, Next, Want};
 use peermux_core::error::{Closed, ConnectionError, Side};
@@ -200,7 +201,7 @@ fn all_who_wait_for_a_dial_are_woken_once_and_told_the_same() {
 }
 
 #[test]
-fn an_error_of_the_system_or_of_the_connection_stays_one_for_all() {
+fn an_error_stays_what_it_is_for_all_who_wait() {
     let node = default();
     let mut want = node.want(own(), peer(), addresses(1));
     begin(&mut want, Waker::noop()).finish(NOW, Err(io::Error::from_raw_os_error(113)));
@@ -209,6 +210,16 @@ fn an_error_of_the_system_or_of_the_connection_stays_one_for_all() {
     begin(&mut want, Waker::noop()).finish(NOW, Err(error.clone().into()));
     let told = failure(&mut want);
     assert_eq!(told.get_ref().and_then(|inner| inner.downcast_ref()), Some(&error));
+    begin(&mut want, Waker::noop()).finish(NOW, Err(error.into_dial_error()));
+    assert_eq!(failure(&mut want).kind(), io::ErrorKind::TimedOut);
+
+    let mut error = ConnectError::default();
+    error.push(addresses(1)[0], io::Error::from_raw_os_error(111));
+    begin(&mut want, Waker::noop()).finish(NOW, Err(error.into()));
+    let told = failure(&mut want);
+    assert_eq!(told.kind(), io::ErrorKind::ConnectionRefused);
+    let inner = told.get_ref().and_then(|inner| inner.downcast_ref::<ConnectError>()).expect("it is one");
+    assert_eq!(inner.attempts().map(|(_, error)| error.raw_os_error()).collect::<Vec<_>>(), [Some(111)]);
 }
 
 #[test]

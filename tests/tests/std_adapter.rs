@@ -238,9 +238,8 @@ fn of_several_addresses_the_first_that_answers_is_taken() {
         // All errors are told, with their addresses.
         let error = dial(&[refused, refused, many[0]]).expect_err("nobody listens");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-        let attempts =
-            error.get_ref().and_then(|inner| inner.downcast_ref::<ConnectError>()).expect("it says").attempts();
-        assert_eq!(attempts.len(), 2, "{error}");
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ConnectError>()).expect("it says");
+        assert_eq!(inner.attempts().len(), 2, "{error}");
         assert!(error.to_string().contains(&refused.to_string()), "{error}");
         assert_eq!(dial(&[]).expect_err("there is nobody to dial").kind(), ErrorKind::InvalidInput);
     });

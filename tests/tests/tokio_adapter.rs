@@ -474,11 +474,16 @@ fn stopped_waits_for_the_end_of_the_sending_half() {
         for task in wait {
             assert_eq!(task.await.expect("no panic"), Ok(Some(Code::Application(7))));
         }
+        // A future that is held and not polled keeps nothing from the others.
+        let (mut parked, mut again) = (pin!(two.stopped()), pin!(two.stopped()));
+        assert_eq!(poll_times(1, parked.as_mut()).await, None);
+        assert_eq!(poll_times(1, again.as_mut()).await, None);
         let wait = waiting(&two);
         two.shutdown().await.expect("it leaves");
         for task in wait {
             assert_eq!(task.await.expect("no panic"), Ok(None));
         }
+        assert_eq!((again.await, parked.await), (Ok(None), Ok(None)));
         let (_read, write) = dialer.open("test", Priority::default()).expect("it is open").split();
         let wait = write.stopped();
         drop(write);
@@ -490,6 +495,20 @@ fn stopped_waits_for_the_end_of_the_sending_half() {
         for task in wait {
             let error = task.await.expect("no panic").expect_err("the connection ends first");
             assert_eq!(error.code(), Some(Code::Application(3)));
+        }
+    });
+}
+
+#[test]
+fn who_is_not_polled_keeps_no_connection_from_others() {
+    run(30, || async {
+        let listener = Listener::bind("127.0.0.1:0", responder_key(), Config::default()).await.expect("it listens");
+        let mut parked = pin!(listener.next());
+        assert!(poll_times(1, parked.as_mut()).await.is_none());
+        for _ in 0..2 {
+            let address = [listener.local_addr()];
+            let (dialed, accepted) = tokio::join!(dial_any(&address, Config::default()), listener.accept());
+            assert!(dialed.0.is_ok() && accepted.is_ok());
         }
     });
 }

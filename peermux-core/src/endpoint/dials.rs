@@ -8,7 +8,9 @@ use core::task::{Poll, Waker};
 use std::io;
 
 use super::{After, End, Endpoint, Link, Serving, State};
+use crate::config::ConfigError;
 use crate::crypto::PublicKey;
+use crate::dialing::ConnectError;
 use crate::driver::Driver;
 use crate::error::{ConnectionError, Side};
 use crate::time::Instant;
@@ -297,10 +299,14 @@ fn was_drained_off(error: &io::Error) -> bool {
 
 /// The same error for another one who waited.
 fn copy(error: &io::Error) -> io::Error {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ConnectionError>());
-    match (error.raw_os_error(), inner) {
-        (Some(code), _) => io::Error::from_raw_os_error(code),
-        (_, Some(inner)) => inner.clone().into(),
-        _ => io::Error::new(error.kind(), error.to_string()),
+    fn inner<E: std::error::Error + Clone + Send + Sync + 'static>(error: &io::Error) -> Option<io::Error> {
+        let inner = error.get_ref()?.downcast_ref::<E>()?;
+        Some(io::Error::new(error.kind(), inner.clone()))
     }
+    let system = error.raw_os_error().map(io::Error::from_raw_os_error);
+    system
+        .or_else(|| inner::<ConnectionError>(error))
+        .or_else(|| inner::<ConnectError>(error))
+        .or_else(|| inner::<ConfigError>(error))
+        .unwrap_or_else(|| io::Error::new(error.kind(), error.to_string()))
 }

@@ -3,21 +3,14 @@
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
-use peermux_core::driver::Driver;
 use peermux_core::endpoint::Place;
-use peermux_core::trace::Trace;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Shared, serve};
 use crate::Connection;
 use crate::connection::establish;
-use crate::pump;
-use crate::transport::{Clock, Transport};
-
-/// How long to wait when the system has no socket to give, as when all file descriptors are in use.
-const PAUSE: Duration = Duration::from_millis(100);
+use crate::listener::{PAUSE, start};
 
 /// Accepts all who dial.
 pub(super) async fn accept_all(socket: TcpListener, shared: Arc<Shared>) {
@@ -35,14 +28,9 @@ pub(super) async fn accept_all(socket: TcpListener, shared: Arc<Shared>) {
 
 /// Runs a handshake, and gives its place back when the peer is confirmed, or when the socket is closed, which takes a while (`docs/spec.md` section 13.1).
 async fn handshake(socket: TcpStream, place: Place<Connection>, shared: Arc<Shared>) -> io::Result<()> {
-    let (clock, trace) = (Clock::start(), Trace::accepted(socket.peer_addr().ok()));
-    let (config, keys) = (shared.config.clone(), (shared.keys)());
-    let connection = peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    let transport = Transport::new(Driver::new(connection), clock);
+    let (transport, trace) = start(socket, (shared.keys)(), shared.config.clone(), None)?;
     let driver = transport.driver();
     place.begin(driver);
-    trace.start(driver, || pump::start(socket, &transport))?;
     // An error is between that dialer and its socket.
     let Ok(peer) = establish(driver, &shared.decide, false, &trace).await else {
         place.failed();
