@@ -7,7 +7,7 @@ use std::time::Duration;
 use peermux_core::time::Instant;
 use peermux_core::wire::Priority;
 use peermux_core::{Config, StreamId};
-use peermux_tests::{End, Pair, PairBuilder, Path};
+use peermux_tests::{End, Pair, PairBuilder, Path, rng};
 
 const PATH: Path =
     Path { rate: 1_000_000_000 / 8, one_way: Duration::from_millis(50), step: Duration::from_micros(50) };
@@ -79,4 +79,59 @@ fn a_stream_that_nobody_reads_never_grows_and_growth_is_shared() {
         assert!(grown <= config.receive_window / 2, "{grown}");
     }
     assert!(grown > 0, "the others grew");
+}
+
+/// A peer that holds hundreds of streams, and opens and ends a few at a time, is told of many windows one after the other. It may use all of each.
+#[test]
+fn every_stream_may_fill_the_window_that_it_was_promised_however_many_others_there_are() {
+    for (held, seed) in [(504, 1), (200, 2), (900, 3)] {
+        let mut random = rng(seed);
+        let mut dice = move |sides: u64| random.uniform(0, sides);
+        let mut pair = PairBuilder { latency: Duration::from_millis(3), ..PairBuilder::default() }.establish();
+        let (mut ours, mut theirs, mut ending, mut ended) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for round in 0..6_000 {
+            let many = if round < 200 { 20 } else { 1 + dice(2) };
+            for _ in 0..many {
+                if ours.len() < held {
+                    let id = pair.initiator.conn.open(None, Priority::default()).expect("it opens");
+                    // More than its window, as a rule.
+                    pair.initiator.conn.send(id).write(&[7; 30_000]).expect("there is room");
+                    pair.initiator.conn.send(id).finish().expect("it is open");
+                    ours.push(id);
+                }
+            }
+            pair.run_until(pair.now + Duration::from_millis(1));
+            theirs.extend(std::iter::from_fn(|| pair.responder.conn.accept()));
+            for side in [&pair.initiator, &pair.responder] {
+                assert_eq!(side.conn.error(), None, "round {round}, {held} streams");
+            }
+            // The responder ends some: it reads them, answers, and lets them go.
+            for _ in 0..1 + dice(2) {
+                if ours.len() + 8 > held && !theirs.is_empty() {
+                    ending.push(theirs.swap_remove(dice(theirs.len() as u64) as usize));
+                }
+            }
+            let conn = &mut pair.responder.conn;
+            ending.retain(|&id| {
+                let mut read = || conn.recv(id).read_chunk(usize::MAX);
+                let end = std::iter::from_fn(|| read().ok()).any(|chunk| chunk.is_none());
+                if end {
+                    conn.send(id).finish().expect("it is open");
+                    conn.release(id);
+                }
+                !end
+            });
+            pair.run_until(pair.now + Duration::from_millis(1));
+            let conn = &mut pair.initiator.conn;
+            ours.retain(|&id| {
+                let end = conn.recv(id).read_chunk(usize::MAX) == Ok(None);
+                if end {
+                    conn.release(id);
+                    ended += 1;
+                }
+                !end
+            });
+        }
+        assert!(ended > 3_000, "{ended} streams have ended");
+    }
 }

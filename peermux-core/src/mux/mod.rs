@@ -228,6 +228,9 @@ struct PeerStreams {
 impl PeerStreams {
     /// How many more could be granted. As many as are open may be opened, so that a peer that opens many at once soon has all that there are; but each that is granted holds a window.
     fn raise(&self) -> u64 {
+        if self.windows.is_full() {
+            return 0;
+        }
         let ahead = self.ahead.max(self.opened - self.closed);
         (self.closed + self.most).min(self.opened + ahead).saturating_sub(self.granted)
     }

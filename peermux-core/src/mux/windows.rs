@@ -25,13 +25,18 @@ impl Windows {
 
     /// Streams from the last end on begin with `window`, up to `end`.
     pub(super) fn push(&mut self, end: u64, window: u64) {
-        let full = self.ranges.len() >= Self::MOST;
+        let full = self.is_full();
         match self.ranges.back_mut() {
             Some(last) if last.1 == window => last.0 = end,
             // Less than allowed is allowed.
             Some(last) if full => *last = (end, window.min(last.1)),
             _ => self.ranges.push_back((end, window)),
         }
+    }
+
+    /// Whether a further range would be taken together with the last one. Who gives windows gives no more then, since less than was promised is not enough.
+    pub(super) fn is_full(&self) -> bool {
+        self.ranges.len() >= Self::MOST
     }
 
     /// The window of stream `number`; of the last that may be opened, if that one may not.
