@@ -41,7 +41,8 @@ pub struct EndpointLimits {
     pub unconfirmed: usize,
     /// Those of them from one IPv4 address, or one IPv6 network of 64 bits. The socket of a dialer beyond that is closed at once. 16 by default.
     pub unconfirmed_per_address: usize,
-    /// Streams of one protocol, of one connection, that wait for their acceptor; those beyond are refused with REFUSED. Connections take turns. 128 by default; at least 1.
+    /// Streams of one protocol, of one connection, that wait for their acceptor; those beyond are refused with REFUSED. Connections take turns. Of connections that are closed, so many
+    /// are kept in all. 128 by default; at least 1.
     pub queued_streams: usize,
 }
 
@@ -127,6 +128,7 @@ struct After<C> {
     /// The last to hold a task, or a connection, may be among these.
     former: Vec<Waker>,
     links: Vec<C>,
+    queued: Vec<(Stream, C)>,
     drivers: Vec<Arc<Driver>>,
 }
 
@@ -208,6 +210,7 @@ impl<C> Endpoint<C> {
             wake: Vec::new(),
             former: Vec::new(),
             links: Vec::new(),
+            queued: Vec::new(),
             drivers: Vec::new(),
         };
         let result = act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner), &mut after);
@@ -316,11 +319,12 @@ impl<C> State<C> {
     }
 
     /// The connection is closed, or nobody minds it any more.
-    fn forget(&mut self, id: u64, after: &mut After<C>) {
+    fn forget(&mut self, id: u64, queued: usize, after: &mut After<C>) {
         let Some(Held { link, own }) = self.links.remove(&id) else { return };
         // The time changes nothing: it is no duplicate, or the table was told of that already.
         self.table(own).closed(Instant::ZERO, id, &ConnectionError::Truncated);
         after.links.push(link);
+        after.queued.extend(self.protocols.values_mut().flat_map(|queue| queue.closed(id, queued)));
         self.tell_all(after);
     }
 

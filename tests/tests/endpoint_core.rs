@@ -514,6 +514,36 @@ fn a_peer_that_opens_many_streams_fills_its_own_queue_only() {
 }
 
 #[test]
+fn connections_that_are_closed_keep_few_streams_in_all() {
+    let node = node(EndpointLimits { queued_streams: 8, ..EndpointLimits::default() });
+    let acceptor = node.register("test").expect("it is free");
+    let mut drivers = Vec::new();
+    for _ in 0..100 {
+        let link = with_streams(3);
+        drivers.push(Arc::downgrade(link.driver()));
+        let mut serving = node.adopt(NOW, &link, None);
+        assert!(serving.poll(NOW, Waker::noop()).is_pending());
+        link.driver().handle_transport_error(NOW, "it is gone");
+        assert!(serving.poll(NOW, Waker::noop()).is_ready());
+    }
+    let alive = drivers.iter().filter(|driver| driver.upgrade().is_some()).count();
+    assert_eq!(alive, 3, "three, three and two streams");
+    // One that lives has its own queue, and its turn among them.
+    let link = with_streams_of(StaticSecret::from_bytes(&[7; 32]), 60);
+    let mut serving = node.adopt(NOW, &link, None);
+    assert!(serving.poll(NOW, Waker::noop()).is_pending());
+    assert_eq!(queued(&acceptor), 8 + 8);
+    assert_eq!(drivers.iter().filter(|driver| driver.upgrade().is_some()).count(), 0);
+    // What was taken makes room again.
+    let again = with_streams(3);
+    let mut last = node.adopt(NOW, &again, None);
+    assert!(last.poll(NOW, Waker::noop()).is_pending());
+    again.driver().handle_transport_error(NOW, "it is gone");
+    assert!(last.poll(NOW, Waker::noop()).is_ready());
+    assert_eq!(queued(&acceptor), 3);
+}
+
+#[test]
 fn an_acceptor_that_is_dropped_leaves_its_name_to_another() {
     let node = default();
     let acceptor = node.register("test").expect("it is free");

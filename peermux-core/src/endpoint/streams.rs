@@ -1,7 +1,7 @@
 //! Streams of the peers, and who takes them.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use core::fmt;
 use core::task::{Poll, Waker, ready};
@@ -21,13 +21,15 @@ pub(super) struct Queue<C> {
     streams: BTreeMap<u64, VecDeque<(Stream, C)>>,
     /// The connections that have streams here, the next one first.
     turns: VecDeque<u64>,
+    /// Those of them that are closed.
+    closed: BTreeSet<u64>,
     /// Who accepts, while there is none.
     pub(super) waker: Option<Waker>,
 }
 
 impl<C> Queue<C> {
     const fn new() -> Self {
-        Self { streams: BTreeMap::new(), turns: VecDeque::new(), waker: None }
+        Self { streams: BTreeMap::new(), turns: VecDeque::new(), closed: BTreeSet::new(), waker: None }
     }
 
     /// Streams of the connection that wait.
@@ -49,10 +51,25 @@ impl<C> Queue<C> {
         let stream = queue.pop_front();
         if queue.is_empty() {
             self.streams.remove(&turn);
+            self.closed.remove(&turn);
         } else {
             self.turns.push_back(turn);
         }
         stream
+    }
+
+    /// The connection is closed. What its streams have received can still be taken, but all closed connections together keep `most` of them; returns those beyond.
+    pub(super) fn closed(&mut self, connection: u64, most: usize) -> VecDeque<(Stream, C)> {
+        let kept: usize = self.closed.iter().map(|closed| self.len(*closed)).sum();
+        let Some(queue) = self.streams.get_mut(&connection) else { return VecDeque::new() };
+        let beyond = queue.split_off(queue.len().min(most.saturating_sub(kept)));
+        if queue.is_empty() {
+            self.streams.remove(&connection);
+            self.turns.retain(|turn| *turn != connection);
+        } else {
+            self.closed.insert(connection);
+        }
+        beyond
     }
 }
 
@@ -180,7 +197,7 @@ impl<C: Link> Serving<C> {
             }
             if self.ended {
                 ready!(self.closed.poll_closed(waker));
-                self.endpoint.act(|state, after| state.forget(self.id, after));
+                self.forget();
                 self.place = None;
                 return Poll::Ready(());
             }
@@ -218,8 +235,15 @@ impl<C: Link> Serving<C> {
     }
 }
 
+impl<C> Serving<C> {
+    fn forget(&self) {
+        let queued = self.endpoint.limits.queued_streams.max(1);
+        self.endpoint.act(|state, after| state.forget(self.id, queued, after));
+    }
+}
+
 impl<C> Drop for Serving<C> {
     fn drop(&mut self) {
-        self.endpoint.act(|state, after| state.forget(self.id, after));
+        self.forget();
     }
 }
