@@ -65,7 +65,7 @@ pub enum ConnectionError {
     Truncated,
     /// Nothing arrived for the idle timeout.
     IdleTimeout,
-    /// The application did not decide about the peer in time.
+    /// Nobody decided in time: this side's application about the peer, or the peer's about this side.
     DecisionTimeout,
     /// The adapter gave the transport up, as a rule for an error of the operating system.
     Transport(TransportError),
@@ -165,7 +165,9 @@ impl fmt::Display for ConnectionError {
             Self::Tampered => f.write_str("a record from the peer does not authenticate: it was changed on the way"),
             Self::Truncated => f.write_str("the transport ended before the peer closed the connection"),
             Self::IdleTimeout => f.write_str("nothing arrived from the peer for the idle timeout"),
-            Self::DecisionTimeout => f.write_str("the local application did not decide about the peer in time"),
+            Self::DecisionTimeout => {
+                f.write_str("the application that was asked, here or there, did not decide in time")
+            }
             Self::Transport(error) => write!(f, "the transport failed: {error}"),
         }
     }

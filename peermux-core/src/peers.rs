@@ -74,7 +74,7 @@ pub enum Verdict<H> {
     Keep,
     /// It is the one to use. All others drain, and there are too many of them.
     Crowded {
-        /// The one that has been draining for longest, to be closed with DUPLICATE.
+        /// The oldest one that drains, to be closed with DUPLICATE.
         close: H,
     },
     /// There are others, and the peer decides. This one is used until the peer drains it.
@@ -86,7 +86,7 @@ pub enum Verdict<H> {
     Drain {
         /// The one that is not kept, to be drained with DUPLICATE. It may be the one that was just confirmed.
         drain: H,
-        /// The one that has been draining for longest, to be closed with DUPLICATE, if there are too many.
+        /// The oldest one that drains, to be closed with DUPLICATE, if there are too many.
         close: Option<H>,
     },
 }
@@ -240,7 +240,7 @@ impl<H: Copy + Ord> Peer<H> {
         Some(self.connections.remove(index))
     }
 
-    /// If there are too many connections, takes out the one that has been draining for longest, other than `handle`.
+    /// If there are too many connections, takes out the oldest one that drains, other than `handle`.
     fn close_drained(&mut self, handle: Option<H>) -> Option<H> {
         if self.connections.len() <= MOST {
             return None;

@@ -4,7 +4,7 @@ use crate::code::{Code, ProtocolCode};
 use crate::error::{ConnectionError, HandshakeError, OpenError, ReadError, Side, WriteError};
 
 impl ConnectionError {
-    /// Returns `true` if the peer has processed nothing of the whole connection, and the same attempt can succeed later: the peer refused the connection with REFUSED, did not decide
+    /// Returns `true` if the peer has processed nothing of the whole connection, and the same attempt can succeed later: the peer refused the connection with REFUSED, or said that it did not decide
     /// about it in time, or the handshake did not come to its end (of early data the peer may have processed some).
     ///
     /// A connection that ended in another way may have been of use before. What is known then of a stream, its own error says.
@@ -35,8 +35,8 @@ impl OpenError {
 }
 
 impl ReadError {
-    /// Returns `true` if the peer has processed nothing of the stream, and it can be opened again, on this connection or another one: the peer refused the stream, or the connection, with
-    /// REFUSED.
+    /// Returns `true` if the peer has processed nothing of the stream, and it can be opened again, on this connection or another one: the peer refused the stream with REFUSED, or
+    /// the connection as [`ConnectionError::is_retryable`] says. Of a stream that [was early](crate::RecvStream::is_early) it may have processed something before it refused the connection.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Reset(code) => *code == Code::REFUSED,

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use peermux_core::code::{Code, ProtocolCode};
-use peermux_core::wire::{Frame, Priority};
-use peermux_core::{Config, Transmit};
+use peermux_core::wire::{Frame, FrameKind, Priority};
+use peermux_core::{Config, Role, Transmit};
+use peermux_tests::PairBuilder;
 use peermux_tests::hostile::*;
 
 const LOAD: Option<Code> = Some(Code::Protocol(ProtocolCode::EXCESSIVE_LOAD));
@@ -364,4 +365,36 @@ fn a_hundred_thousand_opens_and_closes_leave_no_stream_and_no_credit_behind() {
     duel.hear();
     assert_eq!(duel.conn().stream_count(), 1);
     assert_eq!(duel.conn().unread(), 0);
+}
+
+/// Requests for other priorities of all streams at once, more of them than the budget takes.
+#[test]
+fn an_application_may_ask_for_the_priorities_of_all_its_streams_at_once() {
+    let config = Config { max_streams: 16_384, receive_window: 128 << 20, ..Config::default() };
+    let mut pair = PairBuilder {
+        initiator_config: config.clone(),
+        responder_config: config,
+        latency: Duration::ZERO,
+        ..PairBuilder::default()
+    }
+    .establish();
+    let mut streams = Vec::new();
+    for _ in 0..14_000 {
+        for role in [Role::Initiator, Role::Responder] {
+            let conn = &mut pair.side(role).conn;
+            let id = conn.open(None, Priority::default()).expect("it opens");
+            conn.send(id).write(b"x").expect("there is room");
+            streams.extend((role == Role::Initiator).then_some(id));
+        }
+    }
+    pair.settle();
+    streams.extend(std::iter::from_fn(|| pair.initiator.conn.accept()));
+    assert_eq!(streams.len(), 28_000);
+    for &id in &streams {
+        pair.initiator.conn.recv(id).request_priority(Priority::new(1, true));
+    }
+    pair.run_for(Duration::from_secs(60));
+    assert_eq!((pair.initiator.conn.error(), pair.responder.conn.error()), (None, None));
+    let received = pair.responder.conn.stats().frames_received;
+    assert_eq!(received.of(FrameKind::Priority), 28_000, "all have arrived in the end");
 }

@@ -9,7 +9,7 @@ use peermux_core::driver::Progress;
 use peermux_core::error::{ConnectionError, Side};
 use peermux_core::time::Instant;
 use peermux_core::wire::{Priority, Shaping};
-use peermux_core::{Config, Event, Identity, Mode, Remote, Transmit};
+use peermux_core::{Config, Event, Identity, Mode, Remote, Role, Transmit};
 use peermux_tests::{Drivers, Pair, PairBuilder, initiator_key, responder_key};
 
 fn modes() -> Vec<(&'static str, PairBuilder, Mode)> {
@@ -165,6 +165,30 @@ fn a_driver_tells_a_refusal_instead_of_progress() {
             }
             other => panic!("{other:?}"),
         }
+    }
+}
+
+#[test]
+fn a_decision_may_take_longer_than_the_idle_timeout() {
+    for waits in [Role::Initiator, Role::Responder] {
+        let mut builder = asking();
+        let config =
+            if waits == Role::Initiator { &mut builder.initiator_config } else { &mut builder.responder_config };
+        (config.idle_timeout, config.keepalive) = (Some(Duration::from_secs(2)), Some(Duration::from_secs(1)));
+        let mut pair = builder.build();
+        pair.run_until(Instant::from_millis(9_000));
+        assert_eq!((pair.initiator.conn.error(), pair.responder.conn.error()), (None, None));
+        pair.responder.conn.accept_peer();
+        pair.settle();
+        assert!(pair.initiator.conn.is_established());
+        // It holds from then on.
+        let silent = pair.now + Duration::from_secs(10);
+        pair.pipe(Role::Responder).clear();
+        while pair.now < silent && pair.initiator.conn.error().is_none() {
+            pair.run_until(pair.now + Duration::from_millis(100));
+            [Role::Initiator, Role::Responder].map(|role| pair.pipe(role).clear());
+        }
+        assert_eq!(pair.initiator.conn.error(), Some(&ConnectionError::IdleTimeout));
     }
 }
 

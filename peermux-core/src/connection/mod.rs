@@ -301,7 +301,7 @@ impl Connection {
             }
         };
         if live {
-            or(self.liveness.idle_at());
+            or(self.idle_at());
         }
         if live && self.decision == Decision::Accepted {
             or(self.awaits_decision);
@@ -316,6 +316,11 @@ impl Connection {
         }
         or(self.slot_at());
         first
+    }
+
+    /// When the idle timeout closes the connection. A peer whose application decides may say nothing before that, and not even answer PING.
+    fn idle_at(&self) -> Option<Instant> {
+        self.liveness.idle_at().filter(|_| self.awaits_decision.is_none())
     }
 
     /// The next slot of a shaper, as long as there are slots.
@@ -347,7 +352,7 @@ impl Connection {
                     || self.awaits_decision.is_some_and(|until| self.now >= until)
                 {
                     self.decision_is_late();
-                } else if self.liveness.idle_at().is_some_and(|at| self.now >= at) {
+                } else if self.idle_at().is_some_and(|at| self.now >= at) {
                     self.fail_with_close(ConnectionError::IdleTimeout, ProtocolCode::IDLE_TIMEOUT, "");
                 } else if self.decision == Decision::Accepted
                     && self.mux.drain_ends_at().is_some_and(|at| self.now >= at)

@@ -458,13 +458,6 @@ impl Mux {
                 return;
             }
             stream.pending.priority = Some(priority);
-            if !stream.restrained && !self.restraint.allows(self.now) {
-                if self.restrained.is_empty() {
-                    self.restrained_until = self.now + Budget::COOLS;
-                }
-                stream.restrained = true;
-                self.restrained.push(slot, stream.serial);
-            }
             self.want_control(slot);
         }
     }

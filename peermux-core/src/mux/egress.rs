@@ -141,6 +141,8 @@ impl Mux {
                     MaxStreamData { stream: wire, maximum: stream.recv.credit.grant() }.encode(out);
                     self.restraint.sent(self.now);
                 }
+            } else if !self.restraint.allows(self.now) {
+                self.restrain(slot);
             } else if let Some(priority) = stream.pending.priority.take()
                 && stream.recv.is_open()
             {
@@ -256,7 +258,7 @@ impl Mux {
             self.refresh(slot);
             self.tell_if_room(slot);
             self.tell_if_flushed(slot);
-            if take < queued {
+            if self.streams[slot as usize].send.may_send() > 0 {
                 self.schedule.end_turn(pick);
                 // Either the record is full, or the connection's credit is used up: both end the loop.
             }

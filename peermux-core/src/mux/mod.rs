@@ -403,6 +403,16 @@ impl Mux {
         (!self.restrained.is_empty() && self.ended.is_none()).then_some(self.restrained_until)
     }
 
+    /// The stream's PRIORITY waits for the restraint.
+    fn restrain(&mut self, slot: u32) {
+        if self.restrained.is_empty() {
+            self.restrained_until = self.now + Budget::COOLS;
+        }
+        let stream = &mut self.streams[slot as usize];
+        stream.restrained = true;
+        self.restrained.push(slot, stream.serial);
+    }
+
     /// Sends what waited for the restraint, as far as there is room again.
     fn end_restraint(&mut self) {
         self.restrained_until = self.now + Budget::COOLS;
