@@ -465,16 +465,20 @@ impl State {
         self.connection.claimed_peer().filter(|_| self.claimed && self.connection.channel_binding().is_some())
     }
 
+    fn wake_watchers(&mut self, wakers: &mut Wakers) {
+        wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
+    }
+
     fn take_events(&mut self, wakers: &mut Wakers) {
         while let Some(event) = self.connection.poll_event() {
             match event {
                 Event::StreamOpened => wakers.many.extend(core::mem::take(&mut self.acceptors).into_values()),
                 Event::PeerProved(_) => {
                     self.asked = true;
-                    wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
+                    self.wake_watchers(wakers);
                 }
                 Event::Established(_) | Event::Closed(_) => {
-                    wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
+                    self.wake_watchers(wakers);
                     wakers.many.extend(core::mem::take(&mut self.acceptors).into_values());
                 }
                 Event::EarlyData(offer) => {
@@ -484,17 +488,17 @@ impl State {
                 }
                 Event::Draining(code) => {
                     self.drained = Some(code);
-                    wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
+                    self.wake_watchers(wakers);
                 }
                 Event::Readable(_) | Event::Writable(_) | Event::Stopped(_) | Event::Attestation(_) => {}
             }
         }
         if !self.attested && self.connection.attestation().is_ready() {
             self.attested = true;
-            wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
+            self.wake_watchers(wakers);
         }
         if self.claimed().is_some() || self.connection.is_closed() {
-            wakers.many.extend(core::mem::take(&mut self.watchers).into_values());
+            self.wake_watchers(wakers);
         }
         while let Some(waker) = self.connection.poll_waker() {
             wakers.add(waker);

@@ -204,7 +204,7 @@ impl Connection {
             self.mux.budget.control(self.now, Budget::EMPTY_RECORD)?;
         }
         // Flight 3 is what a responder reads first.
-        let again = if core::mem::take(&mut self.early.comes_again) { Opened::Again } else { Opened::Now };
+        let opened = if core::mem::take(&mut self.early.comes_again) { Opened::Again } else { Opened::Now };
         let mut close = None;
         for frame in frames {
             if close.is_some() {
@@ -212,12 +212,12 @@ impl Connection {
             }
             let frame = frame.map_err(violation)?;
             self.traffic.frames_received.add(frame.kind());
-            match frame {
-                Frame::Close(frame) => close = Some(frame),
-                // After its own CLOSE a side reads on only for the peer's.
-                _ if self.closing.error.is_some() => {}
-                Frame::Open(frame) => self.mux.on_open(frame, again)?,
-                frame => self.on_frame(frame, source)?,
+            if let Frame::Close(frame) = frame {
+                close = Some(frame);
+            }
+            // After its own CLOSE a side reads on only for the peer's.
+            if self.closing.error.is_none() {
+                self.on_frame(frame, opened, source)?;
             }
         }
         match (close, header.end) {
@@ -235,17 +235,10 @@ impl Connection {
         for frame in Frames::new(area) {
             let frame = frame.map_err(violation)?;
             self.traffic.frames_received.add(frame.kind());
-            match frame {
-                Frame::Open(frame) => self.mux.on_open(frame, Opened::Early)?,
-                Frame::Stream(frame) => self.mux.on_stream(frame, Source::Borrowed)?,
-                Frame::Skipped(_) => self.mux.budget.control(self.now, 1)?,
-                _ => {
-                    return Err(Violation::new(
-                        ProtocolCode::FRAME_NOT_ALLOWED,
-                        "a frame that early data must not have",
-                    ));
-                }
-            }
+            let (Frame::Open(_) | Frame::Stream(_) | Frame::Skipped(_)) = frame else {
+                return Err(Violation::new(ProtocolCode::FRAME_NOT_ALLOWED, "a frame that early data must not have"));
+            };
+            self.on_frame(frame, Opened::Early, Source::Borrowed)?;
         }
         Ok(())
     }
@@ -265,25 +258,23 @@ impl Connection {
         for frame in Frames::new(area) {
             let frame = frame.map_err(violation)?;
             self.traffic.frames_received.add(frame.kind());
-            match frame {
-                Frame::Stream(_) | Frame::Reset(_) | Frame::Stop(_) | Frame::MaxStreamData(_) | Frame::Skipped(_) => {
-                    self.on_frame(frame, Source::Borrowed)?;
-                }
-                _ => {
-                    return Err(Violation::new(
-                        ProtocolCode::FRAME_NOT_ALLOWED,
-                        "a frame in P2 that does not answer early data",
-                    ));
-                }
-            }
+            let (Frame::Stream(_) | Frame::Reset(_) | Frame::Stop(_) | Frame::MaxStreamData(_) | Frame::Skipped(_)) =
+                frame
+            else {
+                return Err(Violation::new(
+                    ProtocolCode::FRAME_NOT_ALLOWED,
+                    "a frame in P2 that does not answer early data",
+                ));
+            };
+            self.on_frame(frame, Opened::Now, Source::Borrowed)?;
         }
         Ok(())
     }
 
-    fn on_frame(&mut self, frame: Frame<'_>, source: Source<'_>) -> Result<(), Violation> {
+    fn on_frame(&mut self, frame: Frame<'_>, opened: Opened, source: Source<'_>) -> Result<(), Violation> {
         match frame {
             Frame::Stream(frame) => self.mux.on_stream(frame, source),
-            Frame::Open(frame) => self.mux.on_open(frame, Opened::Now),
+            Frame::Open(frame) => self.mux.on_open(frame, opened),
             Frame::Reset(frame) => self.mux.on_reset(frame),
             Frame::Stop(frame) => self.mux.on_stop(frame),
             Frame::Priority(frame) => self.mux.on_priority(frame),

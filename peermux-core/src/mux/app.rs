@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::halves::{RecvState, SendState};
 use super::ingress::SHARE_FROM;
-use super::{Budget, Mux, Pending, SEND_RESERVE, exists};
+use super::{Mux, Pending, SEND_RESERVE, exists};
 use crate::code::{Code, ProtocolCode};
 use crate::error::{OpenError, ReadError, Wait, WriteError};
 use crate::id::StreamId;

@@ -51,12 +51,35 @@ impl Bucket {
     }
 }
 
-/// What a peer may repeat, and how fast places of streams that it cancels come back.
+/// A count of control frames, which useful work makes fall.
+#[derive(Debug)]
+struct Control {
+    bucket: Bucket,
+    /// Payload bytes that have not yet made the level fall.
+    payload: u64,
+}
+
+impl Control {
+    /// Payload went in either direction.
+    const fn payload(&mut self, bytes: usize) {
+        self.payload += bytes as u64;
+        self.bucket.fall(self.payload / Budget::PAYLOAD);
+        self.payload %= Budget::PAYLOAD;
+    }
+
+    /// A stream is over. Its place comes back by MAX_STREAMS.
+    const fn stream_over(&mut self) {
+        self.bucket.fall(1);
+    }
+}
+
+/// What a peer may repeat, how fast places of streams that it cancels come back, and what this side sends by itself.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    control: Bucket,
-    /// Payload bytes that have not yet made the control level fall.
-    payload: u64,
+    control: Control,
+    /// This side's own count of the control frames that it sends, as its peer counts them but with half of the capacity, which falls half as fast with time. While it is full, frames
+    /// that can wait do, so that an application which causes many of them never exceeds the peer's budget, however they bunch on the way.
+    restraint: Control,
     /// Frames for streams that have ended, and that nothing was done about.
     ignored: u64,
     cancelled: Bucket,
@@ -80,8 +103,11 @@ impl Budget {
 
     pub(crate) const fn new(now: Instant) -> Self {
         Self {
-            control: Bucket::new(Self::CONTROL, Self::CONTROL_EACH_SECOND, now),
-            payload: 0,
+            control: Control { bucket: Bucket::new(Self::CONTROL, Self::CONTROL_EACH_SECOND, now), payload: 0 },
+            restraint: Control {
+                bucket: Bucket::new(Self::CONTROL / 2, Self::CONTROL_EACH_SECOND / 2, now),
+                payload: 0,
+            },
             ignored: 0,
             cancelled: Bucket::new(Self::CANCELLED, Self::CANCELLED_EACH_SECOND, now),
         }
@@ -89,7 +115,7 @@ impl Budget {
 
     /// The peer did something that it could repeat for free.
     pub(crate) fn control(&mut self, now: Instant, cost: u64) -> Result<(), Violation> {
-        if self.control.rise(now, cost) {
+        if self.control.bucket.rise(now, cost) {
             Ok(())
         } else {
             Err(Violation::new(ProtocolCode::EXCESSIVE_LOAD, "too many control frames"))
@@ -104,14 +130,24 @@ impl Budget {
 
     /// Payload went in either direction.
     pub(crate) const fn payload(&mut self, bytes: usize) {
-        self.payload += bytes as u64;
-        self.control.fall(self.payload / Self::PAYLOAD);
-        self.payload %= Self::PAYLOAD;
+        self.control.payload(bytes);
+        self.restraint.payload(bytes);
+    }
+
+    /// This side sent a control frame.
+    pub(crate) fn sent(&mut self, now: Instant) {
+        self.restraint.bucket.rise(now, 1);
+    }
+
+    /// Whether this side may now send a frame that can wait.
+    pub(crate) fn allows(&mut self, now: Instant) -> bool {
+        self.restraint.bucket.has_room(now)
     }
 
     /// A stream is over. Its place comes back by MAX_STREAMS.
     pub(super) const fn stream_over(&mut self) {
-        self.control.fall(1);
+        self.control.stream_over();
+        self.restraint.stream_over();
     }
 
     /// A stream of the peer is over that the peer did not cancel.
@@ -122,41 +158,6 @@ impl Budget {
     /// Whether the place of a stream that the peer cancelled comes back now.
     pub(super) fn gives_back(&mut self, now: Instant) -> bool {
         self.cancelled.has_room(now) && self.cancelled.rise(now, 1)
-    }
-}
-
-/// This side's own count of the control frames that it sends, as its peer counts them but with half of the capacity, which falls half as fast with time. While it is full, frames that
-/// can wait do, so that an application which causes many of them never exceeds the peer's budget, however they bunch on the way.
-#[derive(Debug)]
-pub(crate) struct Restraint {
-    control: Bucket,
-    payload: u64,
-}
-
-impl Restraint {
-    pub(super) const fn new(now: Instant) -> Self {
-        Self { control: Bucket::new(Budget::CONTROL / 2, Budget::CONTROL_EACH_SECOND / 2, now), payload: 0 }
-    }
-
-    /// A control frame was sent.
-    pub(crate) fn sent(&mut self, now: Instant) {
-        self.control.rise(now, 1);
-    }
-
-    /// Whether a frame that can wait may be sent now.
-    pub(crate) fn allows(&mut self, now: Instant) -> bool {
-        self.control.has_room(now)
-    }
-
-    /// Payload went in either direction.
-    pub(super) const fn payload(&mut self, bytes: usize) {
-        self.payload += bytes as u64;
-        self.control.fall(self.payload / Budget::PAYLOAD);
-        self.payload %= Budget::PAYLOAD;
-    }
-
-    pub(super) const fn stream_over(&mut self) {
-        self.control.fall(1);
     }
 }
 

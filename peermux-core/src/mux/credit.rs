@@ -49,16 +49,22 @@ pub(super) struct RecvCredit {
     unread: u32,
     left: u32,
     window: u32,
+    /// The window that it began with.
+    first: u32,
 }
 
 impl RecvCredit {
     pub(super) fn new(window: u64) -> Self {
         let window = u32::try_from(window).unwrap_or(u32::MAX);
-        Self { received: 0, unread: 0, left: window, window }
+        Self { received: 0, unread: 0, left: window, window, first: window }
     }
 
     pub(super) const fn window(&self) -> u64 {
         self.window as u64
+    }
+
+    pub(super) const fn first_window(&self) -> u64 {
+        self.first as u64
     }
 
     pub(super) const fn received(&self) -> u64 {

@@ -1,6 +1,6 @@
 //! Frames that leave, decided when the record is made (`docs/spec.md` section 12.2).
 
-use super::credit::{RecvCredit, SendCredit};
+use super::credit::{Pace, RecvCredit, SendCredit};
 use super::halves::SendState;
 use super::schedule::{Need, Pick};
 use super::{Mux, exists};
@@ -91,7 +91,7 @@ impl Mux {
         let fits = |out: &Writer<'_>, len: usize| out.room() >= keep + len;
         if self.max_data_is_due() && fits(out, MaxData::MAX_LEN) {
             MaxData(self.credit_in.grant()).encode(out);
-            self.restraint.sent(self.now);
+            self.budget.sent(self.now);
         }
         if self.max_streams_is_due() && fits(out, MaxStreams::MAX_LEN) {
             self.write_max_streams(out);
@@ -117,7 +117,7 @@ impl Mux {
         self.peer_streams.granted = maximum;
         self.peer_streams.windows.push(maximum, window);
         MaxStreams { maximum, window }.encode(out);
-        self.restraint.sent(self.now);
+        self.budget.sent(self.now);
     }
 
     /// Writes the control frames of one stream; false if not all of them fitted.
@@ -139,15 +139,15 @@ impl Mux {
             } else if core::mem::take(&mut stream.pending.max_data) {
                 if stream.recv.is_open() && stream.recv.credit.raise() > 0 {
                     MaxStreamData { stream: wire, maximum: stream.recv.credit.grant() }.encode(out);
-                    self.restraint.sent(self.now);
+                    self.budget.sent(self.now);
                 }
-            } else if !self.restraint.allows(self.now) {
+            } else if !self.budget.allows(self.now) {
                 self.restrain(slot);
             } else if let Some(priority) = stream.pending.priority.take()
                 && stream.recv.is_open()
             {
                 PriorityUpdate { stream: wire, priority }.encode(out);
-                self.restraint.sent(self.now);
+                self.budget.sent(self.now);
             }
         }
         true
@@ -191,7 +191,7 @@ impl Mux {
         stream.set_wire(wire);
         stream.send.credit = SendCredit::new(sends);
         stream.recv.credit = RecvCredit::new(receives);
-        stream.recv.born = receives as u32;
+        stream.recv.pace = Pace::new(self.now);
         let name = self.names_out.refer(stream.protocol.as_deref());
         // What the application asked of the peer before holds for what the peer sends; this side sends by its own.
         let priority = stream.pending.priority.take().unwrap_or(stream.priority);
@@ -250,7 +250,6 @@ impl Mux {
         stream.send.credit.spend(take);
         self.credit_out.spend(take);
         self.budget.payload(take);
-        self.restraint.payload(take);
         self.note_progress();
         if fin {
             self.fin_was_sent(slot);
@@ -268,21 +267,21 @@ impl Mux {
 
     /// Counts a control frame that another machine sends; false, and nothing is counted, if there were so many that this one has to wait.
     pub(crate) fn may_send_control(&mut self) -> bool {
-        let allows = self.restraint.allows(self.now);
+        let allows = self.budget.allows(self.now);
         if allows {
-            self.restraint.sent(self.now);
+            self.budget.sent(self.now);
         }
         allows
     }
 
     /// Credit that is not due rides where padding would stand.
     fn fill_riders(&mut self, out: &mut Writer<'_>) {
-        if !self.restraint.allows(self.now) {
+        if !self.budget.allows(self.now) {
             return;
         }
         if self.credit_in.raise() >= self.credit_in.window() / 16 && out.room() >= MaxData::MAX_LEN {
             MaxData(self.credit_in.grant()).encode(out);
-            self.restraint.sent(self.now);
+            self.budget.sent(self.now);
         }
         let raises = !self.drains.sent && self.peer_streams.raise() >= (self.peer_streams.ahead / 8).max(1);
         if raises && out.room() >= MaxStreams::MAX_LEN {
@@ -297,7 +296,7 @@ impl Mux {
                 && let Some(wire) = stream.wire()
             {
                 MaxStreamData { stream: wire, maximum: stream.recv.credit.grant() }.encode(out);
-                self.restraint.sent(self.now);
+                self.budget.sent(self.now);
             }
         }
     }

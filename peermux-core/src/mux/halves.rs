@@ -74,10 +74,9 @@ pub(super) struct RecvHalf {
     pub(super) interest: Interest,
     /// This side said STOP, or is about to: what arrives is discarded.
     pub(super) stopped: bool,
-    /// The application has read a quarter of the first window, so that the window grew.
+    /// The application has read a quarter of the first window: then it grew, as far as there was something left.
     pub(super) was_read: bool,
-    /// The window that it began with, and by how much that grew when it was first read.
-    pub(super) born: u32,
+    /// By how much it grew then.
     pub(super) first_growth: u32,
 }
 
@@ -100,7 +99,6 @@ impl RecvHalf {
             interest: Interest::Nobody,
             stopped: false,
             was_read: false,
-            born: u32::try_from(window).unwrap_or(u32::MAX),
             first_growth: 0,
         }
     }

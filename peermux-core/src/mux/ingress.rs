@@ -97,7 +97,6 @@ impl Mux {
             ));
         }
         self.budget.payload(len);
-        self.restraint.payload(len);
         let slot = match found {
             Found::Slot(slot) if !self.streams[slot as usize].has_ended() => slot,
             _ => {

@@ -13,6 +13,8 @@ mod credit;
 mod egress;
 mod halves;
 mod ingress;
+#[cfg(any(test, debug_assertions))]
+mod invariants;
 mod names;
 mod queue;
 mod schedule;
@@ -29,7 +31,6 @@ use core::time::Duration;
 use slab::Slab;
 
 pub(crate) use budget::Budget;
-use budget::Restraint;
 pub(crate) use ingress::{Opened, Source};
 pub(crate) use windows::{Division, LEAST_WINDOW};
 
@@ -289,7 +290,6 @@ pub(crate) struct Mux {
     names_in: Names,
     schedule: Schedule,
     pub(crate) budget: Budget,
-    restraint: Restraint,
     /// Streams with a PRIORITY that waits for the restraint, and when the wait is over.
     restrained: SlotQueue,
     restrained_until: Instant,
@@ -314,6 +314,8 @@ pub(crate) struct Mux {
     notices: Notices<StreamEvent>,
     /// `Opened` waits to be told: a peer that opens and resets for ever does not make the queue grow.
     opened_waits: bool,
+    #[cfg(any(test, debug_assertions))]
+    checks: invariants::Checks,
 }
 
 /// Whether the stream that `serial` belongs to is still in `slot`.
@@ -360,7 +362,6 @@ impl Mux {
             names_in: Names::default(),
             schedule: Schedule::default(),
             budget: Budget::new(now),
-            restraint: Restraint::new(now),
             restrained: SlotQueue::default(),
             restrained_until: now,
             control: VecDeque::new(),
@@ -377,6 +378,8 @@ impl Mux {
             ended: None,
             notices: Notices::default(),
             opened_waits: false,
+            #[cfg(any(test, debug_assertions))]
+            checks: invariants::Checks::default(),
         }
     }
 
@@ -417,7 +420,7 @@ impl Mux {
     fn end_restraint(&mut self) {
         self.restrained_until = self.now + Budget::COOLS;
         let mut room = 10;
-        while room > 0 && self.restraint.allows(self.now) {
+        while room > 0 && self.budget.allows(self.now) {
             let Some(slot) = self.restrained.pop(|slot, serial| exists(&self.streams, slot, serial)) else { return };
             self.streams[slot as usize].restrained = false;
             self.want_control(slot);
@@ -724,12 +727,12 @@ impl Mux {
         self.unopened -= usize::from(stream.wire().is_none() && stream.send.is_open());
         if let Some(wire) = stream.wire() {
             self.by_wire.remove(&wire);
-            let (born, first) = (u64::from(stream.recv.born), u64::from(stream.recv.first_growth));
-            self.division.give_back(born, stream.recv.credit.window() - born, first);
+            let (credit, first_growth) = (&stream.recv.credit, u64::from(stream.recv.first_growth));
+            let first = credit.first_window();
+            self.division.give_back(first, credit.window() - first, first_growth);
             self.open_here -= u64::from(stream.opened_here);
         }
         self.budget.stream_over();
-        self.restraint.stream_over();
         if !stream.opened_here && stream.cancelled {
             self.peer_streams.cooling += 1;
             if self.peer_streams.cooling == 1 {
@@ -743,41 +746,6 @@ impl Mux {
             stream.let_go();
             self.places.push(stream);
         }
-    }
-
-    /// Every invariant that spans several structs; for tests, since it looks at all streams.
-    #[cfg(any(test, debug_assertions))]
-    pub(crate) fn assert_invariants(&self) {
-        // Looking at all streams after every call would make tests with thousands of them crawl.
-        if self.streams.len() > 64 {
-            return;
-        }
-        let sum = |count: fn(&Stream) -> usize| self.streams.iter().map(|(_, stream)| count(stream)).sum::<usize>();
-        assert_eq!(self.queued, sum(|stream| stream.send.queue.len()), "queued bytes");
-        assert_eq!(self.ready, sum(|stream| stream.counted_ready as usize), "ready bytes");
-        assert_eq!(self.credit_in.unread(), sum(|stream| stream.recv.queue.len()) as u64, "unread bytes");
-        let peer_streams = self.streams.iter().filter(|(_, stream)| !stream.opened_here).count() as u64;
-        let unopened = self.streams.iter().filter(|(_, stream)| stream.wire().is_none() && stream.send.is_open());
-        assert_eq!(self.unopened, unopened.count(), "streams that are to be opened");
-        assert_eq!(self.held, self.streams.iter().filter(|(_, stream)| stream.held).count(), "streams that are held");
-        let PeerStreams { opened, closed, cooling, .. } = self.peer_streams;
-        assert_eq!(opened - closed - cooling, peer_streams, "streams of the peer");
-        assert!(opened <= self.peer_streams.granted, "streams granted");
-        self.assert_windows();
-        for entries in [self.control.len(), self.riders.len(), self.room.len()] {
-            assert!(entries <= self.streams.len(), "streams that have gone are in a queue");
-        }
-    }
-
-    /// All windows together, those of streams that may be opened included, are the receive window at most.
-    #[cfg(any(test, debug_assertions))]
-    fn assert_windows(&self) {
-        let windows = self.streams.iter().filter(|(_, stream)| stream.wire().is_some());
-        let streams: u64 = windows.map(|(_, stream)| stream.recv.credit.window()).sum();
-        let PeerStreams { opened, granted, .. } = self.peer_streams;
-        let granted: u64 = (opened..granted).map(|number| self.peer_streams.windows.of(number)).sum();
-        let in_all = streams + granted;
-        assert!(in_all <= self.limits.receive_window, "{in_all} bytes of windows");
     }
 
     fn violation(code: ProtocolCode, what: &'static str, stream: u64) -> Violation {

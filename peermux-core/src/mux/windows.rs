@@ -78,6 +78,12 @@ impl Division {
         self.total - self.births - self.growth.max(self.reserved)
     }
 
+    /// What new streams have beyond their least windows, and what streams have grown by.
+    #[cfg(any(test, debug_assertions))]
+    pub(super) const fn in_use(&self) -> (u64, u64) {
+        (self.births, self.growth)
+    }
+
     /// By how much streams could still grow.
     fn growth_left(&self) -> u64 {
         self.total - self.growth - self.births.max(self.reserved)
