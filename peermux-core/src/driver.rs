@@ -9,24 +9,24 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::task::{Poll, Waker};
+use core::task::Waker;
 use core::time::Duration;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-
-use crate::code::{Code, ProtocolCode};
+use crate::code::ProtocolCode;
 use crate::connection::{Connection, EarlyOffer, Event, PeerInfo, Transmit};
 use crate::early::StrikeRegister;
-use crate::error::{ConnectionError, OpenError, ReadError, TransportError, WriteError};
-use crate::id::StreamId;
-use crate::stats::StreamStats;
+use crate::error::{OpenError, TransportError};
 use crate::time::Instant;
 use crate::wire::Priority;
 
 mod buffers;
+mod stream;
+mod waiter;
 
 pub use buffers::{ReadBuffer, WriteBuffer};
+pub use stream::Stream;
+pub use waiter::{Progress, Waiter};
 
 /// How long the transport of a connection that has ended may take to take the last bytes.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -91,17 +91,6 @@ pub enum Writes {
     Caller,
     /// Another task or thread, which is woken.
     Another,
-}
-
-/// How far the peer is proved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// The peer claims this; its early streams can be accepted and answered, and nothing else yet. It is told once.
-    Claimed(PeerInfo),
-    /// The application is asked about the peer: see [`Connection::accept_peer`].
-    Ask(PeerInfo),
-    /// Streams flow.
-    Established(PeerInfo),
 }
 
 impl Driver {
@@ -323,138 +312,6 @@ impl Driver {
     }
 }
 
-/// One that waits for something of the whole connection. When it is dropped its waker is forgotten, so that a connection that lives long does not
-/// keep those of all who ever waited for its end.
-pub struct Waiter {
-    driver: Arc<Driver>,
-    key: Option<u64>,
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        if let Some(key) = self.key {
-            let mut state = self.driver.lock();
-            let wakers = (state.acceptors.remove(&key), state.watchers.remove(&key));
-            drop(state);
-            // A waker may be the last to hold its task, and the task may hold streams of this connection.
-            drop(wakers);
-        }
-    }
-}
-
-impl Waiter {
-    /// As `ready` says; where it says nothing, `waker` joins those that `list` picks.
-    fn poll<T>(
-        &mut self,
-        waker: &Waker,
-        list: fn(&mut State) -> &mut BTreeMap<u64, Waker>,
-        ready: impl FnOnce(&mut State) -> Option<T>,
-    ) -> Poll<T> {
-        let mut state = self.driver.lock();
-        if let Some(value) = ready(&mut state) {
-            return Poll::Ready(value);
-        }
-        let key = *self.key.get_or_insert_with(|| {
-            state.next_key += 1;
-            state.next_key
-        });
-        let former = list(&mut state).insert(key, waker.clone());
-        drop(state);
-        drop(former);
-        Poll::Pending
-    }
-
-    /// How far the peer is proved; `waker` is woken when that changes. For the one who decides about the peer: a question is told once.
-    pub fn poll_progress(&mut self, waker: &Waker) -> Poll<Result<Progress, ConnectionError>> {
-        self.poll(
-            waker,
-            |state| &mut state.watchers,
-            |state| {
-                if let Some(error) = state.connection.error() {
-                    return Some(Err(error.clone()));
-                }
-                if let Some(peer) = state.claimed().cloned() {
-                    state.claimed = false;
-                    return Some(Ok(Progress::Claimed(peer)));
-                }
-                // With an attestation that has come in a frame meanwhile.
-                let asked = core::mem::take(&mut state.asked);
-                if let Some(peer) = state.connection.peer().filter(|_| asked) {
-                    return Some(Ok(Progress::Ask(peer.clone())));
-                }
-                state.established().map(|peer| Ok(Progress::Established(peer)))
-            },
-        )
-    }
-
-    /// Ready once the peer is proved and accepted, with who it is; `waker` is woken then. For all but the one who decides.
-    ///
-    /// # Errors
-    /// Why the connection ended instead.
-    pub fn poll_confirmed(&mut self, waker: &Waker) -> Poll<Result<PeerInfo, ConnectionError>> {
-        self.poll(
-            waker,
-            |state| &mut state.watchers,
-            |state| match state.connection.error() {
-                Some(error) => Some(Err(error.clone())),
-                None => state.established().map(Ok),
-            },
-        )
-    }
-
-    /// Ready once the attestation of the confirmed peer has arrived, or once it is certain that none comes (`None`): see [`Connection::attestation`]. `waker` is woken then.
-    /// A peer that attests nothing makes this wait for its sixteenth record.
-    ///
-    /// # Errors
-    /// Why the connection ended before.
-    pub fn poll_attestation(&mut self, waker: &Waker) -> Poll<Result<Option<Bytes>, ConnectionError>> {
-        self.poll(
-            waker,
-            |state| &mut state.watchers,
-            |state| match (state.connection.attestation(), state.connection.error()) {
-                (Poll::Ready(attestation), _) => Some(Ok(attestation.cloned())),
-                (Poll::Pending, Some(error)) => Some(Err(error.clone())),
-                (Poll::Pending, None) => None,
-            },
-        )
-    }
-
-    /// Why the connection ended, once it has; `waker` is woken then.
-    pub fn poll_ended(&mut self, waker: &Waker) -> Poll<ConnectionError> {
-        self.poll(waker, |state| &mut state.watchers, |state| state.connection.error().cloned())
-    }
-
-    /// Ready once the peer wants no more streams ([`Event::Draining`]), with its reason; `waker` is woken then. Never ready if the connection ends before.
-    pub fn poll_drained(&mut self, waker: &Waker) -> Poll<ProtocolCode> {
-        self.poll(waker, |state| &mut state.watchers, |state| state.drained)
-    }
-
-    /// Ready once nothing is to be sent or received any more, and the transport has this side's last record; `waker` is woken then.
-    pub fn poll_closed(&mut self, waker: &Waker) -> Poll<()> {
-        self.poll(
-            waker,
-            |state| &mut state.watchers,
-            |state| (state.connection.is_closed() && !state.unwritten).then_some(()),
-        )
-    }
-
-    /// The next stream that the peer opened; `waker` is woken when there is one.
-    ///
-    /// # Errors
-    /// [`ConnectionError`] once the connection has ended, and all streams that were opened before are accepted.
-    pub fn poll_accept(&mut self, waker: &Waker) -> Poll<Result<Stream, ConnectionError>> {
-        let id = self.poll(
-            waker,
-            |state| &mut state.acceptors,
-            |state| match state.connection.accept() {
-                Some(id) => Some(Ok(id)),
-                None => state.connection.error().cloned().map(Err),
-            },
-        );
-        id.map_ok(|id| Stream { driver: self.driver.clone(), id })
-    }
-}
-
 impl State {
     fn established(&self) -> Option<PeerInfo> {
         self.connection.peer().filter(|_| self.connection.is_established()).cloned()
@@ -565,191 +422,5 @@ impl Wakers {
             waker.wake();
         }
         self.many.into_iter().for_each(Waker::wake);
-    }
-}
-
-/// A stream that the application holds. Dropping it lets go of it: see [`Connection::release`].
-pub struct Stream {
-    driver: Arc<Driver>,
-    id: StreamId,
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        let _former = self.driver.with(|connection| {
-            let former = connection.take_wakers(self.id);
-            connection.release(self.id);
-            former
-        });
-    }
-}
-
-fn pending<T, E>(result: Result<T, E>, is_blocked: impl FnOnce(&E) -> bool) -> Poll<Result<T, E>> {
-    match result {
-        Err(error) if is_blocked(&error) => Poll::Pending,
-        result => Poll::Ready(result),
-    }
-}
-
-impl Stream {
-    /// The stream's id in its connection.
-    pub const fn id(&self) -> StreamId {
-        self.id
-    }
-
-    /// The connection that the stream belongs to.
-    pub const fn driver(&self) -> &Arc<Driver> {
-        &self.driver
-    }
-
-    /// As [`RecvStream::read`](crate::RecvStream::read); `waker` is woken when there is something.
-    pub fn poll_read(&self, waker: &Waker, out: &mut [u8]) -> Poll<Result<usize, ReadError>> {
-        self.poll_recv(waker, |recv| recv.read(out))
-    }
-
-    /// As [`RecvStream::read_chunk`](crate::RecvStream::read_chunk); `waker` is woken when there is something.
-    pub fn poll_read_chunk(&self, waker: &Waker, max: usize) -> Poll<Result<Option<Bytes>, ReadError>> {
-        self.poll_recv(waker, |recv| recv.read_chunk(max))
-    }
-
-    fn poll_recv<T>(
-        &self,
-        waker: &Waker,
-        act: impl FnOnce(&mut crate::RecvStream<'_>) -> Result<T, ReadError>,
-    ) -> Poll<Result<T, ReadError>> {
-        let mut former = None;
-        // `former` is dropped when the lock is gone.
-        self.driver.with(|connection| {
-            let mut recv = connection.recv(self.id);
-            let result = pending(act(&mut recv), |error| *error == ReadError::Blocked);
-            if result.is_pending() {
-                former = recv.register(waker);
-            }
-            result
-        })
-    }
-
-    /// As [`SendStream::write`](crate::SendStream::write); `waker` is woken when there is room.
-    pub fn poll_write(&self, waker: &Waker, bytes: &[u8]) -> Poll<Result<usize, WriteError>> {
-        self.poll_send(waker, |send| send.write(bytes))
-    }
-
-    /// As [`SendStream::write_chunk`](crate::SendStream::write_chunk); `waker` is woken when there is room.
-    pub fn poll_write_chunk(&self, waker: &Waker, chunk: &mut Bytes) -> Poll<Result<usize, WriteError>> {
-        self.poll_send(waker, |send| send.write_chunk(chunk))
-    }
-
-    fn poll_send<T>(
-        &self,
-        waker: &Waker,
-        act: impl FnOnce(&mut crate::SendStream<'_>) -> Result<T, WriteError>,
-    ) -> Poll<Result<T, WriteError>> {
-        let mut former = None;
-        // As in `poll_recv`.
-        self.driver.with(|connection| {
-            let mut send = connection.send(self.id);
-            let result = pending(act(&mut send), |error| *error == WriteError::Blocked);
-            if result.is_pending() {
-                former = send.register(waker);
-            }
-            result
-        })
-    }
-
-    /// Ready once all that was written is with the transport; `waker` is woken then.
-    pub fn poll_flush(&self, waker: &Waker) -> Poll<Result<(), WriteError>> {
-        self.poll_send(waker, |send| match send.is_flushed() {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(WriteError::Blocked),
-            Err(error) => Err(error),
-        })
-    }
-
-    /// Finishes the sending half; ready once FIN is with the transport.
-    pub fn poll_finish(&self, waker: &Waker) -> Poll<Result<(), WriteError>> {
-        self.poll_send(waker, |send| {
-            send.finish()?;
-            match send.is_flushed() {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(WriteError::Blocked),
-                Err(error) => Err(error),
-            }
-        })
-    }
-
-    /// Ready once the sending half has ended: see [`SendStream::stopped`](crate::SendStream::stopped). `waker` is woken then; only the last one is kept.
-    ///
-    /// # Errors
-    /// Returns the [`ConnectionError`] if the connection ended before the half did.
-    pub fn poll_stopped(&self, waker: &Waker) -> Poll<Result<Option<Code>, ConnectionError>> {
-        let mut former = None;
-        // As in `poll_recv`.
-        self.driver.with(|connection| {
-            let mut send = connection.send(self.id);
-            match send.stopped() {
-                Ok(code) => Poll::Ready(Ok(code)),
-                Err(WriteError::Connection(error)) => Poll::Ready(Err(error)),
-                Err(WriteError::Blocked) => {
-                    former = send.register_stopped(waker);
-                    Poll::Pending
-                }
-                // The stream was refused here.
-                Err(_) => Poll::Ready(Ok(None)),
-            }
-        })
-    }
-
-    /// The protocol that the opener named, if it did.
-    pub fn protocol(&self) -> Option<Arc<str>> {
-        self.driver.lock().connection.recv(self.id).protocol()
-    }
-
-    /// The stream's id on the wire: see [`RecvStream::wire_id`](crate::RecvStream::wire_id).
-    pub fn wire_id(&self) -> Option<u64> {
-        self.driver.lock().connection.recv(self.id).wire_id()
-    }
-
-    /// What the stream has done so far: see [`Connection::stream_stats`].
-    pub fn stats(&self) -> Option<StreamStats> {
-        self.driver.lock().connection.stream_stats(self.id)
-    }
-
-    /// Whether the stream's data may be delivered more than once: see [`RecvStream::is_early`](crate::RecvStream::is_early).
-    pub fn is_early(&self) -> bool {
-        self.driver.lock().connection.recv(self.id).is_early()
-    }
-
-    /// The priority that this side sends with.
-    pub fn priority(&self) -> Priority {
-        self.driver.lock().connection.recv(self.id).priority().unwrap_or_default()
-    }
-
-    /// Gives the sending half up: see [`SendStream::reset`](crate::SendStream::reset).
-    pub fn reset(&self, code: Code) {
-        self.driver.with(|connection| connection.send(self.id).reset(code));
-    }
-
-    /// Stops reading: see [`RecvStream::stop`](crate::RecvStream::stop).
-    pub fn stop(&self, code: Code) {
-        self.driver.with(|connection| connection.recv(self.id).stop(code));
-    }
-
-    /// Refuses a stream of the peer: see [`Connection::refuse`].
-    pub fn refuse(&self, code: Code) {
-        let _former = self.driver.with(|connection| {
-            let former = connection.take_wakers(self.id);
-            connection.refuse(self.id, code);
-            former
-        });
-    }
-
-    /// The sending half is dropped: resets it unless it was finished.
-    pub fn drop_sending_half(&self) {
-        self.driver.with(|connection| connection.send(self.id).cancel());
-    }
-
-    /// The receiving half is dropped: nothing more is wanted.
-    pub fn drop_receiving_half(&self) {
-        self.stop(Code::CANCELLED);
     }
 }

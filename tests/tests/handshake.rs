@@ -186,7 +186,9 @@ fn a_decision_may_take_longer_than_the_idle_timeout() {
         pair.pipe(Role::Responder).clear();
         while pair.now < silent && pair.initiator.conn.error().is_none() {
             pair.run_until(pair.now + Duration::from_millis(100));
-            [Role::Initiator, Role::Responder].map(|role| pair.pipe(role).clear());
+            for role in [Role::Initiator, Role::Responder] {
+                pair.pipe(role).clear();
+            }
         }
         assert_eq!(pair.initiator.conn.error(), Some(&ConnectionError::IdleTimeout));
     }

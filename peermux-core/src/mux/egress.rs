@@ -5,7 +5,7 @@ use super::halves::SendState;
 use super::schedule::{Need, Pick};
 use super::{Mux, exists};
 use crate::codec::Writer;
-use crate::wire::{Drain, MaxData, MaxStreamData, MaxStreams, Open, PriorityUpdate, Reset, Stop, StreamData};
+use crate::wire::{MaxData, MaxStreamData, MaxStreams, Open, PriorityUpdate, Reset, Stop, StreamData};
 
 impl Mux {
     /// Forgets what was to be said and has lost its use since. To be called before it is decided what to do about sending.
@@ -97,17 +97,6 @@ impl Mux {
             self.write_max_streams(out);
         }
         self.write_drain(out, keep);
-    }
-
-    fn write_drain(&mut self, out: &mut Writer<'_>, keep: usize) {
-        if self.drain_is_due()
-            && out.room() >= keep + Drain::MAX_LEN
-            && let Some(code) = self.drains.to_send.take()
-        {
-            Drain(code).encode(out);
-            self.drains.sent = true;
-            self.note_progress();
-        }
     }
 
     fn write_max_streams(&mut self, out: &mut Writer<'_>) {

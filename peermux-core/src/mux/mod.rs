@@ -2,22 +2,27 @@
 //!
 //! This machine knows plaintext frames only. Frames come in by [`Mux::on_frame`] and its kin, and leave by [`Mux::fill`], when the connection makes a record.
 //!
-//! - `app`: what the application asks for; `ingress`: frames that arrive; `egress`: frames that leave;
-//! - `halves`, `chunks`: a stream's two halves and their bytes; `credit`, `budget`, `names`: one invariant each;
-//! - `schedule`: which stream goes next.
+//! - `app`: what the application asks for; `ingress`: frames that arrive; `egress`: frames that leave; `draining`: the orderly end;
+//! - `stream`, `halves`, `chunks`: a stream, its two halves and their bytes; `credit`, `budget`, `names`: one invariant each;
+//! - `windows`, `peer_streams`: which windows streams have, and how many the peer may open;
+//! - `schedule`: which stream goes next; `queue`: streams that wait for something;
+//! - `invariants`: what must hold of all streams together.
 
 mod app;
 mod budget;
 mod chunks;
 mod credit;
+mod draining;
 mod egress;
 mod halves;
 mod ingress;
 #[cfg(any(test, debug_assertions))]
 mod invariants;
 mod names;
+mod peer_streams;
 mod queue;
 mod schedule;
+mod stream;
 mod windows;
 
 use alloc::boxed::Box;
@@ -34,19 +39,22 @@ pub(crate) use budget::Budget;
 pub(crate) use ingress::{Opened, Source};
 pub(crate) use windows::{Division, LEAST_WINDOW};
 
-use crate::code::{Code, ProtocolCode};
-use crate::error::{ConnectionError, Violation, Wait};
+use crate::code::ProtocolCode;
+use crate::error::{ConnectionError, Violation};
 use crate::id::{Role, StreamId};
 use crate::stats::{Stats, StreamStats, WaitTimes, Waited};
 use crate::time::Instant;
-use crate::wakers::{Interest, Notices};
+use crate::wakers::Notices;
 use crate::wire::{Priority, Settings};
 use chunks::Spares;
 use credit::{RecvCredit, SendCredit};
+use draining::Drains;
 use halves::{RecvHalf, SendHalf, SendState};
 use names::Names;
+use peer_streams::PeerStreams;
 use queue::SlotQueue;
 use schedule::{Need, Schedule};
+use stream::{Pending, Stream};
 use windows::Windows;
 
 /// What the application may want to know of its streams.
@@ -79,184 +87,6 @@ pub(crate) struct Limits {
 
 /// Bytes that each stream may queue even when the others fill the connection's send buffer.
 pub(crate) const SEND_RESERVE: usize = 2048;
-
-/// There may be many that are idle, so it is kept small: what most do not need is [`Rare`].
-#[derive(Debug)]
-struct Stream {
-    /// Distinguishes the streams that use the same slot one after the other, and orders them by their opening.
-    serial: u64,
-    /// The id on the wire, and one more, once OPEN was written or received.
-    wire_plus_one: Option<NonZeroU64>,
-    protocol: Option<Arc<str>>,
-    priority: Priority,
-    send: SendHalf,
-    recv: RecvHalf,
-    /// What control frames are still to be written for it.
-    pending: Pending,
-    /// It is in the queue of streams with pending control frames; in that of those whose credit may ride along.
-    in_control: bool,
-    in_riders: bool,
-    /// It is in the queue of those that wait for room in the connection's send buffer.
-    in_room: bool,
-    /// Its PRIORITY waits, and it is in the queue of those that do.
-    restrained: bool,
-    opened_here: bool,
-    /// It may travel as early data, or did: it moves before the peer is accepted.
-    early: bool,
-    /// It came in flight 3, and may have come as early data before.
-    again: bool,
-    /// The peer opened it, and cancelled it before this side's application had ended its half.
-    cancelled: bool,
-    /// The application holds it, or it waits to be accepted.
-    held: bool,
-    /// Its bytes as counted in [`Mux::queued`], and those of them that are counted in [`Mux::ready`].
-    counted: u32,
-    counted_ready: u32,
-    rare: Option<Box<Rare>>,
-}
-
-/// What a stream has only once it was cancelled, its writer was blocked, or somebody waits for STOP.
-#[derive(Debug)]
-struct Rare {
-    /// Why the sending half was reset, or the peer stopped it; and why the receiving half was stopped, or the peer reset it.
-    send_code: Code,
-    recv_code: Code,
-    /// Since when its writer has been held up, and for what; and how long it was before.
-    blocked: Option<(Instant, Wait)>,
-    waited: Waited,
-    /// The waiter for the end of the sending half.
-    stop_interest: Interest,
-}
-
-impl Default for Rare {
-    fn default() -> Self {
-        Self {
-            send_code: Code::CANCELLED,
-            recv_code: Code::CANCELLED,
-            blocked: None,
-            waited: Waited::default(),
-            stop_interest: Interest::Nobody,
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Pending {
-    reset: bool,
-    stop: bool,
-    priority: Option<Priority>,
-    max_data: bool,
-}
-
-impl Pending {
-    const fn any(&self) -> bool {
-        self.answers() || self.priority.is_some()
-    }
-
-    /// Of these, what may be said on early data before the peer is accepted (`docs/spec.md` section 6, rule 9).
-    const fn answers(&self) -> bool {
-        self.reset || self.stop || self.max_data
-    }
-
-    /// The receiving half has ended: what is about it is of no use any more.
-    const fn receiving_ended(&mut self) {
-        self.stop = false;
-        self.max_data = false;
-        self.priority = None;
-    }
-}
-
-impl Stream {
-    const fn wire(&self) -> Option<u64> {
-        match self.wire_plus_one {
-            Some(wire) => Some(wire.get() - 1),
-            None => None,
-        }
-    }
-
-    const fn set_wire(&mut self, wire: u64) {
-        self.wire_plus_one = NonZeroU64::new(wire + 1);
-    }
-
-    fn rare(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_default()
-    }
-
-    /// See [`Rare::send_code`].
-    fn send_code(&self) -> Code {
-        self.rare.as_ref().map_or(Code::CANCELLED, |rare| rare.send_code)
-    }
-
-    /// See [`Rare::recv_code`].
-    fn recv_code(&self) -> Code {
-        self.rare.as_ref().map_or(Code::CANCELLED, |rare| rare.recv_code)
-    }
-
-    /// Gives up what belongs to others, and all memory but what the next stream in this place may need again.
-    fn let_go(&mut self) {
-        self.protocol = None;
-        self.send.queue.clear();
-        self.recv.queue.clear();
-        self.send.interest = Interest::Nobody;
-        self.recv.interest = Interest::Nobody;
-        if let Some(rare) = &mut self.rare {
-            **rare = Rare::default();
-        }
-    }
-
-    /// Neither half is open on the wire any more (`docs/spec.md` section 10.2).
-    fn has_ended(&self) -> bool {
-        !self.send.is_open() && self.send.state != SendState::Finishing && !self.recv.is_open()
-    }
-}
-
-/// Streams that the peer may open: `closed + cooling <= opened <= granted <= closed + most`.
-#[derive(Debug)]
-struct PeerStreams {
-    opened: u64,
-    closed: u64,
-    granted: u64,
-    most: u64,
-    /// At least so many may be opened beyond those that are, as far as `most` allows.
-    ahead: u64,
-    /// The windows that those which are granted begin with.
-    windows: Windows,
-    /// Streams that the peer cancelled and that are over: their places come back later (`docs/spec.md` section 11.2).
-    cooling: u64,
-    cools_at: Instant,
-}
-
-impl PeerStreams {
-    /// How many more could be granted. As many as are open may be opened, so that a peer that opens many at once soon has all that there are; but each that is granted holds a window.
-    fn raise(&self) -> u64 {
-        if self.windows.is_full() {
-            return 0;
-        }
-        let ahead = self.ahead.max(self.opened - self.closed);
-        (self.closed + self.most).min(self.opened + ahead).saturating_sub(self.granted)
-    }
-
-    /// Whether a new limit should cause a record: when few more may be opened. As a rule it rides.
-    fn is_due(&self) -> bool {
-        let (raise, left) = (self.raise(), self.granted - self.opened);
-        left * 4 < self.ahead && left < raise
-    }
-}
-
-/// Where DRAIN stands.
-#[derive(Debug, Default)]
-struct Drains {
-    /// DRAIN is sent after the OPENs of all streams that the application has opened.
-    to_send: Option<ProtocolCode>,
-    sent: bool,
-    received: Option<ProtocolCode>,
-    /// The peer has answered what was sent behind DRAIN, so each OPEN that crossed DRAIN has arrived.
-    seen: bool,
-    /// Since when this side drains and its application holds no stream.
-    alone_since: Option<Instant>,
-    /// The last step towards the end of a stream.
-    progress: Instant,
-}
 
 pub(crate) struct Mux {
     role: Role,
@@ -398,10 +228,6 @@ impl Mux {
         [self.places_at(), self.restraint_at()].into_iter().flatten().min()
     }
 
-    fn places_at(&self) -> Option<Instant> {
-        (self.peer_streams.cooling > 0 && self.ended.is_none()).then_some(self.peer_streams.cools_at)
-    }
-
     fn restraint_at(&self) -> Option<Instant> {
         (!self.restrained.is_empty() && self.ended.is_none()).then_some(self.restrained_until)
     }
@@ -426,16 +252,6 @@ impl Mux {
             self.want_control(slot);
             room -= 1;
         }
-    }
-
-    /// Gives places of cancelled streams back, as many as may come back now.
-    fn cool(&mut self) {
-        let places = &mut self.peer_streams;
-        while places.cooling > 0 && self.budget.gives_back(self.now) {
-            places.cooling -= 1;
-            places.closed += 1;
-        }
-        places.cools_at = self.now + Budget::COOLS;
     }
 
     pub(crate) const fn set_round_trip(&mut self, round_trip: Duration) {
