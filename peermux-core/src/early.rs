@@ -1,4 +1,4 @@
-//! A strike register: which first flights were seen, so that none delivers its early data twice (`docs/spec.md` section 6).
+//! A strike register: which first flights were seen, so that the early data of none is accepted twice (`docs/spec.md` section 6).
 
 use alloc::collections::BTreeSet;
 use core::fmt;
@@ -8,7 +8,7 @@ use crate::crypto::PublicKey;
 /// How far the initiator's clock may differ from the responder's, in milliseconds.
 pub(crate) const WINDOW_MS: u64 = 60_000;
 
-/// Remembers the ephemeral keys of first flights whose early data was accepted, for as long as they could be accepted again.
+/// Remembers the ephemeral keys of first flights that offered early data, for as long as it could be accepted again.
 ///
 /// One register serves all connections of a responder's static key, in one process: keep it behind a lock. Start a new one when the key changes, or what decides beside it about early
 /// data. It is bounded: when it is full, those first flights have to go whose timestamps are farthest from the clock, and whatever it may have forgotten is refused. So a flood of

@@ -30,13 +30,13 @@ pub use places::Place;
 use streams::Queue;
 pub use streams::{Acceptor, RegisterError, Serving};
 
-/// Connections of a peer that are not closed, those included that are about to be, from which on one more keeps its place.
+/// A peer with more connections than this that are not closed keeps the place of each further one, until that is closed.
 const CROWD: usize = 16;
 
 /// How much an endpoint takes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndpointLimits {
-    /// Accepted sockets at once whose peer is not confirmed, or whose handshake failed and which are not closed yet; more dialers wait in the kernel's queue.
+    /// Accepted sockets at once whose peer is not confirmed, or whose handshake failed and which are not closed yet, and those of a peer that has many connections already; more dialers wait in the kernel's queue.
     /// 1024 by default; with 0 nobody who dials gets in.
     pub unconfirmed: usize,
     /// Those of them from one IPv4 address, or one IPv6 network of 64 bits. The socket of a dialer beyond that is closed at once. 16 by default.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A connection to a peer. Clones are handles to the same one. When the last handle is dropped the connection drains: what is open on it goes on, and it closes
-/// with the last stream.
+/// with the last stream. Streams that the peer has opened and that were not accepted are refused.
 #[derive(Clone)]
 pub struct Connection {
     handle: Arc<Handle>,
@@ -52,7 +52,7 @@ impl Drop for Handle {
 /// Dials `address`, as `identity`, for `remote`.
 ///
 /// If `address` names several, they are tried as RFC 8305 says: one more every 250 ms, or as soon as an attempt has failed, with families in turns. The first that answers is
-/// taken. Each attempt may take [`Config::connect_timeout`]. Then this waits for the handshake, for which the peer has 15 s.
+/// taken. Each attempt may take [`Config::connect_timeout`]. Then this waits for the handshake, 15 s at most, and for the decision of the peer's application if that is asked, 18 s more at most. Looking a name up has no limit here.
 ///
 /// # Errors
 /// One that holds a [`ConnectError`](crate::ConnectError), with all addresses that were tried, a [`ConnectionError`] or a [`ConfigError`](crate::ConfigError): see

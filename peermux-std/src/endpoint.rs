@@ -182,7 +182,7 @@ impl Endpoint {
     /// Until then this waits.
     ///
     /// # Errors
-    /// The error of the socket, or one that holds a [`ConnectionError`](crate::ConnectionError) (see [`io::Error::get_ref`]). [`io::ErrorKind::InvalidInput`] if `peer` is this
+    /// One that holds a [`ConnectError`](crate::ConnectError), with all addresses that were tried, or a [`ConnectionError`](crate::ConnectionError): see [`io::Error::get_ref`]. [`io::ErrorKind::InvalidInput`] if `peer` is this
     /// endpoint's own key; [`io::ErrorKind::NotConnected`] if it drains.
     pub fn connect(&self, address: impl ToSocketAddrs, peer: PublicKey) -> io::Result<Connection> {
         self.connect_until(address, peer, None)

@@ -91,10 +91,12 @@ impl Endpoint {
 
     /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; this side dials as the holder of the current one. Connections
     /// that dialers have made to the previous key live beside those of the current one. `accept` decides about each peer, whoever dialled, if [`Config::ask`] is set: it returns a `bool` or an [`Approval`].
-    /// To be called in a runtime.
     ///
     /// # Errors
     /// As for [`Endpoint::bind`].
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime, in which the endpoint's tasks run.
     pub fn over<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
@@ -126,7 +128,7 @@ impl Endpoint {
     }
 
     /// The connection with the holder of `peer`: the one that there is, whoever dialled it, or one that is dialled at `address`. Those who want the same peer at the same time share a
-    /// dial, unless they name other addresses; the first connection is for all of them.
+    /// dial, unless they name other addresses; the first connection is for all of them. If `address` names several, they are tried as by [`connect`](crate::connect).
     ///
     /// A peer that has drained this side off, since it has another connection with the holder of this endpoint's key, is dialled after 15 s at the earliest, and later if that happens again, up to 10 min.
     /// Until then this waits.

@@ -80,6 +80,9 @@ impl Listener {
     ///
     /// # Errors
     /// The error of the socket; or that of a field of `config`, as a [`ConfigError`](crate::ConfigError).
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
     pub async fn bind(address: impl ToSocketAddrs, key: StaticSecret, config: Config) -> io::Result<Self> {
         let keys = move || ResponderKeys::from(key.clone());
         Self::over(TcpListener::bind(address).await?, keys, config, |_| true)
@@ -90,6 +93,9 @@ impl Listener {
     ///
     /// # Errors
     /// As for [`Listener::bind`].
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime, in which the listener's task runs.
     pub fn over<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
@@ -105,6 +111,9 @@ impl Listener {
     ///
     /// # Errors
     /// As for [`Listener::bind`].
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime, in which the listener's task runs.
     pub fn with_register<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,

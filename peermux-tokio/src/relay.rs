@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, sink, split};
 
 use crate::{Stream, WriteError};
 
-/// Copies in both directions between `local` and `stream`, until both have ended, and returns the number of bytes that `stream` has taken and given.
+/// Copies in both directions between `local` and `stream`, until both have ended, and returns the number of bytes that were sent on `stream`, and that were received from it.
 ///
 /// Each end is passed on: `shutdown` of one side becomes `shutdown` of the other. The difference from [`tokio::io::copy_bidirectional`]: if the peer wants no more of what this side
 /// sends ([`WriteError::Stopped`]), its answer is still copied to the end. A server that answers before it has read the whole request, and stops it, is an ordinary one. What `local` still sends is read and
@@ -22,19 +22,15 @@ pub async fn relay(local: &mut (impl AsyncRead + AsyncWrite + Unpin), stream: St
     let (mut local_read, mut local_write) = split(local);
     let (mut read, mut write) = stream.split();
     let up = async {
-        let copied = copy(&mut local_read, &mut write).await;
-        match copied {
-            Ok(bytes) => match write.shutdown().await {
-                Err(error) if is_stop(&error) => Ok(bytes),
-                result => result.map(|()| bytes),
-            },
-            Err(error) if is_stop(&error) => {
-                let bytes = write.stats().map_or(0, |stats| stats.sent);
-                copy(&mut local_read, &mut sink()).await?;
-                Ok(bytes)
-            }
-            Err(error) => Err(error),
+        let sent = async {
+            copy(&mut local_read, &mut write).await?;
+            write.shutdown().await
+        };
+        match sent.await {
+            Err(error) if is_stop(&error) => drop(copy(&mut local_read, &mut sink()).await?),
+            result => result?,
         }
+        Ok(write.stats().map_or(0, |stats| stats.sent))
     };
     let down = async {
         let bytes = copy(&mut read, &mut local_write).await?;

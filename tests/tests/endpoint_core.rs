@@ -587,12 +587,11 @@ fn a_connection_that_has_ended_is_no_duplicate_even_before_its_task_has_seen_it(
 fn drain_lets_a_connection_that_lost_against_a_duplicate_finish() {
     let node = default();
     let links = [(); 3].map(|()| decides(Role::Responder));
-    let _serving: Vec<_> = links.iter().map(|(link, _)| node.adopt(NOW, link, None)).collect();
+    let mut serving: Vec<_> = links.iter().map(|(link, _)| node.adopt(NOW, link, None)).collect();
     assert_eq!(links.each_ref().map(|(link, _)| is_draining(link)), [true, true, false]);
     let drained = node.drain();
     assert!(links.iter().all(|(link, _)| is_draining(link) && code_of(link.driver()).is_none()));
     // Their tasks see it, and close none.
-    let mut serving = _serving;
     for serving in &mut serving {
         assert!(serving.poll(NOW, Waker::noop()).is_pending());
     }

@@ -40,7 +40,7 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The place of an accepted socket, from before its handshake until its peer is confirmed, or the socket closed. It is free when this is dropped.
+/// The place of an accepted socket, from before its handshake until its peer is confirmed (or, of a peer that has many connections already, until it is closed), or the socket closed. It is free when this is dropped.
 pub struct Place<C> {
     endpoint: Arc<Endpoint<C>>,
     network: IpAddr,

@@ -166,7 +166,9 @@ async fn serve_one(tcp: TcpStream, forward: &Forward, link: Link) -> Result<(), 
     // It has left once the far side has a place for it.
     if timeout(PATIENCE_FOR_A_PLACE, stream.flush()).await.is_err() {
         pipe::abort(tcp);
-        return Err(format!("the far side takes no more connections; {STREAMS} may be open at once"));
+        return Err(format!(
+            "the far side has not taken the connection within {PATIENCE_FOR_A_PLACE:?}: {STREAMS} may be open at once, and the link may be held up"
+        ));
     }
     pipe::join(tcp, stream).await.map_err(|broken| broken.to_string())
 }

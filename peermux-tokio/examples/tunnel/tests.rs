@@ -91,10 +91,17 @@ async fn bytes_and_ends_of_one_direction_go_through() {
     assert_eq!(ask(port, b"").await.unwrap(), b"");
 }
 
+/// An address that refuses every connection as long as the socket lives: nobody else can be given its port.
+fn refusing() -> (SocketAddr, tokio::net::TcpSocket) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    (socket.local_addr().unwrap(), socket)
+}
+
 #[tokio::test]
 async fn what_fails_at_the_far_side_resets_the_connection() {
     let target = target().await;
-    let closed = TcpListener::bind(loopback()).await.unwrap().local_addr().unwrap();
+    let (closed, _held) = refusing();
     let (far, _stop, _) = far(loopback(), vec![closed.to_string().parse().unwrap()], Vec::new()).await;
     for target in [target, closed] {
         let (port, _) = near(far, target, None).await;
@@ -158,7 +165,7 @@ async fn a_target_that_refuses_ends_nobody_elses_forward() {
         let (mut tcp, _) = listener.accept().await.unwrap();
         while tcp.write_all(&[7; 16 << 10]).await.is_ok() {}
     });
-    let closed = TcpListener::bind(loopback()).await.unwrap().local_addr().unwrap();
+    let (closed, _held) = refusing();
     let (far, _stop, _) = far(loopback(), Vec::new(), Vec::new()).await;
     let (first, second): (Forward, Forward) =
         (format!("0:{source}@3").parse().unwrap(), format!("0:{closed}@1").parse().unwrap());
@@ -197,9 +204,16 @@ async fn idle_connections_hold_up_nobody_until_there_is_no_place_and_then_that_i
         }
     }
     let last = TcpStream::connect(port).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let refused = tokio::time::timeout(Duration::from_secs(10), ask(port, b"hello")).await.expect("it is told in time");
-    assert!(refused.is_err(), "{refused:?}");
+    // As soon as that one has the last place.
+    let refused = async {
+        loop {
+            let asked = tokio::time::timeout(Duration::from_secs(10), ask(port, b"hello")).await;
+            if asked.expect("it is told in time").is_err() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), refused).await.expect("there is no place");
     drop((last, idle));
     // Their places come back.
     for _ in 0..100 {

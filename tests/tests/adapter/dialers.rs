@@ -232,3 +232,22 @@ pub fn dialers_that_are_no_peers<D: Face, L: Face>() {
     assert!((Duration::from_secs(14)..Duration::from_secs(20)).contains(&waited), "closed after {waited:?}");
     drop((silent, http, peer));
 }
+
+/// An address that refuses every connection, as long as this lives: nobody else can be given its port.
+pub struct Refusing {
+    pub address: SocketAddr,
+    _socket: socket2::Socket,
+}
+
+impl Refusing {
+    pub fn several(count: usize) -> Vec<Self> {
+        std::iter::repeat_with(Self::new).take(count).collect()
+    }
+
+    fn new() -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("it binds");
+        let address = socket.local_addr().expect("it is bound").as_socket().expect("it is of TCP");
+        Self { address, _socket: socket }
+    }
+}

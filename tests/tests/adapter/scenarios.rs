@@ -282,7 +282,7 @@ enum Habit {
     ShutsDownFirst,
 }
 
-/// 2,000 exchanges each, one after the other, on one connection.
+/// Exchanges one after the other, on one connection.
 pub fn exchanges_of_honest_programs_never_fail<D: Face, L: Face>(exchanges: u64) {
     let ends = ends::<D, L>(&Config::default());
     let listener = ends.listener.clone();
@@ -626,20 +626,7 @@ pub fn a_peer_that_is_silent_is_given_up_after_the_idle_timeout<D: Face, L: Face
     assert!(begin.elapsed() < Duration::from_secs(4), "it took {:?}", begin.elapsed());
 }
 
-/// One test function for each scenario: through one adapter as `dialer` and another as `listener`.
-#[macro_export]
-macro_rules! scenarios {
-    ($dialer:ty, $listener:ty: $($name:ident($($argument:expr),*) within $seconds:literal;)*) => {
-        $(
-            #[test]
-            fn $name() {
-                adapter::within($seconds, || adapter::scenarios::$name::<$dialer, $listener>($($argument),*));
-            }
-        )*
-    };
-}
-
-pub fn a_close_amid_a_download_loses_no_part_of_a_record_and_is_answered<D: Face, L: Face>() {
+pub fn a_close_amid_a_download_ends_at_the_border_of_a_quantum_and_is_answered<D: Face, L: Face>() {
     for round in 0..12 {
         let socket = TcpListener::bind("127.0.0.1:0").expect("loopback listens");
         let address = socket.local_addr().expect("it is bound");
@@ -678,4 +665,17 @@ pub fn a_close_amid_a_download_loses_no_part_of_a_record_and_is_answered<D: Face
             assert_eq!(carried.load(SeqCst) % 1408, 0, "round {round}: a part of a quantum");
         }
     }
+}
+
+/// One test function for each scenario: through one adapter as `dialer` and another as `listener`.
+#[macro_export]
+macro_rules! scenarios {
+    ($dialer:ty, $listener:ty: $($name:ident($($argument:expr),*) within $seconds:literal;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                adapter::within($seconds, || adapter::scenarios::$name::<$dialer, $listener>($($argument),*));
+            }
+        )*
+    };
 }
