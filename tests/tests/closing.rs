@@ -372,19 +372,33 @@ fn an_open_that_crosses_drain_is_refused_and_may_be_tried_again() {
 }
 
 #[test]
-fn who_drains_closes_only_once_the_peer_has_seen_it() {
-    for pong_comes in [true, false] {
-        let mut duel = Duel::new();
-        duel.conn().drain(ProtocolCode::GOING_AWAY);
-        let heard = duel.hear();
-        let said = frames(&heard);
-        let [Frame::Drain(_), Frame::Ping(ping)] = said[..] else { panic!("{said:?}") };
-        let number = u64::from_be_bytes(ping.0);
-        duel.say(&pong(number.wrapping_sub(1)));
-        assert!(duel.hear().is_empty(), "that was another PING");
-        duel.say(&if pong_comes { pong(number) } else { drain(0) });
-        assert_eq!(duel.hear_close(), Some(Code::NO_ERROR));
-    }
+fn who_was_drained_closes_once_all_streams_have_ended_and_who_drains_waits_for_that() {
+    let mut duel = Duel::new();
+    duel.say(&[open(0), data(0, b"hello")].concat());
+    let id = duel.conn().accept().expect("it was opened");
+    duel.say(&drain(0));
+    assert_eq!(duel.hear_close(), None, "a stream is open");
+    duel.conn().send(id).finish().expect("it is open");
+    assert_eq!(duel.hear_close(), None, "one half is");
+    // Its application holds the stream, and has not read it.
+    duel.say(&fin(0, b""));
+    assert_eq!(duel.hear_close(), Some(Code::NO_ERROR));
+    assert_eq!(closed(duel.error()).0, Side::Peer, "who drained has ended it");
+    let mut buffer = [0; 8];
+    assert_eq!(duel.conn().recv(id).read(&mut buffer), Ok(5));
+    assert_eq!(duel.conn().recv(id).read(&mut buffer), Ok(0));
+
+    let mut duel = Duel::new();
+    duel.conn().drain(ProtocolCode::GOING_AWAY);
+    let heard = duel.hear();
+    assert!(matches!(frames(&heard)[..], [Frame::Drain(_)]), "{heard:?}");
+    duel.say(&open(0));
+    assert_eq!(duel.hear_close(), None, "it waits for the peer");
+    assert!(duel.error().is_none());
+    duel.say_with(0x20, &close(Code::NO_ERROR, ""));
+    let (by, said, _) = closed(duel.error());
+    assert_eq!((by, said.code), (Side::Local, Code::NO_ERROR), "who drained has ended it");
+    assert_eq!(duel.hear_close(), Some(Code::NO_ERROR));
 }
 
 #[test]

@@ -79,9 +79,21 @@ impl Connection {
         if self.closing.error.is_some() {
             return;
         }
-        let reason = cut(reason);
-        let closed = Closed { code, reason: Arc::from(reason) };
-        self.end_with(ConnectionError::Closed { by: Side::Local, closed: closed.clone(), answer: None });
+        self.close_by(Side::Local, Closed { code, reason: Arc::from(cut(reason)) });
+    }
+
+    /// Ends a connection that has drained: it was ended by who drained it.
+    pub(super) fn close_drained(&mut self) {
+        self.close_by(self.who_drained(), Closed { code: Code::NO_ERROR, reason: Arc::from("") });
+    }
+
+    /// Who ends the connection if it ends orderly: the side that wanted to end it, though the other one says CLOSE first.
+    const fn who_drained(&self) -> Side {
+        if self.mux.drains_here() { Side::Local } else { Side::Peer }
+    }
+
+    fn close_by(&mut self, by: Side, closed: Closed) {
+        self.end_with(ConnectionError::Closed { by, closed: closed.clone(), answer: None });
         self.send_close(closed);
     }
 
@@ -160,8 +172,9 @@ impl Connection {
         self.closing.received = true;
         self.closing.heard = Some(closed.clone());
         match &mut self.closing.error {
-            Some(ConnectionError::Closed { answer, .. }) => {
-                *answer = Some(closed);
+            Some(ConnectionError::Closed { by, closed: said, answer }) => {
+                // The peer drained, and what this side has said since is the answer, whichever came first.
+                *answer = Some(if *by == Side::Peer { core::mem::replace(said, closed) } else { closed });
                 if let Some(error) = self.closing.error.clone() {
                     self.mux.update_end(error);
                 }
@@ -169,7 +182,8 @@ impl Connection {
             Some(_) => {}
             None => {
                 let answer = Closed { code: Code::NO_ERROR, reason: Arc::from("") };
-                self.end_with(ConnectionError::Closed { by: Side::Peer, closed, answer: Some(answer.clone()) });
+                let by = if closed.code == Code::NO_ERROR { self.who_drained() } else { Side::Peer };
+                self.end_with(ConnectionError::Closed { by, closed, answer: Some(answer.clone()) });
                 self.send_close(answer);
                 self.limit_close();
             }

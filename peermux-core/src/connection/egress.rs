@@ -17,7 +17,9 @@ const fn quanta(len: usize) -> u8 {
 /// What is to be done about sending.
 enum Action {
     Nothing,
-    /// The connection closes: all streams are done and this side drains, or the counter of records is used up.
+    /// The connection closes: the peer drains it, and all streams are done.
+    Drained,
+    /// The connection closes, since the counter of records is used up.
     Close(ProtocolCode),
     Record,
     /// Nothing will ever be sent again.
@@ -77,6 +79,7 @@ impl Connection {
                 self.closing.finish_told = true;
                 return Ok((Transmit::Finished, None));
             }
+            Action::Drained => self.close_drained(),
             Action::Close(code) => self.close(Code::Protocol(code), ""),
             Action::Record => {}
         }
@@ -97,7 +100,7 @@ impl Connection {
             || match self.next_action() {
                 Action::Nothing => false,
                 Action::Finish => !self.closing.finish_told,
-                Action::Close(_) | Action::Record => true,
+                Action::Drained | Action::Close(_) | Action::Record => true,
             }
     }
 
@@ -136,7 +139,7 @@ impl Connection {
         }
         let speaks = self.decision == Decision::Accepted && self.closing.error.is_none();
         if speaks && self.mux.has_drained() {
-            return Action::Close(ProtocolCode::NO_ERROR);
+            return Action::Drained;
         }
         // The last nonce but REKEY's is for CLOSE.
         if speaks && self.sealer.as_ref().is_some_and(|sealer| sealer.count() == u64::MAX - 1) {
@@ -180,9 +183,6 @@ impl Connection {
                 }
                 if speaks || self.is_unconfirmed() {
                     self.mux.fill(&mut area);
-                }
-                if self.mux.drain_is_unseen() {
-                    self.liveness.ask_behind(self.now, &mut area);
                 }
                 if speaks {
                     self.write_grease(&mut area);

@@ -291,9 +291,6 @@ impl Connection {
                 self.mux.budget.control(self.now, 1)
             }
             Frame::Pong(pong) => {
-                if self.liveness.answers_behind(pong) {
-                    self.mux.drain_was_seen();
-                }
                 if let Some(round_trip) = self.liveness.pong_received(self.now, pong) {
                     self.mux.set_round_trip(round_trip);
                 }

@@ -21,8 +21,6 @@ pub(super) struct Liveness {
     /// The number of the last PING, and when it left if no PONG has come.
     pings: u64,
     waiting: Option<Instant>,
-    /// The number of the PING behind DRAIN.
-    behind: Option<u64>,
     measured_at: Instant,
     /// The last PING of the peer that waits for its PONG.
     to_answer: Option<Ping>,
@@ -40,7 +38,6 @@ impl Liveness {
             ping_is_due: false,
             pings: 0,
             waiting: None,
-            behind: None,
             measured_at: now,
             to_answer: None,
             round_trip: Duration::ZERO,
@@ -123,21 +120,6 @@ impl Liveness {
         let sent = self.waiting.take()?;
         self.measured(now, sent);
         Some(self.round_trip.max(now.saturating_since(sent)))
-    }
-
-    /// Asks the peer whether it has seen what was sent so far, once: with this record if there is room, or with the next.
-    pub(super) fn ask_behind(&mut self, now: Instant, out: &mut Writer<'_>) {
-        if self.behind.is_none() {
-            self.behind = Some(self.pings + 1);
-            self.ping_is_due = true;
-            self.write(now, out);
-        }
-    }
-
-    /// Whether `pong` answers the PING of [`Liveness::ask_behind`] or a later one.
-    pub(super) fn answers_behind(&self, pong: Pong) -> bool {
-        let number = u64::from_be_bytes(pong.0);
-        self.behind.is_some_and(|behind| (behind..=self.pings).contains(&number))
     }
 
     pub(super) const fn wants_record(&self) -> bool {

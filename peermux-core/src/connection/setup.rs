@@ -356,9 +356,6 @@ impl Connection {
                 let mut writer = Writer::new(&mut frames);
                 writer.bytes(&core::mem::take(&mut self.early.again));
                 self.mux.fill(&mut writer);
-                if self.mux.drain_is_unseen() {
-                    self.liveness.ask_behind(self.now, &mut writer);
-                }
                 self.traffic.frames_sent.add_types(writer.frames());
                 writer.pad();
                 let next = self.next_size(0);

@@ -2,8 +2,8 @@
 
 use core::time::Duration;
 
-use super::Mux;
 use super::halves::SendState;
+use super::{Mux, Stream};
 use crate::code::{Code, ProtocolCode};
 use crate::codec::Writer;
 use crate::time::Instant;
@@ -20,8 +20,6 @@ pub(super) struct Drains {
     pub(super) to_send: Option<ProtocolCode>,
     pub(super) sent: bool,
     pub(super) received: Option<ProtocolCode>,
-    /// The peer has answered what was sent behind DRAIN, so each OPEN that crossed DRAIN has arrived.
-    pub(super) seen: bool,
     /// Since when this side drains and its application holds no stream.
     pub(super) alone_since: Option<Instant>,
     /// The last step towards the end of a stream.
@@ -38,23 +36,13 @@ impl Mux {
     }
 
     /// This side has said DRAIN, or is about to.
-    pub(super) const fn drains_here(&self) -> bool {
+    pub(crate) const fn drains_here(&self) -> bool {
         self.drains.sent || self.drains.to_send.is_some()
     }
 
     /// DRAIN can be sent.
     pub(super) const fn drain_is_due(&self) -> bool {
         self.drains.to_send.is_some() && self.unopened == 0
-    }
-
-    /// DRAIN was sent, and it is not known whether the peer has seen it.
-    pub(crate) const fn drain_is_unseen(&self) -> bool {
-        self.drains.sent && !self.drains.seen && self.drains.received.is_none()
-    }
-
-    /// The peer has answered what was sent behind DRAIN.
-    pub(crate) const fn drain_was_seen(&mut self) {
-        self.drains.seen = true;
     }
 
     /// When a connection that this side drains ends although streams have not: only if its application holds no stream, and nothing has got on for a while.
@@ -85,9 +73,10 @@ impl Mux {
         self.drains_here() || self.drains.received.is_some()
     }
 
-    /// This side has said DRAIN, the peer opens no more streams, and none is left.
+    /// The peer drains, and all streams have ended: none will be opened any more, by whichever side. What was received can still be read.
     pub(crate) fn has_drained(&self) -> bool {
-        self.drains.sent && !self.drain_is_unseen() && self.streams.is_empty()
+        let over = |stream: &Stream| stream.wire().is_none() || stream.has_ended() && !stream.pending.answers();
+        self.drains.received.is_some() && self.streams.iter().all(|(_, stream)| over(stream))
     }
 
     /// The peer drains: streams whose OPEN was not yet written will never be opened.
