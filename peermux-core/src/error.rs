@@ -50,9 +50,10 @@ pub enum ConnectionError {
     Handshake(HandshakeError),
     /// A side closed it by CLOSE (`docs/spec.md` section 13.3).
     Closed {
-        /// Who closed first. Where both did at once, each side names itself.
+        /// Who closed first. Where both did at once, each side names itself. A connection that has drained was closed by the side that sent DRAIN, although the other
+        /// one says CLOSE first (`docs/spec.md` section 13.2). Where both sent DRAIN, each side names itself.
         by: Side,
-        /// What the side that closed said.
+        /// What was said first. Where the peer has drained, it is what the peer said, as soon as that is known.
         closed: Closed,
         /// What the other side answered or said at the same time, once it is known.
         answer: Option<Closed>,

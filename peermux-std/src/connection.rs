@@ -19,8 +19,8 @@ use crate::{
     Stats,
 };
 
-/// A connection to a peer. Clones are handles to the same one. When the last handle is dropped the connection drains: what is open on it goes on, and it closes
-/// with the last stream. Streams that the peer has opened and that were not accepted are refused.
+/// A connection to a peer. Clones are handles to the same one. When the last handle is dropped the connection drains: what is open on it goes on, and the peer closes it
+/// when the last stream has ended. Streams that the peer has opened and that were not accepted are refused.
 #[derive(Clone)]
 pub struct Connection {
     handle: Arc<Handle>,
@@ -264,8 +264,10 @@ impl Connection {
         self.closed();
     }
 
-    /// Opens no more streams, asks the peer to open none, and closes once all that are open are done and dropped. The streams that the
-    /// peer has opened are among these, so accept them to the last.
+    /// Opens no more streams, asks the peer to open none, and waits until all that are open have ended and the peer has closed the connection because of it. The streams
+    /// that the peer has opened are among these, so accept them to the last. Streams that have ended need not be read or dropped first: what has arrived can be read afterwards.
+    ///
+    /// If no stream is held here, the connection also ends after 60 s without progress, and after 15 min at the latest, whatever the peer does.
     pub fn drain(&self) {
         self.handle.trace.drains(&self.handle.driver);
         self.handle.driver.with(|connection| connection.drain(ProtocolCode::GOING_AWAY));

@@ -1,7 +1,7 @@
 //! A peer over real TCP, for `tests/interop/run.py`: the counterpart of `tests/interop/peer.py`, with the same arguments and the same line of JSON.
 //!
 //! ```text
-//! interop_peer dial HOST PORT --key HEX [--known HEX | --hint HEX | --unknown] [--script echo|multi|close] [--suite 1|2] [--anonymous] [--early]
+//! interop_peer dial HOST PORT --key HEX [--known HEX | --hint HEX | --unknown] [--script echo|multi|drain|close] [--suite 1|2] [--anonymous] [--early]
 //! interop_peer listen PORT --key HEX [--previous HEX] [--suite 1|2] [--no-fallback] [--early accept|refuse]
 //! interop_peer suites
 //! ```
@@ -167,17 +167,22 @@ async fn dial(arguments: &Arguments) -> Result<Value> {
         }
     }
     let connection = dialing.establish(|_| true).await?;
-    let (streams, size, code) = match arguments.value("--script").unwrap_or("echo") {
-        "echo" => (1, 100_000, 0),
+    let script = arguments.value("--script").unwrap_or("echo");
+    let (streams, size, code) = match script {
+        "echo" | "drain" => (1, 100_000, 0),
         "multi" => (8, 20_000, 0),
         "close" => (0, 0, 77),
-        script => return Err(format!("no script {script}").into()),
+        _ => return Err(format!("no script {script}").into()),
     };
     for i in 0..streams {
         let data = pattern(size + i);
         bytes += data.len() as u64;
         let priority = Priority::new(3, i % 2 == 1);
         echoes.spawn(echoed(connection.open(PROTOCOL, priority)?, data, 0));
+    }
+    if script == "drain" {
+        // While the stream is open. The listener closes when it has ended.
+        connection.drain().await;
     }
     let mut good = true;
     while let Some(echo) = echoes.join_next().await {

@@ -10,7 +10,6 @@ from peermux import (INITIAL_MAX_DATA, INITIAL_MAX_STREAM_DATA, INITIAL_MAX_STRE
                      encode_frame, stream_frame, varint)
 
 OPEN, FINISHED, RESET = "Open", "Finished", "Reset"
-DRAIN_PING = b"drained?"
 
 
 @dataclass
@@ -245,12 +244,10 @@ class Mux:
         if not self.draining:
             self.draining = True
             self.control.append(Frame("DRAIN", {"code": code}))
-            self.control.append(Frame("PING", {"data": DRAIN_PING}))  # behind DRAIN: its PONG says that the peer has seen it
 
     def drained_out(self) -> bool:
-        """Has this side sent DRAIN, and is nothing left to do but to close?"""
-        seen = self.drained or DRAIN_PING in self.pongs
-        return self.draining and seen and not self.control and all(s.ended() for s in self.streams.values())
+        """Has the peer sent DRAIN, and is nothing left to do but to close? A side that has only sent it waits for the peer."""
+        return self.drained and not self.control and all(s.ended() for s in self.streams.values())
 
     def _refuse(self, stream: Stream) -> None:
         self.stop(stream, 1, CODES.index("REFUSED"))

@@ -63,6 +63,8 @@ CASES = [
     Case("ik, no stream", [*KNOWN, "--script", "ping"], "ik", bytes=0, dialers=("python",)),
     Case("ik, close at once", [*KNOWN, "--script", "close"], "ik", bytes=0),
     Case("fallback, close at once", ["--unknown", "--script", "close"], "fallback", bytes=0),
+    Case("ik, drain", [*KNOWN, "--script", "drain"], "ik"),
+    Case("fallback, drain", ["--unknown", "--script", "drain"], "fallback"),
     Case("ik, early data", [*KNOWN, "--early"], "ik", ["--early", "accept"], bytes=EARLY + 100_000, early="accepted"),
     Case("ik, early data and 8 streams, anonymous", [*KNOWN, "--early", "--anonymous", "--script", "multi"], "ik", ["--early", "accept"], bytes=EARLY + MULTI, early="accepted"),
     Case("ik, early data, aes", [*KNOWN, "--early", "--suite", "2"], "ik", ["--early", "accept", "--suite", "2"], 2, EARLY + 100_000, early="accepted"),

@@ -697,15 +697,16 @@ def negative_vectors() -> Iterator[Json]:
     yield conn("64 new names", None, names, [op(128, form="index", index=63)], settings=[(4, 100)])
     yield conn("65 new names", "FRAME_ENCODING", names, [op(128, form="new", name="p64")], settings=[(4, 100)])
     drain, settings = Frame("DRAIN", {"code": 0x12}), Frame("SETTINGS", {"settings": [(27, 1)]})
-    yield conn("a second drain", "FRAME_NOT_ALLOWED", [drain], [drain])
+    # A stream is open here, or the receiver would close because of DRAIN.
+    yield conn("a second drain", "FRAME_NOT_ALLOWED", [drain], [drain], opened=1)
     yield conn("a second settings frame", "SETTINGS_INVALID", [settings], [settings])
     yield conn("open after the opener's own drain", "FRAME_NOT_ALLOWED", [op(0)], [drain], [op(2)])
-    yield conn("open after drain in one record", "FRAME_NOT_ALLOWED", [drain, op(0)])
+    yield conn("open after drain in one record", "FRAME_NOT_ALLOWED", [drain, op(0)], opened=1)
     yield conn("data after drain", None, [op(0), drain, data], [stream_frame(0, b"y", True)])
     crossing = conn("open after the receiver's drain is refused", None, [op(0), data], [op(2)], [stream_frame(0, b"y", True)])
     yield crossing | {"drained": True}
-    yield conn("drains that cross", None, [drain]) | {"drained": True}
-    yield conn("a second drain after the receiver's own", "FRAME_NOT_ALLOWED", [drain], [drain]) | {"drained": True}
+    yield conn("drains that cross", None, [drain], opened=1) | {"drained": True}
+    yield conn("a second drain after the receiver's own", "FRAME_NOT_ALLOWED", [drain], [drain], opened=1) | {"drained": True}
     yield conn("before the decision: data", None, [op(0), whole], [whole]) | {"undecided": True}
     yield conn("before the decision: 2049 bytes", "FLOW_CONTROL", [op(0), whole], [whole], [data]) | {"undecided": True}
     yield conn("before the decision: data after fin", "STREAM_STATE", [op(0), fin], [data]) | {"undecided": True}
@@ -780,7 +781,7 @@ def negative_vectors() -> Iterator[Json]:
     yield p3("an announcement above MAX_RECORD", "HANDSHAKE_FAILED", [], head=1)
     yield p3("control frames", None, [Frame("PING", {"data": bytes(8)}), Frame("PONG", {"data": bytes(8)}), Frame("MAX_DATA", {"maximum": 5000}),
                                       Frame("MAX_STREAMS", {"maximum": 20, "window": 2048}), drain])
-    yield p3("open after drain", N, [drain], [op(0)])
+    yield p3("open after drain", N, [op(0), drain], [op(2)])
     yield p3("streams", None, [op(0, form="new", name="a"), data, stop, reset], [op(2, form="index", index=0)])
     yield p3("unknown type", "FRAME_UNKNOWN", b"\x0e")
     yield p3("padding is not zero", "RECORD_INVALID", b"\0\1")

@@ -361,7 +361,7 @@ fn an_open_that_crosses_drain_is_refused_and_may_be_tried_again() {
     let id = opened(&mut pair.initiator.conn);
     pair.initiator.conn.send(id).write(b"crossing").expect("there is room");
     pair.responder.conn.drain(ProtocolCode::GOING_AWAY);
-    // No stream is open where DRAIN is sent, and yet the connection stays until the peer has seen it.
+    // No stream is open where DRAIN is sent, and yet the connection stays until the peer closes it.
     pair.settle();
     let mut buffer = [0; 8];
     assert_eq!(pair.initiator.conn.recv(id).read(&mut buffer), Err(ReadError::Reset(Code::REFUSED)));
@@ -387,6 +387,11 @@ fn who_was_drained_closes_once_all_streams_have_ended_and_who_drains_waits_for_t
     let mut buffer = [0; 8];
     assert_eq!(duel.conn().recv(id).read(&mut buffer), Ok(5));
     assert_eq!(duel.conn().recv(id).read(&mut buffer), Ok(0));
+    // What the peer says of its own accord counts as what ended it, although it comes later.
+    duel.say_with(0x20, &close(Code::Application(7), "in a hurry"));
+    let (by, said, answer) = closed(duel.error());
+    assert_eq!((by, said.code), (Side::Peer, Code::Application(7)));
+    assert_eq!(answer.expect("this side has said it").code, Code::NO_ERROR);
 
     let mut duel = Duel::new();
     duel.conn().drain(ProtocolCode::GOING_AWAY);
@@ -575,7 +580,7 @@ fn the_sender_of_drain_refuses_every_open_after_it() {
     assert_eq!(duel.conn().accept(), None);
     assert_eq!(duel.conn().stream_count(), 1);
     assert_eq!(duel.conn().unread(), 6);
-    // The peer has seen DRAIN: it sends one as well.
+    // The peer sends DRAIN as well, so either may close.
     duel.say(&[fin(0, b""), stop(0, 0), drain(0x12)].concat());
     duel.conn().release(before);
     assert_eq!(duel.hear_close(), Some(Code::NO_ERROR));

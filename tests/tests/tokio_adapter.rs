@@ -182,6 +182,7 @@ fn dropped_futures_lose_nothing_and_double_nothing() {
             poll_times(1, dialer.drain()).await;
             let error = persist!(polls, listener.ended());
             assert!(error.is_orderly(), "{error}");
+            persist!(polls, dialer.ended());
             persist!(polls, dialer.close(1, "too late"));
             assert!(dialer.error().expect("it has ended").is_orderly());
         }

@@ -97,11 +97,11 @@ impl Connection {
         self.send_close(closed);
     }
 
-    /// Opens no more streams, asks the peer to open none, and closes with NO_ERROR once all are done. `code` tells the peer why:
+    /// Opens no more streams, and asks the peer to open none and to close with NO_ERROR once all have ended on the wire. `code` tells the peer why:
     /// GOING_AWAY, as a rule. Streams that were opened before go on, and are opened even if they still wait for the peer to allow them.
-    /// Streams that the peer opens later are refused.
+    /// Streams that the peer opens later are refused. What was received can still be read after the end, which says that this side closed ([`ConnectionError::Closed`]).
     ///
-    /// If the application holds no stream, the connection also ends after 60 s without progress, and after 15 min at the latest, whatever the peer does.
+    /// If the application holds no stream, this side closes by itself after 60 s without progress, and after 15 min at the latest, whatever the peer does.
     pub fn drain(&mut self, code: ProtocolCode) {
         self.mux.drain(code);
     }

@@ -70,7 +70,7 @@ pub enum Event {
     Stopped(StreamId),
     /// The peer attests another identity in a frame, since it was too long for the handshake. Nobody has verified it.
     Attestation(Bytes),
-    /// The peer wants no more streams; what is open may finish.
+    /// The peer wants no more streams; what is open may finish. This side closes with NO_ERROR once all streams have ended on the wire, although the application may still hold and read them.
     Draining(ProtocolCode),
     /// The connection is over for the application. What was received before can still be read.
     Closed(ConnectionError),

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Wake, Waker};
 
 use bytes::BytesMut;
-use peermux_core::error::{ConnectionError, ReadError, WriteError};
+use peermux_core::code::Code;
+use peermux_core::error::{ConnectionError, ReadError, Side, WriteError};
 use peermux_core::time::Instant;
 use peermux_core::{Connection, Event, StreamId};
 
@@ -163,8 +164,15 @@ impl End {
         ensure!(conn.next_transmit_len() % 1408 == 0, "a write of {} bytes is announced", conn.next_transmit_len());
         let now_ended = conn.error().cloned();
         match (&error, &now_ended) {
-            (Some(ConnectionError::Closed { closed, .. }), Some(ConnectionError::Closed { closed: again, .. })) => {
-                ensure!(closed == again, "another end than before");
+            (
+                Some(ConnectionError::Closed { by, closed, answer }),
+                Some(ConnectionError::Closed { by: who, closed: said, answer: answered }),
+            ) => {
+                ensure!(by == who, "ended by the {by}, then by the {who}");
+                let same = said == closed && (answer.is_none() || answered == answer);
+                // What a peer that drained says of its own accord counts, and what this side has said becomes the answer.
+                let drained = *by == Side::Peer && answer.is_none() && answered.as_ref() == Some(closed);
+                ensure!(same || drained && closed.code == Code::NO_ERROR, "first {closed}, then {said}");
             }
             (Some(before), after) => ensure!(Some(before) == after.as_ref(), "first {before}, then {after:?}"),
             (None, _) => {}
