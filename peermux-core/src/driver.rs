@@ -21,10 +21,16 @@ use crate::time::Instant;
 use crate::wire::Priority;
 
 mod buffers;
+mod handover;
+mod link;
+mod setup;
 mod stream;
+mod sync;
 mod waiter;
 
 pub use buffers::{ReadBuffer, WriteBuffer};
+pub use link::{Help, Link, Ready, Transport, Turn};
+pub use setup::{AcceptError, Addresses, Handle, Handshake, Now, Setup};
 pub use stream::Stream;
 pub use waiter::{Progress, Waiter};
 
@@ -58,15 +64,16 @@ struct State {
     drained: Option<ProtocolCode>,
     /// The writer has taken bytes, and has not said since that the transport has them.
     unwritten: bool,
-    /// See [`Driver::write_deadline`].
+    /// The writer, while the transport takes nothing, and the time that it has then: see [`Driver::poll_blocked`].
+    blocked: Option<Waker>,
     write_deadline: Option<Instant>,
 }
 
 /// What the writer is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pump {
+pub enum WriteAction {
     /// Send what is in the buffer, and then do as the second one says.
-    Send(Then),
+    Send(AfterSend),
     /// Wait to be woken, at the latest until the timer, and then call [`Driver::handle_timeout`].
     Wait(Option<Instant>),
     /// Half-close the transport, once; then wait to be woken, at the latest until the timer.
@@ -77,20 +84,20 @@ pub enum Pump {
 
 /// What the writer is to do when all is with the transport that it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
+pub enum AfterSend {
     /// Something else waits already: ask again as soon as the transport takes more.
-    Ask,
-    /// As [`Pump::Wait`]; but whoever has to wait until the transport takes it all asks again.
-    Wait(Option<Instant>),
+    PollAgain,
+    /// As [`WriteAction::Wait`]; but a writer that has to wait until the transport takes it all asks again.
+    Idle(Option<Instant>),
 }
 
-/// Who writes, where one reads.
+/// Whether input wakes the writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writes {
-    /// The caller, who asks [`Driver::poll_transmit`] next.
-    Caller,
-    /// Another task or thread, which is woken.
-    Another,
+pub enum WakeWriter {
+    /// The caller is the writer: it calls [`Driver::poll_transmit`] next.
+    No,
+    /// Another task or thread is the writer, and is woken.
+    Yes,
 }
 
 impl Driver {
@@ -115,6 +122,7 @@ impl Driver {
             claimed: false,
             drained: None,
             unwritten: false,
+            blocked: None,
             write_deadline: None,
         };
         Arc::new(Self { state: Mutex::new(state) })
@@ -151,8 +159,8 @@ impl Driver {
     }
 
     /// The transport gave bytes: takes what is whole from the front of `input`.
-    pub fn handle_input(&self, now: Instant, input: &mut ReadBuffer, writes: Writes) {
-        let wake_writer = writes == Writes::Another;
+    pub fn handle_input(&self, now: Instant, input: &mut ReadBuffer, wake_writer: WakeWriter) {
+        let wake_writer = wake_writer == WakeWriter::Yes;
         loop {
             // No long record is opened under the lock.
             while input.next >= Connection::LONG_RECORD {
@@ -206,33 +214,18 @@ impl Driver {
         self.lock().connection.poll_timeout()
     }
 
-    /// For the writer, when the transport can take more: the next thing to do. `waker` is woken when that changes. What is to be sent is put
-    /// into `buffer`: a flight, a record, or several of a [burst](Connection::burst_len). The call says that the transport has all that was taken before.
-    pub fn poll_transmit(&self, now: Instant, buffer: &mut WriteBuffer, waker: &Waker) -> Pump {
+    /// When the transport can take more: puts the next burst into `buffer` (a flight, a record, or several of a [burst](Connection::burst_len)), and returns what to do. The call says
+    /// that the transport has everything that was taken before.
+    ///
+    /// The writer gives its waker, which is woken when there is more to do. A helper gives none: it gets records only, and leaves all else to the writer.
+    pub fn poll_transmit(&self, now: Instant, buffer: &mut WriteBuffer, writer: Option<&Waker>) -> WriteAction {
         let mut former = None;
-        let pump = self.act(false, |state| {
-            let transmit = buffer.fill(&mut state.connection, now);
-            state.unwritten = matches!(transmit, Transmit::Bytes(_));
-            if let Transmit::Bytes(_) = transmit {
-                // To ask at once saves the writer another call, where nothing else waits.
-                let then = match state.connection.poll_transmit(now, &mut []) {
-                    Ok(Transmit::Idle) if !state.connection.is_closed() => Then::Wait(state.wait(waker, &mut former)),
-                    _ => Then::Ask,
-                };
-                buffer.followed_by(then == Then::Ask);
-                return Pump::Send(then);
-            }
-            if state.connection.is_closed() {
-                return Pump::Close;
-            }
-            let timer = state.wait(waker, &mut former);
-            match transmit {
-                Transmit::Finished => Pump::HalfClose(timer),
-                _ => Pump::Wait(timer),
-            }
+        let action = self.act(writer.is_none(), |state| match writer {
+            Some(waker) => state.transmit(now, buffer, waker, &mut former),
+            None => state.transmit_records(now, buffer),
         });
         drop(former);
-        if self.seal(buffer) { pump } else { Pump::Close }
+        if self.seal(buffer) { action } else { WriteAction::Close }
     }
 
     /// Seals what is in `buffer`, not under the lock; false if that failed, which ends the connection.
@@ -247,20 +240,6 @@ impl Driver {
         sealed
     }
 
-    /// For another than the writer, who would wait otherwise: puts the next records into `buffer`, as [`Driver::poll_transmit`] does, and says whether there are more. `None` if there
-    /// is no record to send: all else is left to the writer.
-    pub fn transmit_records(&self, now: Instant, buffer: &mut WriteBuffer) -> Option<bool> {
-        let more = self.act(true, |state| {
-            let filled = state.connection.wants_record()
-                && matches!(buffer.fill(&mut state.connection, now), Transmit::Bytes(_));
-            state.unwritten |= filled;
-            let more = filled && state.connection.wants_record();
-            buffer.followed_by(more);
-            filled.then_some(more)
-        });
-        more.filter(|_| self.seal(buffer))
-    }
-
     /// The reason of the peer's DRAIN, if it has arrived.
     pub(crate) fn drained(&self) -> Option<ProtocolCode> {
         self.lock().drained
@@ -272,14 +251,30 @@ impl Driver {
         self.lock().connection.is_closed()
     }
 
-    /// For a writer that waits for the transport: once the connection is [closed](Driver::is_closed), when to give up what the transport has not taken, however
-    /// little it takes meanwhile. `None` before that. What was begun is to leave whole, and CLOSE behind it: so the transport has 3 s from the first time that it is waited for
-    /// after the connection ended for the application.
-    pub fn write_deadline(&self, now: Instant) -> Option<Instant> {
+    /// For a writer that waits until the transport takes more: the time until which it waits at most, and then calls [`Driver::handle_timeout`]. `waker` is woken when the connection
+    /// closes.
+    ///
+    /// What was begun is to leave whole, and CLOSE behind it, also if the connection has ended meanwhile. The transport has 3 s for that, from the first call after the connection
+    /// ended for the application, however little it takes meanwhile.
+    ///
+    /// # Errors
+    /// Returns [`TransportError`] of the kind `TimedOut` if the transport has not taken the last bytes in time.
+    pub fn poll_blocked(&self, now: Instant, waker: &Waker) -> Result<Option<Instant>, std::io::Error> {
         let mut state = self.lock();
-        state.connection.error()?;
-        let deadline = *state.write_deadline.get_or_insert(now + PATIENCE);
-        state.connection.is_closed().then_some(deadline)
+        let former = state.blocked.replace(waker.clone());
+        let mut timer = state.connection.poll_timeout();
+        if state.connection.error().is_some() {
+            let deadline = *state.write_deadline.get_or_insert(now + PATIENCE);
+            if state.connection.is_closed() {
+                timer = Some(deadline);
+            }
+        }
+        drop(state);
+        drop(former);
+        match timer {
+            Some(deadline) if now >= deadline && self.is_closed() => Err(std::io::ErrorKind::TimedOut.into()),
+            timer => Ok(timer),
+        }
     }
 
     /// For whoever waits for something of the whole connection: one for each future, or each call that blocks.
@@ -313,6 +308,46 @@ impl Driver {
 }
 
 impl State {
+    /// For the writer: see [`Driver::poll_transmit`].
+    fn transmit(
+        &mut self,
+        now: Instant,
+        buffer: &mut WriteBuffer,
+        waker: &Waker,
+        former: &mut Option<Waker>,
+    ) -> WriteAction {
+        let transmit = buffer.fill(&mut self.connection, now);
+        self.unwritten = matches!(transmit, Transmit::Bytes(_));
+        if let Transmit::Bytes(_) = transmit {
+            // To ask at once saves the writer another call, where nothing else waits.
+            let after = match self.connection.poll_transmit(now, &mut []) {
+                Ok(Transmit::Idle) if !self.connection.is_closed() => AfterSend::Idle(self.wait(waker, former)),
+                _ => AfterSend::PollAgain,
+            };
+            buffer.followed_by(after == AfterSend::PollAgain);
+            return WriteAction::Send(after);
+        }
+        if self.connection.is_closed() {
+            return WriteAction::Close;
+        }
+        let timer = self.wait(waker, former);
+        match transmit {
+            Transmit::Finished => WriteAction::HalfClose(timer),
+            _ => WriteAction::Wait(timer),
+        }
+    }
+
+    /// For a helper.
+    fn transmit_records(&mut self, now: Instant, buffer: &mut WriteBuffer) -> WriteAction {
+        if !self.connection.wants_record() || !matches!(buffer.fill(&mut self.connection, now), Transmit::Bytes(_)) {
+            return WriteAction::Wait(None);
+        }
+        self.unwritten = true;
+        let more = self.connection.wants_record();
+        buffer.followed_by(more);
+        WriteAction::Send(if more { AfterSend::PollAgain } else { AfterSend::Idle(None) })
+    }
+
     fn established(&self) -> Option<PeerInfo> {
         self.connection.peer().filter(|_| self.connection.is_established()).cloned()
     }
@@ -356,6 +391,9 @@ impl State {
         }
         if self.claimed().is_some() || self.connection.is_closed() {
             self.wake_watchers(wakers);
+        }
+        if self.connection.is_closed() {
+            wakers.take(&mut self.blocked);
         }
         while let Some(waker) = self.connection.poll_waker() {
             wakers.add(waker);

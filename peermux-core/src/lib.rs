@@ -176,6 +176,8 @@ mod peers;
 mod record;
 mod retry;
 mod shape;
+#[cfg(feature = "socket")]
+pub mod socket;
 mod stats;
 pub mod time;
 #[cfg(feature = "driver")]

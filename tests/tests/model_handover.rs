@@ -1,4 +1,4 @@
-//! The hand-over of a connection's work between its task and helpers (`peermux-tokio/src/handover.rs`), in all interleavings of two and three threads.
+//! The hand-over of a connection's work between its task and helpers (`peermux-core/src/driver/handover.rs`), in all interleavings of two and three threads.
 #![allow(missing_docs, reason = "a test")]
 
 use std::sync::Arc;
@@ -78,7 +78,7 @@ mod sync {
     pub(crate) fn clear_poison<T>(_: &Mutex<T>) {}
 }
 
-#[path = "../../peermux-tokio/src/handover.rs"]
+#[path = "../../peermux-core/src/driver/handover.rs"]
 #[expect(dead_code, reason = "the model does not end the owner")]
 mod handover;
 

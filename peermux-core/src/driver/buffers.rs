@@ -33,10 +33,15 @@ impl ReadBuffer {
     /// From this length on records are read one at a time, so that no part of the next one has to be moved.
     const LONG: usize = 8 * QUANTUM;
 
+    /// How many bytes are worth reading at once.
+    pub(super) fn wanted(&self) -> usize {
+        let whole = if self.next >= Self::LONG { self.next } else { MAX_INPUT_BUFFER };
+        whole.saturating_sub(self.bytes.len())
+    }
+
     /// Where to read to: as much as is worth reading at once.
     pub fn room(&mut self) -> Limit<&mut BytesMut> {
-        let whole = if self.next >= Self::LONG { self.next } else { MAX_INPUT_BUFFER };
-        let wanted = whole.saturating_sub(self.bytes.len());
+        let wanted = self.wanted();
         if !self.bytes.try_reclaim(wanted) {
             let mut other = take();
             other.extend_from_slice(&self.bytes);
