@@ -23,6 +23,7 @@ use crate::wire::Priority;
 mod buffers;
 mod handover;
 mod link;
+mod methods;
 mod setup;
 mod stream;
 mod sync;

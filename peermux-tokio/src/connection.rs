@@ -1,5 +1,6 @@
 //! Connections.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -7,18 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use peermux_core::driver::{Driver, Progress};
+use peermux_core::driver::{Driver, Handle, Link, Setup};
 use peermux_core::trace::Trace;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
 
-use crate::listener::invalid;
-use crate::pump;
 use crate::reach::reach;
 use crate::stream::Stream;
-use crate::transport::{Addresses, Clock, Transport, unix_millis};
+use crate::task;
+use crate::transport::{Clock, Shared, Transport};
 use crate::{
-    Approval, Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote,
-    Stats,
+    Approval, Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, PublicKey, Remote, Stats,
 };
 
 /// A connection to a peer. Clones are handles to the same one. When the last handle is dropped the connection drains: what is open on it goes on, and it closes
@@ -26,40 +26,22 @@ use crate::{
 #[derive(Clone)]
 pub struct Connection {
     handle: Arc<Handle>,
+    shared: Shared,
 }
 
-struct Handle {
-    transport: Arc<Transport>,
-    peer: PeerInfo,
-    trace: Trace,
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        let driver = self.transport.driver();
-        self.trace.drains(driver);
-        // Streams that are held go on, and what was finished is sent.
-        driver.with(|connection| {
-            connection.drain(ProtocolCode::GOING_AWAY);
-            // Nobody is left to accept these, and the connection would wait for them.
-            while let Some(id) = connection.accept() {
-                connection.refuse(id, Code::REFUSED);
-            }
-        });
-    }
-}
-
-/// Dials `address`, as `identity`, for `remote`.
+/// Dials `address` as `identity`, and expects `remote`.
 ///
-/// If `address` names several, they are tried as RFC 8305 says: one more every 250 ms, or as soon as an attempt has failed, with families in turns. The first that answers is
-/// taken. Each attempt may take [`Config::connect_timeout`]. Then this waits for the handshake, 15 s at most, and for the decision of the peer's application if that is asked, 18 s more at most. Looking a name up has no limit here.
+/// If `address` names several addresses, they are tried as RFC 8305 says: one more every 250 ms, or as soon as an attempt has failed, with families in turns. The first that answers
+/// is taken. Each attempt may take [`Config::connect_timeout`]. Then this waits for the handshake, 15 s at most, and for the decision of the peer's application if there is one, 18 s
+/// more at most. Looking a name up has no limit here.
 ///
 /// # Errors
-/// One that holds a [`ConnectError`](crate::ConnectError), with all addresses that were tried, a [`ConnectionError`] or a [`ConfigError`](crate::ConfigError): see
-/// [`io::Error::get_ref`]. If a field of `config` is out of range, nobody is dialled. Peers that are to be asked about ([`Remote::Ask`], [`Config::ask`]) are refused: use [`connect_with`].
+/// Returns an error that holds a [`ConnectError`](crate::ConnectError), with all addresses that were tried, a [`ConnectionError`] or a [`ConfigError`](crate::ConfigError): see
+/// [`io::Error::get_ref`]. If a field of `config` is out of range, nobody is dialled. A peer that the application must approve ([`Remote::Ask`], [`Config::ask`]) is refused: use
+/// [`connect_with`].
 ///
 /// # Cancel safety
-/// Dropping the future gives the connection up.
+/// If the future is dropped, the handshake is aborted and the socket is closed.
 pub async fn connect(
     address: impl ToSocketAddrs,
     identity: impl Into<Identity>,
@@ -69,331 +51,282 @@ pub async fn connect(
     connect_with(address, identity, remote, config, |_| false).await
 }
 
-/// As [`connect`]; `accept` decides about the peer where the configuration or `remote` says so: it returns a `bool` or an [`Approval`].
+/// Dials as [`connect`], and calls `approve` if `config` or `remote` says that the application must approve the peer. `approve` returns a `bool` or an [`Approval`].
 ///
 /// # Errors
-/// As for [`connect`].
+/// See [`connect`].
 ///
 /// # Cancel safety
-/// Dropping the future gives the connection up.
+/// If the future is dropped, the handshake is aborted and the socket is closed.
 pub async fn connect_with<A: Into<Approval>>(
     address: impl ToSocketAddrs,
     identity: impl Into<Identity>,
     remote: Remote,
     config: Config,
-    accept: impl FnMut(&PeerInfo) -> A,
+    approve: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
-    let identity = identity.into();
-    connect_over(socket(address, &config).await?, identity, remote, config, accept).await
+    Connecting::new(address, identity, remote, config).await?.handshake(approve).await
 }
 
-/// Connects to `address`, if `config` can be used.
-async fn socket(address: impl ToSocketAddrs, config: &Config) -> io::Result<TcpStream> {
-    config.check().map_err(invalid)?;
-    let addresses: Vec<_> = lookup_host(address).await?.collect();
-    reach(&addresses, config.connect_timeout).await
-}
-
-/// As [`connect_with`], over a socket that was just connected.
+/// Connects as [`connect_with`], over a transport that is connected: a TCP or Unix socket, or anything else that reads and writes, such as a TLS session, one end of
+/// [`tokio::io::duplex`], or a [`Stream`] of another connection. TCP and Unix sockets have the full speed also if they come here.
+///
+/// ```
+/// # use peermux_tokio::{Config, Priority, Remote, StaticSecret, accept_socket, connect_socket};
+/// # use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (near, far) = tokio::io::duplex(64 * 1024);
+/// let host_key = StaticSecret::from_bytes(&[1; 32]);
+/// let host = host_key.public_key();
+/// let (dialed, accepted) = tokio::try_join!(
+///     connect_socket(near, StaticSecret::from_bytes(&[2; 32]), Remote::Key(host), Config::default(), |_| true),
+///     accept_socket(far, host_key, Config::default(), |_| true),
+/// )?;
+/// dialed.open_stream(None, Priority::default())?.write_all(b"hello").await?;
+/// let mut stream = accepted.accept_stream().await?;
+/// let mut hello = [0; 5];
+/// stream.read_exact(&mut hello).await?;
+/// assert_eq!(&hello, b"hello");
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// As for [`connect`].
+/// See [`connect`].
 ///
 /// # Cancel safety
-/// Dropping the future gives the connection up.
-pub async fn connect_over<A: Into<Approval>>(
-    socket: TcpStream,
+/// If the future is dropped, the handshake is aborted and the transport is dropped.
+pub async fn connect_socket<A: Into<Approval>>(
+    transport: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     identity: impl Into<Identity>,
     remote: Remote,
     config: Config,
-    accept: impl FnMut(&PeerInfo) -> A,
+    approve: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
-    Dialing::over(socket, identity, remote, config)?.establish(accept).await
+    Connecting::from_socket(transport, identity, remote, config)?.handshake(approve).await
 }
 
 /// A connection that is about to begin, to which early data can be given before it does.
 ///
-/// Where [`Config::early_data`] is set and the responder's key is known, what is written to streams of [`Dialing::open_early`] travels with the first flight, so that a host that
-/// accepts early data answers in one round trip. Where it does not, the data goes again by itself.
+/// If [`Config::early_data`] is set and the responder's key is known, what is written to streams of [`Connecting::open_early`] travels with the first flight. A host that accepts
+/// early data then answers in one round trip. Otherwise the data is sent again by itself.
 ///
-/// If it is dropped, or the future of [`Dialing::establish`], its early streams end with an error.
-pub struct Dialing {
-    transport: Arc<Transport>,
-    socket: TcpStream,
-    trace: Trace,
-    abandon: Abandon,
+/// If this is dropped, or the future of [`Connecting::handshake`], its early streams end with an error.
+pub struct Connecting {
+    setup: Setup,
+    shared: Shared,
+    transport: Option<Transport>,
 }
 
-impl Dialing {
-    /// Connects to `address`; nothing is sent yet.
+impl Connecting {
+    /// Connects a socket to `address`. Nothing is sent yet.
     ///
     /// # Errors
-    /// As for [`connect`].
+    /// See [`connect`].
     ///
     /// # Cancel safety
-    /// Dropping the future gives the connection up.
-    pub async fn to(
+    /// If the future is dropped, the socket is closed.
+    pub async fn new(
         address: impl ToSocketAddrs,
         identity: impl Into<Identity>,
         remote: Remote,
         config: Config,
     ) -> io::Result<Self> {
         let identity = identity.into();
-        Self::over(socket(address, &config).await?, identity, remote, config)
+        config.check()?;
+        let addresses: Vec<_> = lookup_host(address).await?.collect();
+        Self::from_socket(reach(&addresses, config.connect_timeout).await?, identity, remote, config)
     }
 
-    /// Uses a socket that was just connected; nothing is sent yet.
+    /// Uses a transport that is connected: see [`connect_socket`]. Nothing is sent yet.
     ///
     /// # Errors
-    /// As for [`connect`].
-    pub fn over(socket: TcpStream, identity: impl Into<Identity>, remote: Remote, config: Config) -> io::Result<Self> {
-        let (transport, trace) = prepare(&socket, identity.into(), remote, Arc::new(config))?;
-        let abandon = Abandon(Some(transport.driver().clone()));
-        Ok(Self { transport, socket, trace, abandon })
+    /// See [`connect`].
+    pub fn from_socket(
+        transport: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        identity: impl Into<Identity>,
+        remote: Remote,
+        config: Config,
+    ) -> io::Result<Self> {
+        Self::create(Transport::new(transport)?, identity.into(), remote, Arc::new(config))
     }
 
-    /// Opens a stream that may travel as early data: its first bytes, up to 1136 with all that is early, if they are written before
-    /// [`Dialing::establish`]. See [`peermux_core::Connection::open_early`] for what early data lacks.
+    pub(crate) fn dialed(
+        socket: TcpStream,
+        identity: Identity,
+        remote: Remote,
+        config: Arc<Config>,
+    ) -> io::Result<Self> {
+        Self::create(Transport::new(socket)?, identity, remote, config)
+    }
+
+    fn create(transport: Transport, identity: Identity, remote: Remote, config: Arc<Config>) -> io::Result<Self> {
+        let clock = Clock::start();
+        let (addresses, now) = (transport.addresses(), clock.with_wall_clock());
+        let setup = Setup::initiator(config, identity, remote, addresses, now, &mut getrandom::SysRng)?;
+        let shared = Shared { link: Link::new(setup.driver().clone()), clock };
+        Ok(Self { setup, shared, transport: Some(transport) })
+    }
+
+    pub(crate) const fn driver(&self) -> &Arc<Driver> {
+        self.setup.driver()
+    }
+
+    /// Opens a stream that may travel as early data: its first bytes, up to 1136 with all that is early, if they are written before [`Connecting::handshake`]. See
+    /// [`peermux_core::Connection::open_early`] for what early data lacks.
     ///
-    /// Nothing is sent before [`Dialing::establish`] is polled: do not wait before that for more than 2048 bytes to be written, for a flush, or for an
-    /// answer.
+    /// Nothing is sent before [`Connecting::handshake`] is polled: do not wait before that for more than 2048 bytes to be written, for a flush, or for an answer.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open_early(&self, protocol: &str, priority: Priority) -> Result<Stream, OpenError> {
-        let protocol = (!protocol.is_empty()).then_some(protocol);
-        let stream = self.transport.driver().open_early(protocol, priority)?;
-        self.trace.opened(&stream);
-        Ok(Stream::new(stream, &self.transport))
+    pub fn open_early(&self, protocol: Option<&str>, priority: Priority) -> Result<Stream, OpenError> {
+        let stream = self.driver().open_early(protocol, priority)?;
+        self.setup.trace().opened(&stream);
+        Ok(Stream::new(stream, &self.shared))
     }
 
-    /// Begins, and waits for the handshake; `accept` is asked about the peer where the configuration or `remote` says so. An answer to early data can come before.
+    /// Begins, and waits for the handshake. Calls `approve` if the configuration or `remote` says that the application must approve the peer. An answer to early data can come
+    /// before.
     ///
     /// # Errors
-    /// As for [`connect`].
+    /// See [`connect`].
     ///
     /// # Cancel safety
-    /// Dropping the future gives the connection up.
-    pub async fn establish<A: Into<Approval>>(self, accept: impl FnMut(&PeerInfo) -> A) -> io::Result<Connection> {
-        let Self { transport, socket, trace, mut abandon } = self;
-        trace.start(transport.driver(), || pump::start(socket, &transport))?;
-        let peer =
-            establish(transport.driver(), accept, false, &trace).await.map_err(ConnectionError::into_dial_error)?;
-        abandon.0 = None;
-        Ok(Connection::new(transport, peer, trace))
+    /// If the future is dropped, the handshake is aborted and the transport is closed.
+    pub async fn handshake<A: Into<Approval>>(mut self, approve: impl FnMut(&PeerInfo) -> A) -> io::Result<Connection> {
+        if let Some(transport) = self.transport.take() {
+            start(&self.setup, &self.shared, transport)?;
+        }
+        establish(&self.setup, &self.shared, approve).await.map_err(ConnectionError::into_dial_error)
     }
 }
 
-/// The connection of the one who has dialled; nothing is sent yet.
-pub(crate) fn prepare(
-    socket: &TcpStream,
-    identity: Identity,
-    remote: Remote,
-    config: Arc<Config>,
-) -> io::Result<(Arc<Transport>, Trace)> {
-    let clock = Clock::start();
-    let mut rng = getrandom::SysRng;
-    let mut connection =
-        peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut rng).map_err(invalid)?;
-    connection.set_wall_clock(clock.now(), unix_millis());
-    Ok((Transport::new(Driver::new(connection), clock, Addresses::of(socket)), Trace::dialing(socket.peer_addr().ok())))
-}
-
-/// Gives the connection up unless it is disarmed.
-struct Abandon(Option<Arc<Driver>>);
-
-impl Drop for Abandon {
+impl Drop for Connecting {
     fn drop(&mut self) {
-        if let Some(driver) = self.0.take() {
-            driver.with(|connection| connection.close(Code::CANCELLED, ""));
+        // After the handshake has begun, its own future closes the connection.
+        if self.transport.is_some() {
+            self.driver().with(|connection| connection.close(Code::CANCELLED, ""));
         }
     }
+}
+
+/// Starts the task of a connection.
+pub(crate) fn start(setup: &Setup, shared: &Shared, transport: Transport) -> io::Result<()> {
+    setup.trace().start(setup.driver(), || {
+        task::start(shared, transport);
+        Ok(())
+    })
+}
+
+/// Waits for the handshake and the decision about the peer.
+pub(crate) async fn establish<A: Into<Approval>>(
+    setup: &Setup,
+    shared: &Shared,
+    approve: impl FnMut(&PeerInfo) -> A,
+) -> Result<Connection, ConnectionError> {
+    Ok(Connection::new(setup, shared, handshake(setup, false, approve).await?))
 }
 
 /// Waits for the handshake and the decision about the peer, or, if `early`, until early data was accepted.
-pub(crate) async fn establish<A: Into<Approval>>(
-    driver: &Arc<Driver>,
-    mut accept: impl FnMut(&PeerInfo) -> A,
+pub(crate) async fn handshake<A: Into<Approval>>(
+    setup: &Setup,
     early: bool,
-    trace: &Trace,
+    mut approve: impl FnMut(&PeerInfo) -> A,
 ) -> Result<PeerInfo, ConnectionError> {
-    let mut abandon = Abandon(Some(driver.clone()));
-    let mut waiter = driver.waiter();
-    let result = loop {
-        match poll_fn(|cx| waiter.poll_progress(cx.waker())).await {
-            Ok(Progress::Claimed(peer)) if early => {
-                trace.early_accepted(&peer);
-                break Ok(peer);
-            }
-            Ok(Progress::Claimed(_)) => {}
-            Ok(Progress::Ask(peer)) => {
-                let approval = accept(&peer).into();
-                driver.with(|connection| connection.decide_peer(&approval));
-            }
-            Ok(Progress::Established(peer)) => break Ok(peer),
-            Err(error) => break Err(error),
-        }
-    };
-    abandon.0 = None;
-    trace.look();
-    result
+    let mut handshake = setup.handshake(early);
+    poll_fn(|cx| handshake.poll(cx.waker(), &mut approve)).await
 }
 
 impl Connection {
-    pub(crate) fn new(transport: Arc<Transport>, peer: PeerInfo, trace: Trace) -> Self {
-        Self { handle: Arc::new(Handle { transport, peer, trace }) }
+    pub(crate) fn new(setup: &Setup, shared: &Shared, peer: PeerInfo) -> Self {
+        Self { handle: Arc::new(setup.handle(peer)), shared: shared.clone() }
     }
 
-    pub(crate) fn transport(&self) -> &Arc<Transport> {
-        &self.handle.transport
+    pub(crate) const fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     pub(crate) fn trace(&self) -> &Trace {
-        &self.handle.trace
+        self.handle.trace()
     }
 
-    /// Opens a stream that speaks `protocol`, a name of 1 to 64 bytes of printable ASCII without space; an empty one names none.
+    /// Opens a stream that speaks `protocol`, a name of 1 to 64 bytes of printable ASCII without space, or that names none.
     ///
-    /// Nothing waits: the peer learns of the stream with the first bytes that are written to it, or when it is read, flushed or shut down.
+    /// This does not wait: the peer learns of the stream with the first bytes that are written to it, or when it is read, flushed or shut down.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(&self, protocol: &str, priority: Priority) -> Result<Stream, OpenError> {
-        let protocol = (!protocol.is_empty()).then_some(protocol);
+    pub fn open_stream(&self, protocol: Option<&str>, priority: Priority) -> Result<Stream, OpenError> {
         let stream = self.driver().open(protocol, priority)?;
-        self.handle.trace.opened(&stream);
-        Ok(Stream::new(stream, self.transport()))
+        self.trace().opened(&stream);
+        Ok(Stream::new(stream, &self.shared))
     }
 
-    /// The next stream that the peer opened. Several tasks may wait at once; each stream goes to one of them.
+    /// Waits for the next stream that the peer opens. Several tasks may wait at once; each stream goes to one of them.
     ///
     /// # Errors
-    /// Why the connection ended, once all streams that were opened before are accepted.
+    /// Returns why the connection ended, once all streams that were opened before are accepted.
     ///
     /// # Cancel safety
-    /// No stream is lost when the future is dropped.
-    pub async fn accept(&self) -> Result<Stream, ConnectionError> {
+    /// This method is cancel safe: no stream is lost if the future is dropped.
+    pub async fn accept_stream(&self) -> Result<Stream, ConnectionError> {
         let mut waiter = self.driver().waiter();
         let stream = poll_fn(|cx| waiter.poll_accept(cx.waker())).await?;
-        self.handle.trace.stream_accepted(&stream);
-        Ok(Stream::new(stream, self.transport()))
+        self.trace().stream_accepted(&stream);
+        Ok(Stream::new(stream, &self.shared))
     }
 
-    /// Waits until the peer has proved its key. That is so from the beginning, except for a connection whose early data was accepted: it is there before, with
-    /// what the peer claims, and only its early streams can be read and answered.
+    /// Waits until the peer has proved its key and is accepted. That is so from the beginning, except for a connection whose early data was accepted: it exists before, with the key that
+    /// the peer claims, and only its early streams can be read and answered.
     ///
     /// # Errors
-    /// Why the connection ended instead.
+    /// Returns why the connection ended instead.
     ///
     /// # Cancel safety
-    /// The future can be dropped at any time.
-    pub async fn confirmed(&self) -> Result<PeerInfo, ConnectionError> {
+    /// This method is cancel safe.
+    pub async fn handshake_confirmed(&self) -> Result<PeerInfo, ConnectionError> {
         let mut waiter = self.driver().waiter();
         poll_fn(|cx| waiter.poll_confirmed(cx.waker())).await
     }
 
-    /// Returns the socket's address on this side.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.transport().addresses().local
-    }
-
-    /// Returns the socket's address on the peer's side.
-    pub fn peer_addr(&self) -> SocketAddr {
-        self.transport().addresses().peer
-    }
-
-    /// Returns what the connection has done so far, and what it holds now.
-    pub fn stats(&self) -> Stats {
-        self.driver().look(peermux_core::Connection::stats)
-    }
-
-    /// Returns the round trip time, smoothed; zero before the first measurement.
-    pub fn round_trip(&self) -> Duration {
-        self.driver().look(peermux_core::Connection::round_trip)
-    }
-
-    /// Waits for the peer's attestation: one of at most 112 bytes is in [`PeerInfo::attestation`] from the beginning, and a longer one comes in one of the peer's first 16 records. Returns
-    /// `None` once the peer has sent none and can send none any more, which takes 16 records. Nobody has verified it: see [`peermux_core::attestation`].
+    /// Waits for the peer's attestation: one of at most 112 bytes is in [`PeerInfo::attestation`] from the beginning, and a longer one comes in one of the peer's first 16 records.
+    /// Returns `None` once the peer has sent none and can send none any more, which takes 16 records. Nobody has verified it: see [`peermux_core::attestation`].
     ///
     /// # Errors
-    /// Why the connection ended before.
+    /// Returns why the connection ended before.
     ///
     /// # Cancel safety
-    /// The future can be dropped at any time.
+    /// This method is cancel safe.
     pub async fn attestation(&self) -> Result<Option<Bytes>, ConnectionError> {
         let mut waiter = self.driver().waiter();
         poll_fn(|cx| waiter.poll_attestation(cx.waker())).await
     }
 
-    /// Fills `out` with keying material for the application, in the shape of RFC 5705: both sides get the same bytes for the same `label` and `context`
-    /// (`docs/spec.md` section 5). Returns `None` if `label` is longer than 255 bytes, or if `out` is empty or longer than 16,320.
-    pub fn export(&self, label: &[u8], context: &[u8], out: &mut [u8]) -> Option<()> {
-        self.driver().look(|connection| connection.export(label, context, out))
-    }
-
-    /// Returns the channel binding: the handshake's hash, the same on both sides, and of no other connection.
-    pub fn channel_binding(&self) -> [u8; 64] {
-        self.driver().channel_binding()
-    }
-
-    /// What the handshake proved of the peer; or what it claims, see [`Connection::confirmed`].
-    pub fn peer(&self) -> &PeerInfo {
-        &self.handle.peer
-    }
-
-    /// The peer's static key.
-    pub fn peer_key(&self) -> PublicKey {
-        self.handle.peer.key
-    }
-
-    /// Closes the connection with a code of the application's and a reason of at most 256 bytes, and waits until the peer knows, or 3 s have
-    /// passed. What is queued is dropped: use [`Connection::drain`] to let it finish.
+    /// Waits until the connection has ended, and returns why.
     ///
     /// # Cancel safety
-    /// The connection is closed even if the future is dropped after its first poll.
-    pub async fn close(&self, code: u64, reason: &str) {
-        self.driver().with(|connection| connection.close(Code::Application(code), reason));
-        self.closed().await;
-    }
-
-    /// Opens no more streams, asks the peer to open none, and closes once all that are open are done and dropped. The streams that the
-    /// peer has opened are among these, so accept them to the last.
-    ///
-    /// # Cancel safety
-    /// The connection drains even if the future is dropped after its first poll.
-    pub async fn drain(&self) {
-        self.handle.trace.drains(self.driver());
-        self.driver().with(|connection| connection.drain(ProtocolCode::GOING_AWAY));
-        self.closed().await;
-    }
-
-    /// Waits until the connection has ended, and says why.
-    ///
-    /// # Cancel safety
-    /// The future can be dropped at any time.
-    pub async fn ended(&self) -> ConnectionError {
+    /// This method is cancel safe.
+    pub async fn closed(&self) -> ConnectionError {
         let mut waiter = self.driver().waiter();
         poll_fn(|cx| waiter.poll_ended(cx.waker())).await
     }
 
-    async fn closed(&self) {
+    /// Waits until nothing is to be sent or received any more, and the transport has this side's last record. A program that ends right after [`Connection::close`] or
+    /// [`Connection::drain`] waits for this first. After the connection has ended this takes 3 s at most.
+    ///
+    /// # Cancel safety
+    /// This method is cancel safe.
+    pub async fn transport_closed(&self) {
         let mut waiter = self.driver().waiter();
         poll_fn(|cx| waiter.poll_closed(cx.waker())).await;
     }
-
-    /// Why the connection ended, if it has.
-    pub fn error(&self) -> Option<ConnectionError> {
-        self.driver().look(|connection| connection.error().cloned())
-    }
-
-    /// The shared state machine, for all that this adapter does not show.
-    pub fn driver(&self) -> &Arc<Driver> {
-        self.handle.transport.driver()
-    }
 }
 
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("peer", &self.handle.peer).finish_non_exhaustive()
+peermux_core::connection_methods!(Connection);
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.handle.fmt(f)
     }
 }

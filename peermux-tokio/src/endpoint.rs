@@ -14,7 +14,6 @@ use peermux_core::endpoint::{self, Decision, EndpointLimits, Link, Next, Registe
 use tokio::net::{TcpListener, ToSocketAddrs, lookup_host};
 use tokio::task::JoinHandle;
 
-use crate::listener::invalid;
 use crate::signal::Signal;
 use crate::transport::Clock;
 use crate::{Approval, Config, Connection, PeerInfo, PublicKey, ResponderKeys, Stream};
@@ -86,7 +85,13 @@ impl Endpoint {
     /// Dropping the future leaves nothing behind.
     pub async fn bind(address: impl ToSocketAddrs, keys: impl Into<ResponderKeys>, config: Config) -> io::Result<Self> {
         let keys = keys.into();
-        Self::over(TcpListener::bind(address).await?, move || keys.clone(), config, EndpointLimits::default(), |_| true)
+        Self::from_listener(
+            TcpListener::bind(address).await?,
+            move || keys.clone(),
+            config,
+            EndpointLimits::default(),
+            |_| true,
+        )
     }
 
     /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; this side dials as the holder of the current one. Connections
@@ -97,14 +102,14 @@ impl Endpoint {
     ///
     /// # Panics
     /// Outside of a Tokio runtime, in which the endpoint's tasks run.
-    pub fn over<A: Into<Approval>>(
+    pub fn from_listener<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
         limits: EndpointLimits,
         accept: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        config.check().map_err(invalid)?;
+        config.check()?;
         let address = socket.local_addr()?;
         let shared = Arc::new(Shared {
             links: endpoint::Endpoint::new(limits),
@@ -175,9 +180,9 @@ impl Endpoint {
     ///
     /// # Errors
     /// See [`RegisterError`].
-    pub fn register(&self, protocol: &str) -> Result<Acceptor, RegisterError> {
+    pub fn register(&self, protocol: &str) -> Result<ProtocolListener, RegisterError> {
         let streams = self.handle.shared.links.register(protocol)?;
-        Ok(Acceptor { streams, signal: Arc::default() })
+        Ok(ProtocolListener { streams, signal: Arc::default() })
     }
 
     /// Accepts and dials no more, drains all connections, and waits until all of their streams are done and they are closed. Streams that wait for an acceptor are
@@ -200,13 +205,13 @@ impl fmt::Debug for Endpoint {
 }
 
 /// Takes the streams of one protocol. When it is dropped, those that wait are refused, and the protocol is unknown.
-pub struct Acceptor {
+pub struct ProtocolListener {
     streams: endpoint::Acceptor<Connection>,
     /// Where tasks wait for a stream.
     signal: Arc<Signal>,
 }
 
-impl Acceptor {
+impl ProtocolListener {
     /// The next stream that names the protocol, and the connection that it came on, which says who the peer is and opens streams to it. `None` once the endpoint has
     /// drained. Several tasks may wait at once; each stream goes to one of them.
     ///
@@ -215,7 +220,7 @@ impl Acceptor {
     pub async fn accept(&self) -> Option<(Stream, Connection)> {
         let (stream, connection) = self.signal.wait(|waker| self.streams.poll_accept(waker)).await?;
         connection.trace().stream_accepted(&stream);
-        Some((Stream::new(stream, connection.transport()), connection))
+        Some((Stream::new(stream, connection.shared()), connection))
     }
 
     /// The protocol's name.
@@ -224,9 +229,9 @@ impl Acceptor {
     }
 }
 
-impl fmt::Debug for Acceptor {
+impl fmt::Debug for ProtocolListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Acceptor").field("protocol", &self.protocol()).finish_non_exhaustive()
+        f.debug_struct("ProtocolListener").field("protocol", &self.protocol()).finish_non_exhaustive()
     }
 }
 

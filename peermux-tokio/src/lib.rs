@@ -12,11 +12,11 @@
 //! let host_key = StaticSecret::from_bytes(&[1; 32]);
 //! let host = host_key.public_key();
 //! let mut listener = Listener::bind("127.0.0.1:0", host_key, Config::default()).await?;
-//! let address = listener.local_addr();
+//! let address = listener.local_addr()?;
 //!
 //! tokio::spawn(async move {
 //!     let connection = listener.accept().await.expect("a renter dials");
-//!     while let Ok(mut stream) = connection.accept().await {
+//!     while let Ok(mut stream) = connection.accept_stream().await {
 //!         let mut request = Vec::new();
 //!         stream.read_to_end(&mut request).await.expect("the renter finishes");
 //!         stream.write_all(&request).await.expect("the renter reads");
@@ -26,13 +26,14 @@
 //!
 //! let renter_key = StaticSecret::from_bytes(&[2; 32]);
 //! let connection = connect(address, renter_key, Remote::Key(host), Config::default()).await?;
-//! let mut stream = connection.open("example/echo", Priority::default())?;
+//! let mut stream = connection.open_stream(Some("example/echo"), Priority::default())?;
 //! stream.write_all(b"hello").await?;
 //! stream.shutdown().await?;
 //! let mut answer = Vec::new();
 //! stream.read_to_end(&mut answer).await?;
 //! assert_eq!(answer, b"hello");
-//! connection.close(0, "done").await;
+//! connection.close(0, "done");
+//! connection.transport_closed().await;
 //! # Ok(())
 //! # }
 //! ```
@@ -71,25 +72,24 @@ mod connection;
 mod endpoint;
 #[cfg(feature = "futures-io")]
 mod futures;
-mod handover;
 mod listener;
-mod pump;
 mod reach;
 mod relay;
 mod signal;
 mod stream;
-mod sync;
+mod task;
 mod transport;
 
-pub use connection::{Connection, Dialing, connect, connect_over, connect_with};
-pub use endpoint::{Acceptor, Endpoint};
-pub use listener::{AcceptError, Listener, accept_over};
+pub use connection::{Connecting, Connection, connect, connect_socket, connect_with};
+pub use endpoint::{Endpoint, ProtocolListener};
+pub use listener::{Listener, accept_socket};
 pub use relay::relay;
 pub use stream::{ReadHalf, Stream, WriteHalf};
 
 pub use peermux_core::code::{Code, ProtocolCode};
 pub use peermux_core::crypto::{PublicKey, StaticSecret};
 pub use peermux_core::dialing::ConnectError;
+pub use peermux_core::driver::AcceptError;
 pub use peermux_core::endpoint::{EndpointLimits, RegisterError};
 pub use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};
 pub use peermux_core::wire::Priority;

@@ -1,25 +1,24 @@
 //! Accepting connections.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use futures_core::Stream;
 use peermux_core::StrikeRegister;
-use peermux_core::driver::Driver;
-use peermux_core::trace::Trace;
-use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use peermux_core::driver::{AcceptError, Link, Setup};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet, coop};
 
-use crate::connection::{Connection, establish};
-use crate::pump;
+use crate::connection::{Connection, establish, handshake, start};
 use crate::signal::Signal;
-use crate::transport::{Addresses, Clock, Transport, unix_millis};
+use crate::transport::{Clock, Shared, Transport, unix_millis};
 use crate::{Approval, Config, PeerInfo, ResponderKeys, StaticSecret};
 
 /// Handshakes that may be under way at once; more dialers wait in the kernel's queue.
@@ -31,15 +30,15 @@ const READY: usize = 64;
 /// How long to wait when the system has no socket to give, as when all file descriptors are in use.
 pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
-/// First flights with early data that are remembered, within 120 s; about 10 MB. What comes beyond is refused, and goes again.
+/// First flights with early data that are remembered, within 120 s; about 10 MB. Early data beyond that is refused, and is sent again.
 const FIRST_FLIGHTS: usize = 1 << 16;
 
-type Decide = dyn Fn(&PeerInfo) -> Approval + Send + Sync;
+type Outcome = Result<Connection, AcceptError>;
 
-/// Listens for peers. Their handshakes run side by side, so that a silent one holds nobody up.
+/// Listens for peers. Handshakes run side by side, so a silent peer does not block the others.
 pub struct Listener {
-    address: SocketAddr,
-    outcomes: Mutex<mpsc::Receiver<Result<Connection, AcceptError>>>,
+    address: Option<SocketAddr>,
+    outcomes: Mutex<mpsc::Receiver<Outcome>>,
     /// Where tasks wait for an outcome.
     signal: Arc<Signal>,
     accepting: JoinHandle<()>,
@@ -51,100 +50,102 @@ impl Drop for Listener {
     }
 }
 
-/// Why somebody who dialled did not become a connection.
-#[derive(Debug)]
-pub struct AcceptError {
-    /// Who dialled; `None` if the system had no socket to give.
-    pub peer: Option<SocketAddr>,
-    /// What went wrong; it holds a [`ConnectionError`](crate::ConnectionError) where the handshake failed.
-    pub error: io::Error,
-}
-
-impl fmt::Display for AcceptError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.peer {
-            Some(peer) => write!(f, "{peer}: {}", self.error),
-            None => fmt::Display::fmt(&self.error, f),
-        }
-    }
-}
-
-impl std::error::Error for AcceptError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
-    }
-}
-
 impl Listener {
     /// Listens on `address` as the holder of `key`, and accepts every peer that completes the handshake.
     ///
     /// # Errors
-    /// The error of the socket; or that of a field of `config`, as a [`ConfigError`](crate::ConfigError).
+    /// Returns the error of the socket, or one that holds a [`ConfigError`](crate::ConfigError).
     ///
     /// # Cancel safety
-    /// Dropping the future leaves nothing behind.
+    /// If the future is dropped, nothing is left behind.
     pub async fn bind(address: impl ToSocketAddrs, key: StaticSecret, config: Config) -> io::Result<Self> {
         let keys = move || ResponderKeys::from(key.clone());
-        Self::over(TcpListener::bind(address).await?, keys, config, |_| true)
+        Self::from_listener(TcpListener::bind(address).await?, keys, config, |_| true)
     }
 
-    /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; `accept` decides about each peer if
-    /// [`Config::ask`] is set: it returns a `bool` or an [`Approval`].
+    /// Listens on a socket that is bound. `keys` returns the keys of each connection, so that they can change. `approve` decides about each peer if [`Config::ask`] is set: it returns
+    /// a `bool` or an [`Approval`].
     ///
     /// # Errors
-    /// As for [`Listener::bind`].
+    /// See [`Listener::bind`].
     ///
     /// # Panics
-    /// Outside of a Tokio runtime, in which the listener's task runs.
-    pub fn over<A: Into<Approval>>(
+    /// Panics if it is called outside of a Tokio runtime, in which the listener's task runs.
+    pub fn from_listener<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
-        accept: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
+        approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let register = config.early_data.then(|| StrikeRegister::new(FIRST_FLIGHTS, unix_millis()));
-        Self::with_register(socket, keys, config, register.map(|register| Arc::new(Mutex::new(register))), accept)
+        let register = register.map(|register| Arc::new(Mutex::new(register)));
+        Self::with_strike_register(socket, keys, config, register, approve)
     }
 
-    /// As [`Listener::over`], with a strike register of the application's: one that several listeners of a key share, or one
-    /// [for a new key](StrikeRegister::for_new_key). Without one, early data is refused and goes again.
+    /// Listens as [`Listener::from_listener`], with a strike register of the application: one that several listeners of a key share, or one
+    /// [for a new key](StrikeRegister::for_new_key). Without one, early data is refused and is sent again.
     ///
     /// # Errors
-    /// As for [`Listener::bind`].
+    /// See [`Listener::bind`].
     ///
     /// # Panics
-    /// Outside of a Tokio runtime, in which the listener's task runs.
-    pub fn with_register<A: Into<Approval>>(
+    /// Panics if it is called outside of a Tokio runtime, in which the listener's task runs.
+    pub fn with_strike_register<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
         register: Option<Arc<Mutex<StrikeRegister>>>,
-        accept: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
+        approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        config.check().map_err(invalid)?;
         let address = socket.local_addr()?;
-        let (outcome, outcomes) = mpsc::channel(READY);
-        let shared =
-            Arc::new(Shared { config: Arc::new(config), decide: Box::new(move |peer| accept(peer).into()), register });
-        let accepting = tokio::spawn(accept_all(socket, keys, shared, outcome));
-        Ok(Self { address, outcomes: Mutex::new(outcomes), signal: Arc::default(), accepting })
+        let mut this = Self::from_incoming(Incoming(socket), keys, config, register, approve)?;
+        this.address = Some(address);
+        Ok(this)
     }
 
-    /// The address that this listens on.
-    pub const fn local_addr(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The next connection. Dialers that fail are passed over: see [`Listener::next`].
+    /// Accepts peers on all transports that `incoming` yields: Unix sockets, TLS sessions, or anything else that reads and writes. An error of `incoming` is an outcome of
+    /// [`Listener::next_outcome`], and `incoming` is polled again after 100 ms. When `incoming` ends, so does the listener.
     ///
     /// # Errors
-    /// Only if the task that accepts is gone, as when the runtime shuts down or after a panic of `keys`.
+    /// See [`Listener::bind`].
+    ///
+    /// # Panics
+    /// Panics if it is called outside of a Tokio runtime, in which the listener's task runs.
+    pub fn from_incoming<T: AsyncRead + AsyncWrite + Send + Unpin + 'static, A: Into<Approval>>(
+        incoming: impl Stream<Item = io::Result<T>> + Send + 'static,
+        keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
+        config: Config,
+        register: Option<Arc<Mutex<StrikeRegister>>>,
+        approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        config.check()?;
+        let (outcome, outcomes) = mpsc::channel(READY);
+        let approve = move |peer: &PeerInfo| approve(peer).into();
+        let config = Arc::new(config);
+        let common = Arc::new(Common { keys, config, approve, register, outcome });
+        let accepting = tokio::spawn(accept_all(incoming, common));
+        Ok(Self { address: None, outcomes: Mutex::new(outcomes), signal: Arc::default(), accepting })
+    }
+
+    /// Returns the address that this listens on.
+    ///
+    /// # Errors
+    /// Returns [`io::ErrorKind::Unsupported`] for a listener [from incoming transports](Listener::from_incoming), which may have no address.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.address
+            .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "incoming transports have no common address"))
+    }
+
+    /// Waits for the next connection. Dialers that fail are passed over: see [`Listener::next_outcome`].
+    ///
+    /// # Errors
+    /// Returns an error only if the task that accepts is gone, as when the runtime shuts down, after a panic of `keys`, or when the incoming transports have ended.
     ///
     /// # Cancel safety
-    /// No connection is lost when the future is dropped.
+    /// This method is cancel safe: no connection is lost if the future is dropped.
     pub async fn accept(&self) -> io::Result<Connection> {
         loop {
-            match self.next().await {
+            match self.next_outcome().await {
                 Some(Ok(connection)) => return Ok(connection),
                 Some(Err(_)) => {}
                 None => return Err(io::Error::other("the listener's task has ended")),
@@ -152,11 +153,11 @@ impl Listener {
         }
     }
 
-    /// What became of the next one who dialled; `None` if the task that accepts is gone, as when the runtime shuts down or after a panic of `keys`.
+    /// Waits for the outcome of the next dialer. Returns `None` if the task that accepts is gone: see [`Listener::accept`].
     ///
     /// # Cancel safety
-    /// No outcome is lost when the future is dropped.
-    pub async fn next(&self) -> Option<Result<Connection, AcceptError>> {
+    /// This method is cancel safe: no outcome is lost if the future is dropped.
+    pub async fn next_outcome(&self) -> Option<Outcome> {
         // What the channel asks of Tokio's budget would wake all who wait.
         let poll = |waker: &Waker| {
             let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,114 +167,130 @@ impl Listener {
     }
 }
 
-async fn accept_all(
-    socket: TcpListener,
-    keys: impl Fn() -> ResponderKeys,
-    shared: Arc<Shared>,
-    outcome: mpsc::Sender<Result<Connection, AcceptError>>,
-) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES));
-    let mut handshakes = JoinSet::new();
-    loop {
-        while handshakes.try_join_next().is_some() {}
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let (stream, peer) = match socket.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // What is wrong with one dialer's socket, or with the system, may be better for the next.
-                if outcome.send(Err(AcceptError { peer: None, error })).await.is_err() {
-                    return;
-                }
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-        };
-        let handshake = handshake(stream, peer, keys(), shared.clone(), outcome.clone());
-        handshakes.spawn(async move {
-            handshake.await;
-            drop(place);
-        });
+/// The dialers of a socket.
+struct Incoming(TcpListener);
+
+impl Stream for Incoming {
+    type Item = io::Result<tokio::net::TcpStream>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_accept(cx).map(|accepted| Some(accepted.map(|(socket, _)| socket)))
     }
 }
 
 /// What all connections of a listener share.
-struct Shared {
+struct Common<K, F> {
+    keys: K,
     config: Arc<Config>,
-    decide: Box<Decide>,
+    approve: F,
     register: Option<Arc<Mutex<StrikeRegister>>>,
+    outcome: mpsc::Sender<Outcome>,
 }
 
-/// Runs a handshake, and is over when its outcome is taken; and where that is a failure, when the socket is closed, which takes a while
-/// (`docs/spec.md` section 13.1). So there are never more sockets without a peer, and connections that nobody has taken, than places.
-async fn handshake(
-    socket: TcpStream,
-    peer: SocketAddr,
-    keys: ResponderKeys,
-    shared: Arc<Shared>,
-    outcome: mpsc::Sender<Result<Connection, AcceptError>>,
-) {
-    let failed = |error| AcceptError { peer: Some(peer), error };
-    let (transport, trace) = match start(socket, keys, shared.config.clone(), shared.register.clone()) {
-        Ok(started) => started,
-        Err(error) => {
-            let _ = outcome.send(Err(failed(error))).await;
-            return;
-        }
-    };
-    let driver = transport.driver();
-    match establish(driver, &shared.decide, true, &trace).await {
-        Ok(peer) => {
-            if !driver.look(peermux_core::Connection::is_established) {
-                // Early data was accepted; the decision about the peer comes later.
-                let (driver, trace) = (driver.clone(), trace.clone());
-                tokio::spawn(async move { establish(&driver, &shared.decide, false, &trace).await });
+/// Accepts dialers while there are permits. Returns when `incoming` ends, or the listener is dropped.
+async fn accept_all<T, K, F>(incoming: impl Stream<Item = io::Result<T>>, common: Arc<Common<K, F>>)
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    K: Fn() -> ResponderKeys + Send + Sync + 'static,
+    F: Fn(&PeerInfo) -> Approval + Send + Sync + 'static,
+{
+    let mut incoming = pin!(incoming);
+    let permits = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut handshakes = JoinSet::new();
+    loop {
+        while handshakes.try_join_next().is_some() {}
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let Some(dialer) = poll_fn(|cx| incoming.as_mut().poll_next(cx)).await else { break };
+        match dialer {
+            Ok(transport) => {
+                let (keys, common) = ((common.keys)(), common.clone());
+                handshakes.spawn(async move {
+                    common.handshake(transport, keys).await;
+                    drop(permit);
+                });
             }
-            let _ = outcome.send(Ok(Connection::new(transport, peer, trace))).await;
+            Err(error) => {
+                // What is wrong with one dialer's socket, or with the system, may be better for the next.
+                if common.outcome.send(Err(AcceptError { remote: None, error })).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
         }
-        Err(error) => {
-            let _ = outcome.send(Err(failed(error.into()))).await;
-            let mut waiter = driver.waiter();
-            poll_fn(|cx| waiter.poll_closed(cx.waker())).await;
+    }
+    // What has begun goes on.
+    while handshakes.join_next().await.is_some() {}
+}
+
+impl<K, F> Common<K, F>
+where
+    K: Send + Sync + 'static,
+    F: Fn(&PeerInfo) -> Approval + Send + Sync + 'static,
+{
+    /// Runs a handshake. Returns when its outcome is taken; if that is a failure, when the transport is closed, which takes a while (section 13.1 of the specification). So there are
+    /// never more transports without a peer, and connections that nobody has taken, than permits.
+    async fn handshake(
+        self: Arc<Self>,
+        transport: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        keys: ResponderKeys,
+    ) {
+        let started = begin(transport, keys, self.config.clone(), self.register.clone());
+        let (setup, shared) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                let _ = self.outcome.send(Err(AcceptError { remote: None, error })).await;
+                return;
+            }
+        };
+        match handshake(&setup, true, &self.approve).await {
+            Ok(peer) => {
+                let connection = Connection::new(&setup, &shared, peer);
+                if !setup.driver().look(peermux_core::Connection::is_established) {
+                    // Early data was accepted; the decision about the peer comes later.
+                    let common = self.clone();
+                    tokio::spawn(async move { handshake(&setup, false, &common.approve).await });
+                }
+                let _ = self.outcome.send(Ok(connection)).await;
+            }
+            Err(error) => {
+                let failed = AcceptError { remote: setup.addresses().remote, error: error.into() };
+                let _ = self.outcome.send(Err(failed)).await;
+                let mut waiter = setup.driver().waiter();
+                poll_fn(|cx| waiter.poll_closed(cx.waker())).await;
+            }
         }
     }
 }
 
-/// Begins a handshake as the one who was dialled.
-pub(crate) fn start(
-    socket: TcpStream,
+/// Begins a handshake as the responder.
+pub(crate) fn begin(
+    transport: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     keys: ResponderKeys,
     config: Arc<Config>,
     register: Option<Arc<Mutex<StrikeRegister>>>,
-) -> io::Result<(Arc<Transport>, Trace)> {
-    let trace = Trace::accepted(socket.peer_addr().ok());
-    let clock = Clock::start();
-    let mut connection =
-        peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
-    connection.set_wall_clock(clock.now(), unix_millis());
-    let transport = Transport::new(Driver::with_register(connection, register), clock, Addresses::of(&socket));
-    trace.start(transport.driver(), || pump::start(socket, &transport))?;
-    Ok((transport, trace))
+) -> io::Result<(Setup, Shared)> {
+    let (transport, clock) = (Transport::new(transport)?, Clock::start());
+    let (addresses, now) = (transport.addresses(), clock.with_wall_clock());
+    let setup = Setup::responder(config, keys, register, addresses, now, &mut getrandom::SysRng)?;
+    let shared = Shared { link: Link::new(setup.driver().clone()), clock };
+    start(&setup, &shared, transport)?;
+    Ok((setup, shared))
 }
 
-/// Accepts one peer over a socket that was just accepted, as the holder of `keys`. `accept` decides about the peer if [`Config::ask`] is set. Early data is
-/// refused, since a single connection has nobody to remember what was seen: it goes again by itself.
+/// Accepts one peer over a transport that is connected, as the holder of `keys`: see [`connect_socket`](crate::connect_socket) for which transports there are. `approve` decides about the
+/// peer if [`Config::ask`] is set. Early data is refused, since a single connection cannot remember what was seen: it is sent again.
 ///
 /// # Errors
-/// The error of the socket, or one that holds a [`ConnectionError`](crate::ConnectionError) or a [`ConfigError`](crate::ConfigError).
+/// Returns the error of the transport, or one that holds a [`ConnectionError`](crate::ConnectionError) or a [`ConfigError`](crate::ConfigError).
 ///
 /// # Cancel safety
-/// Dropping the future gives the connection up.
-pub async fn accept_over<A: Into<Approval>>(
-    socket: TcpStream,
+/// If the future is dropped, the handshake is aborted and the transport is closed.
+pub async fn accept_socket<A: Into<Approval>>(
+    transport: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     keys: impl Into<ResponderKeys>,
     config: Config,
-    accept: impl FnMut(&PeerInfo) -> A,
+    approve: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
-    let (transport, trace) = start(socket, keys.into(), Arc::new(config), None)?;
-    let peer = establish(transport.driver(), accept, false, &trace).await?;
-    Ok(Connection::new(transport, peer, trace))
-}
-
-pub(crate) fn invalid(error: crate::ConfigError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, error)
+    let (setup, shared) = begin(transport, keys.into(), Arc::new(config), None)?;
+    Ok(establish(&setup, &shared, approve).await?)
 }

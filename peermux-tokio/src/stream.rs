@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
 
 use crate::signal::Signal;
-use crate::transport::Transport;
+use crate::transport;
 use crate::{Code, ConnectionError, Priority, ReadError, StreamStats, WriteError};
 
 /// A stream of a connection: [`AsyncRead`] and [`AsyncWrite`].
@@ -43,7 +43,7 @@ pub struct WriteHalf {
 /// What both halves hold.
 struct Shared {
     stream: driver::Stream,
-    transport: Arc<Transport>,
+    io: transport::Shared,
     /// Where tasks wait for the end of the sending half, once one does.
     stopped: OnceLock<Arc<Signal>>,
 }
@@ -53,27 +53,35 @@ impl Shared {
         self.stopped.get_or_init(Arc::default).wait(|waker| self.stream.poll_stopped(waker)).await
     }
 
-    /// As `act` says. Whoever would have to wait, as long as `may_help`, takes the steps of the connection's task instead.
+    /// Polls `act`. If that would wait, and `may_help`, this task does the work of the connection's task instead, as long as there is any.
     fn poll<T>(
         &self,
         cx: &mut Context<'_>,
-        may_help: impl Fn(&Transport) -> bool,
+        may_help: impl Fn(&transport::Shared) -> bool,
         mut act: impl FnMut(&driver::Stream, &Waker) -> Poll<T>,
     ) -> Poll<T> {
         let mut help = None;
-        while may_help(&self.transport) {
+        while may_help(&self.io) {
             // Nobody has to be woken for what this task does itself.
             if let Poll::Ready(ready) = act(&self.stream, Waker::noop()) {
                 return Poll::Ready(ready);
             }
             let budget = ready!(coop::poll_proceed(cx));
-            if !help.get_or_insert_with(|| self.transport.help()).step() {
+            if !help.get_or_insert_with(|| self.io.link.help()).step(self.io.clock.now()) {
                 break;
             }
             budget.made_progress();
         }
         act(&self.stream, cx.waker())
     }
+}
+
+fn has_input(io: &transport::Shared) -> bool {
+    io.link.has_input()
+}
+
+fn is_not_crowded(io: &transport::Shared) -> bool {
+    !io.link.is_crowded()
 }
 
 impl Drop for ReadHalf {
@@ -117,8 +125,8 @@ views! {
 }
 
 impl Stream {
-    pub(crate) fn new(stream: driver::Stream, transport: &Arc<Transport>) -> Self {
-        let shared = Arc::new(Shared { stream, transport: transport.clone(), stopped: OnceLock::new() });
+    pub(crate) fn new(stream: driver::Stream, io: &transport::Shared) -> Self {
+        let shared = Arc::new(Shared { stream, io: io.clone(), stopped: OnceLock::new() });
         Self { read: ReadHalf { shared: shared.clone() }, write: WriteHalf { shared } }
     }
 
@@ -180,8 +188,7 @@ impl ReadHalf {
     /// # Cancel safety
     /// No byte is lost when the future is dropped.
     pub async fn read_chunk(&mut self, max: usize) -> Result<Option<Bytes>, ReadError> {
-        poll_fn(|cx| self.shared.poll(cx, Transport::has_input, |stream, waker| stream.poll_read_chunk(waker, max)))
-            .await
+        poll_fn(|cx| self.shared.poll(cx, has_input, |stream, waker| stream.poll_read_chunk(waker, max))).await
     }
 
     /// Tells the peer that nothing more is wanted, and why.
@@ -241,7 +248,7 @@ impl AsyncRead for ReadHalf {
             return Poll::Ready(Ok(()));
         }
         let room = out.initialize_unfilled();
-        let read = ready!(self.shared.poll(cx, Transport::has_input, |stream, waker| stream.poll_read(waker, room)))?;
+        let read = ready!(self.shared.poll(cx, has_input, |stream, waker| stream.poll_read(waker, room)))?;
         out.advance(read);
         Poll::Ready(Ok(()))
     }
@@ -256,11 +263,11 @@ impl AsyncWrite for WriteHalf {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared.poll(cx, |transport| !transport.is_crowded(), driver::Stream::poll_flush).map_err(Into::into)
+        self.shared.poll(cx, is_not_crowded, driver::Stream::poll_flush).map_err(Into::into)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared.poll(cx, |transport| !transport.is_crowded(), driver::Stream::poll_finish).map_err(Into::into)
+        self.shared.poll(cx, is_not_crowded, driver::Stream::poll_finish).map_err(Into::into)
     }
 }
 

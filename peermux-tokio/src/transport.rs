@@ -1,24 +1,21 @@
-//! A connection's socket, and the steps of reading and writing.
-//!
-//! The connection's task takes these steps, and so does whoever would wait for the connection otherwise: a task that reads or writes much does all that there is to do in one go,
-//! and nobody has to be woken for it.
+//! What a connection runs over: TCP, a Unix socket, or anything else that reads and writes.
 
+use std::any::Any;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, MutexGuard};
-use std::task::{Context, Poll, Waker, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use bytes::BufMut;
-use peermux_core::driver::{Driver, Pump, ReadBuffer, Then, WriteBuffer, Writes};
+use peermux_core::driver::{self, Addresses, Link, Now, ReadBuffer, Ready};
+use peermux_core::socket;
 use peermux_core::time::Instant;
-use tokio::io::Interest;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
 
-use crate::handover::{Handover, Helper, Work};
-
-/// The clock of a connection: the time since it began.
+/// The clock of a connection: the time since the connection began.
 #[derive(Clone, Copy)]
 pub(crate) struct Clock(tokio::time::Instant);
 
@@ -31,464 +28,284 @@ impl Clock {
         Instant::from_micros(u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// `None` is later than this clock can tell.
+    /// Returns `None` if the moment is later than this clock can represent.
     pub(crate) fn at(self, moment: Instant) -> Option<tokio::time::Instant> {
         self.0.checked_add(moment.saturating_since(Instant::ZERO))
     }
+
+    /// The time for a connection that is created now.
+    pub(crate) fn with_wall_clock(self) -> Now {
+        Now { instant: self.now(), unix_millis: unix_millis() }
+    }
 }
 
-/// Milliseconds since 1970; 0 before that.
+/// Returns the milliseconds since 1970, or 0 before that.
 pub(crate) fn unix_millis() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The addresses of a socket.
-#[derive(Clone, Copy)]
-pub(crate) struct Addresses {
-    pub(crate) local: SocketAddr,
-    pub(crate) peer: SocketAddr,
+/// What the handles, the streams and the task of a connection share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) link: Arc<Link<Transport>>,
+    pub(crate) clock: Clock,
 }
 
-impl Addresses {
-    pub(crate) fn of(socket: &TcpStream) -> Self {
-        // A socket that the peer has reset already has no address. Its handshake fails, so that no handle tells this one.
-        let known = |address: io::Result<_>| address.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
-        Self { local: known(socket.local_addr()), peer: known(socket.peer_addr()) }
+/// A transport of any type.
+///
+/// TCP and Unix sockets go their own way, because they can say what they are ready for without being read from or written to.
+pub(crate) enum Transport {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+    Other(Box<Polled<dyn ReadWrite>>),
+}
+
+/// What [`Transport::new`] takes.
+pub(crate) trait ReadWrite: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> ReadWrite for T {}
+
+/// A transport that registers a waker only when it is read from or written to. Whoever does that, the waker is the owner's.
+pub(crate) struct Polled<T: ?Sized> {
+    waker: Waker,
+    /// The last write, flush or shutdown has registered the waker, which was not woken since.
+    write_waits: bool,
+    read_waits: bool,
+    io: T,
+}
+
+/// Returns `value` as a `U`, if that is what it is.
+fn downcast<T: 'static, U: 'static>(value: T) -> Result<U, T> {
+    let mut value = Some(value);
+    match (&mut value as &mut dyn Any).downcast_mut::<Option<U>>().and_then(Option::take) {
+        Some(same) => Ok(same),
+        None => Err(value.expect("it was not taken")),
     }
-}
-
-/// What the connection's task and all of its streams share.
-pub(crate) struct Transport {
-    driver: Arc<Driver>,
-    clock: Clock,
-    io: Handover<Io>,
-    addresses: Addresses,
-    /// The last read took all that it had room for: the next one may find more at once.
-    has_input: AtomicBool,
-    /// The connection has many streams: see [`WriteBuffer::is_crowded`].
-    crowded: AtomicBool,
-}
-
-/// Both directions. One at a time is at work here: the connection's task, or somebody who would wait for it.
-#[derive(Default)]
-pub(crate) struct Io {
-    /// While the connection's task runs.
-    socket: Option<Arc<TcpStream>>,
-    input: ReadBuffer,
-    output: WriteBuffer,
-    /// So much of the output is written.
-    written: usize,
-    /// What to do when all of it is.
-    then: Option<Then>,
-    /// The socket took no more, and the connection's task has not heard from it since.
-    blocked: bool,
-    /// As the socket was told.
-    unsent: usize,
-    short_segments: bool,
-    /// Segments that are not full wait for more.
-    corked: bool,
-    /// What another than the connection's task has met.
-    error: Option<io::Error>,
-}
-
-/// What a step of reading has found.
-pub(crate) enum Receives {
-    Bytes(usize),
-    Nothing,
-    /// The peer sends nothing more.
-    End,
-}
-
-/// What a step of writing has done.
-pub(crate) enum Sends {
-    /// So many bytes were written, and there may be more to do.
-    Bytes(usize),
-    /// So many bytes were written, and there is nothing to do before the driver wakes its writer, or the timer goes off.
-    Idle(usize, Option<Instant>),
-    /// The socket takes no more.
-    Blocked,
-    /// As [`Pump::HalfClose`].
-    HalfClose(Option<Instant>),
-    /// Nothing is to be sent or received any more.
-    Over,
 }
 
 impl Transport {
-    pub(crate) fn new(driver: Arc<Driver>, clock: Clock, addresses: Addresses) -> Arc<Self> {
-        Arc::new(Self {
-            driver,
-            clock,
-            io: Handover::default(),
-            addresses,
-            has_input: AtomicBool::new(false),
-            crowded: AtomicBool::new(false),
-        })
-    }
-
-    pub(crate) const fn driver(&self) -> &Arc<Driver> {
-        &self.driver
-    }
-
-    pub(crate) const fn clock(&self) -> Clock {
-        self.clock
-    }
-
-    /// The connection's task begins.
-    pub(crate) fn begin(&self, socket: &Arc<TcpStream>) {
-        let mut io = self.io.lock();
-        io.short_segments = has_short_segments(socket);
-        io.socket = Some(socket.clone());
-    }
-
-    /// The connection's task is over: nobody else keeps the socket open.
-    pub(crate) fn end(&self) {
-        *self.io.lock() = Io::default();
-        self.io.leave();
-    }
-
-    /// The addresses of the socket.
-    pub(crate) const fn addresses(&self) -> Addresses {
-        self.addresses
-    }
-
-    /// For the connection's task. Returns `None` if a helper is at work, which wakes the task when it leaves.
-    pub(crate) fn enter(&self, waker: &Waker) -> Option<MutexGuard<'_, Io>> {
-        self.io.enter(waker)
-    }
-
-    /// More can be read at once.
-    pub(crate) fn has_input(&self) -> bool {
-        self.has_input.load(Relaxed)
-    }
-
-    /// See [`WriteBuffer::is_crowded`].
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.crowded.load(Relaxed)
-    }
-
-    /// For somebody who would wait otherwise.
-    pub(crate) const fn help(&self) -> Help<'_> {
-        Help { transport: self, helper: self.io.help(), moved: 0 }
-    }
-}
-
-/// Somebody who does the work of the connection's task, step by step.
-pub(crate) struct Help<'a> {
-    transport: &'a Transport,
-    helper: Helper<'a, Io>,
-    moved: usize,
-}
-
-impl Help<'_> {
-    /// Bytes after which the connection's task goes on: other tasks have their turn then.
-    const MOST: usize = 1 << 20;
-
-    /// Reads a record and sends some, as far as that is possible now and nobody else is at work. Whether anything moved. What goes wrong is left to the connection's task.
-    pub(crate) fn step(&mut self) -> bool {
-        let Some(mut io) = self.helper.enter() else { return false };
-        let had_to_wait = io.blocked || io.error.is_some();
-        let moved = if self.moved < Self::MOST { io.step(self.transport) } else { Ok(0) };
-        let moved = moved.unwrap_or_else(|error| {
-            io.error = Some(error);
-            0
-        });
-        self.moved += moved;
-        // The connection's task hears from the socket.
-        if self.moved >= Self::MOST || !had_to_wait && (io.blocked || io.error.is_some()) {
-            self.helper.call();
-        }
-        moved > 0
-    }
-}
-
-impl Work for Io {
-    fn panicked(&mut self) {
-        (self.input, self.output, self.written, self.then) = Default::default();
-        self.error = Some(io::Error::other("a task panicked while it sent or received"));
-    }
-}
-
-impl Io {
-    /// How many bytes were moved.
-    fn step(&mut self, transport: &Transport) -> io::Result<usize> {
-        let now = transport.clock.now();
-        let received = match self.receive(transport, now, Writes::Another)? {
-            Receives::Bytes(len) => len,
-            Receives::Nothing | Receives::End => 0,
+    /// Takes `io`, in the best way that its type allows.
+    pub(crate) fn new<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(io: T) -> io::Result<Self> {
+        let io = match downcast::<T, TcpStream>(io) {
+            Ok(tcp) => {
+                tcp.set_nodelay(true)?;
+                return Ok(Self::Tcp(tcp));
+            }
+            Err(io) => io,
         };
-        let sent = match self.send(transport, now, None)? {
-            Sends::Bytes(len) | Sends::Idle(len, _) => len,
-            Sends::Blocked | Sends::HalfClose(_) | Sends::Over => 0,
+        #[cfg(unix)]
+        let io = match downcast::<T, UnixStream>(io) {
+            Ok(unix) => return Ok(Self::Unix(unix)),
+            Err(io) => io,
         };
-        Ok(received + sent)
+        Ok(Self::Other(Box::new(Polled { waker: Waker::noop().clone(), write_waits: false, read_waits: false, io })))
     }
 
-    /// What another than the connection's task has met.
-    pub(crate) fn take_error(&mut self) -> io::Result<()> {
-        self.error.take().map_or(Ok(()), Err)
-    }
-
-    /// Reads on after a failure: the peer may have said why, before it went.
-    pub(crate) fn drain(&mut self, transport: &Transport, now: Instant) {
-        while matches!(self.receive(transport, now, Writes::Caller), Ok(Receives::Bytes(_))) {}
-    }
-
-    /// Reads what is there, up to a record.
-    pub(crate) fn receive(&mut self, transport: &Transport, now: Instant, writes: Writes) -> io::Result<Receives> {
-        let Some(socket) = self.socket.as_ref().filter(|_| self.error.is_none()) else { return Ok(Receives::Nothing) };
-        let mut read = None;
-        let result = socket.try_io(Interest::READABLE, || {
-            let mut room = self.input.room();
-            let wanted = room.remaining_mut();
-            let len = socket.try_read_buf(&mut room)?;
-            read = Some((len, len == wanted));
-            if 0 < len && len < wanted { all_was_moved() } else { Ok(()) }
-        });
-        transport.has_input.store(matches!(read, Some((_, true))), Relaxed);
-        match read {
-            Some((0, _)) => Ok(Receives::End),
-            Some((len, _)) => {
-                transport.driver.handle_input(now, &mut self.input, writes);
-                Ok(Receives::Bytes(len))
-            }
-            None => {
-                self.release_input();
-                match result {
-                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-                    _ => Ok(Receives::Nothing),
-                }
-            }
+    pub(crate) fn addresses(&self) -> Addresses {
+        match self {
+            Self::Tcp(tcp) => Addresses { local: tcp.local_addr().ok(), remote: tcp.peer_addr().ok() },
+            _ => Addresses::default(),
         }
-    }
-
-    /// Writes what there is to send. What goes into a record is decided when the socket can take it. The connection's task gives its waker, for when there is more.
-    pub(crate) fn send(&mut self, transport: &Transport, now: Instant, waker: Option<&Waker>) -> io::Result<Sends> {
-        let Some(socket) = self.socket.as_ref().filter(|_| self.error.is_none()) else {
-            return Ok(Sends::Idle(0, None));
-        };
-        if self.blocked {
-            return Ok(Sends::Blocked);
-        }
-        if self.written == self.output.bytes().len() {
-            if self.then == Some(Then::Ask) && !takes_more(socket) {
-                self.blocked = true;
-                return Ok(Sends::Blocked);
-            }
-            let pump = match waker {
-                Some(waker) => transport.driver.poll_transmit(now, &mut self.output, waker),
-                None => match transport.driver.transmit_records(now, &mut self.output) {
-                    Some(true) => Pump::Send(Then::Ask),
-                    // The connection's task will ask.
-                    Some(false) => Pump::Send(Then::Wait(None)),
-                    None => Pump::Wait(None),
-                },
-            };
-            transport.crowded.store(self.output.is_crowded(), Relaxed);
-            match pump {
-                Pump::Send(then) => {
-                    (self.written, self.then) = (0, Some(then));
-                    let corked = self.short_segments && self.output.fills_packets();
-                    if std::mem::replace(&mut self.corked, corked) != corked {
-                        cork(socket, corked)?;
-                    }
-                }
-                Pump::Wait(timer) => {
-                    self.rest()?;
-                    return Ok(Sends::Idle(0, timer));
-                }
-                Pump::HalfClose(timer) => {
-                    self.rest()?;
-                    return Ok(Sends::HalfClose(timer));
-                }
-                Pump::Close => {
-                    self.socket = None;
-                    return Ok(Sends::Over);
-                }
-            }
-            if self.unsent != self.output.unsent_limit() {
-                self.unsent = self.output.unsent_limit();
-                limit_unsent(socket, self.unsent)?;
-            }
-        }
-        let rest = &self.output.bytes()[self.written..];
-        let whole = rest.len();
-        let len = write(socket, rest, self.then == Some(Then::Ask) && self.short_segments)?;
-        match len {
-            Some(0) if whole > 0 => return Err(io::ErrorKind::WriteZero.into()),
-            Some(len) => self.written += len,
-            None => {}
-        }
-        if len != Some(whole) {
-            self.blocked = true;
-            // Until the rest is written, there may be something else: the driver is asked again.
-            self.then = self.then.filter(|then| *then == Then::Ask);
-            return Ok(len.map_or(Sends::Blocked, Sends::Bytes));
-        }
-        if let Some(Then::Wait(timer)) = self.then {
-            self.rest()?;
-            return Ok(Sends::Idle(whole, timer));
-        }
-        Ok(Sends::Bytes(whole))
-    }
-
-    /// There is nothing to send: no buffer is held, and nothing waits for more.
-    fn rest(&mut self) -> io::Result<()> {
-        let holds = self.corked || (self.then == Some(Then::Ask) && self.short_segments);
-        (self.output, self.written, self.then) = (WriteBuffer::default(), 0, None);
-        self.corked = false;
-        match &self.socket {
-            Some(socket) if holds => cork(socket, false),
-            _ => Ok(()),
-        }
-    }
-
-    /// No buffer is held while nothing arrives.
-    pub(crate) fn release_input(&mut self) {
-        self.input.release();
-    }
-
-    /// Ready if the socket takes more again, which it did not; the connection's task is woken when it does.
-    pub(crate) fn poll_unblocked(&mut self, cx: &mut Context<'_>, socket: &TcpStream) -> Poll<io::Result<()>> {
-        if !self.blocked {
-            return Poll::Pending;
-        }
-        ready!(socket.poll_write_ready(cx))?;
-        self.blocked = false;
-        Poll::Ready(Ok(()))
     }
 }
 
-/// What a system call says that moved less than it could: it need not be tried again before the system says so. Where sockets tell only of changes, that is how all was moved.
+/// What Tokio's sockets have in common.
+trait Socket: socket::AsSocket {
+    fn try_io<R>(&self, interest: Interest, act: impl FnOnce() -> io::Result<R>) -> io::Result<R>;
+    fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize>;
+    #[cfg(not(unix))]
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+macro_rules! socket {
+    ($($socket:ty),*) => {$(
+        impl Socket for $socket {
+            fn try_io<R>(&self, interest: Interest, act: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+                self.try_io(interest, act)
+            }
+
+            fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
+                self.try_read_buf(buffer)
+            }
+
+            #[cfg(not(unix))]
+            fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+                self.try_write(bytes)
+            }
+
+            fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.poll_read_ready(cx)
+            }
+
+            fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.poll_write_ready(cx)
+            }
+        }
+    )*};
+}
+
+socket!(TcpStream);
 #[cfg(unix)]
-fn all_was_moved() -> io::Result<()> {
-    Err(io::ErrorKind::WouldBlock.into())
+socket!(UnixStream);
+
+/// Calls `act`, which returns how many bytes it moved and how many it could have moved. If those are fewer, the socket need not be tried again before the system says so: where
+/// sockets report changes only, a short read or write says that all was moved.
+fn try_io(
+    socket: &impl Socket,
+    interest: Interest,
+    act: impl FnOnce() -> io::Result<(usize, usize)>,
+) -> io::Result<usize> {
+    let mut moved = None;
+    let result = socket.try_io(interest, || {
+        let (len, wanted) = act()?;
+        moved = Some(len);
+        if cfg!(unix) && 0 < len && len < wanted { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    moved.map_or_else(|| result.and(Err(io::ErrorKind::WouldBlock.into())), Ok)
 }
 
-#[cfg(not(unix))]
-fn all_was_moved() -> io::Result<()> {
-    Ok(())
+fn read(socket: &impl Socket, buffer: &mut ReadBuffer) -> io::Result<usize> {
+    try_io(socket, Interest::READABLE, || {
+        let mut room = buffer.room();
+        let wanted = room.remaining_mut();
+        Ok((socket.try_read_buf(&mut room)?, wanted))
+    })
 }
 
-/// Sets how many bytes may wait in the kernel before the socket is not writable any more, so that what is urgent does not wait behind them.
-#[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
-fn limit_unsent(socket: &TcpStream, bytes: usize) -> io::Result<()> {
-    socket2::SockRef::from(socket).set_tcp_notsent_lowat(u32::try_from(bytes).unwrap_or(u32::MAX))
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios")))]
-fn limit_unsent(_: &TcpStream, _: usize) -> io::Result<()> {
-    Ok(())
-}
-
-/// Whether the socket takes more now. Tokio believes so until a write has failed; then a record would have been made too early.
-#[cfg(unix)]
-fn takes_more(socket: &TcpStream) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-    let look = || match poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&Timespec::default())) {
-        Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
-        _ => Ok(()),
+fn write(socket: &impl Socket, bytes: &[u8], more: bool) -> io::Result<usize> {
+    #[cfg(unix)]
+    let write = || socket::write(socket, bytes, more);
+    #[cfg(not(unix))]
+    let write = || {
+        let _ = more;
+        socket.try_write(bytes)
     };
+    try_io(socket, Interest::WRITABLE, || Ok((write()?, bytes.len())))
+}
+
+/// Tokio believes that a socket takes more until a write has failed; then a record would have been made too early.
+fn is_writable(socket: &impl Socket) -> bool {
+    #[cfg(unix)]
+    let look = || if socket::is_writable(socket) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) };
+    #[cfg(not(unix))]
+    let look = || Ok(());
     socket.try_io(Interest::WRITABLE, look).is_ok()
 }
 
-#[cfg(not(unix))]
-fn takes_more(_: &TcpStream) -> bool {
-    true
+fn poll_ready(socket: &impl Socket, waker: &Waker, read: bool, write: bool) -> io::Result<Ready> {
+    let cx = &mut Context::from_waker(waker);
+    let is_ready = |poll: Poll<io::Result<()>>| match poll {
+        Poll::Ready(result) => result.map(|()| true),
+        Poll::Pending => Ok(false),
+    };
+    Ok(Ready {
+        read: read && is_ready(socket.poll_read_ready(cx))?,
+        write: write && is_ready(socket.poll_write_ready(cx))?,
+    })
 }
 
-/// Whether a segment is much shorter than what may wait unsent. One that is not, as on the loopback interface, must not wait to be filled: the socket would
-/// not say meanwhile that it takes more.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn has_short_segments(socket: &TcpStream) -> bool {
-    socket2::SockRef::from(socket).tcp_mss().is_ok_and(|len| len <= 4096)
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn has_short_segments(_: &TcpStream) -> bool {
-    false
-}
-
-/// Sets whether segments that are not full wait until they are. MSG_MORE makes them wait only for the next acknowledgement.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn cork(socket: &TcpStream, on: bool) -> io::Result<()> {
-    Ok(rustix::net::sockopt::set_tcp_cork(socket, on)?)
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn cork(_: &TcpStream, _: bool) -> io::Result<()> {
-    Ok(())
-}
-
-/// Writes; `None` if the socket takes nothing now. If there is `more`, what does not fill a segment waits for it, as it would in a stream that is not cut into records.
-fn write(socket: &TcpStream, bytes: &[u8], more: bool) -> io::Result<Option<usize>> {
-    let mut written = None;
-    let result = socket.try_io(Interest::WRITABLE, || {
-        let len = write_some(socket, bytes, more)?;
-        written = Some(len);
-        if 0 < len && len < bytes.len() { all_was_moved() } else { Ok(()) }
-    });
-    match result {
-        Err(error) if written.is_none() && error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        _ => Ok(written),
+/// A poll's result, as that of a call that does not block. `waits` tells whether the waker is registered.
+fn unblocked<T>(poll: Poll<io::Result<T>>, waits: &mut bool) -> io::Result<T> {
+    *waits = poll.is_pending();
+    match poll {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
     }
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn write_some(socket: &TcpStream, bytes: &[u8], more: bool) -> io::Result<usize> {
-    use rustix::net::{SendFlags, send};
+impl Polled<dyn ReadWrite> {
+    fn try_read(&mut self, buffer: &mut ReadBuffer) -> io::Result<usize> {
+        let Self { waker, read_waits, io, .. } = self;
+        let cx = &mut Context::from_waker(waker);
+        buffer.room_in_vec(|vec| {
+            let before = vec.len();
+            vec.resize(vec.capacity(), 0);
+            let mut room = ReadBuf::new(&mut vec[before..]);
+            let read = unblocked(Pin::new(io).poll_read(cx, &mut room), read_waits);
+            let len = room.filled().len();
+            vec.truncate(before + len);
+            read.map(|()| len)
+        })
+    }
 
-    let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
-    Ok(rustix::io::retry_on_intr(|| send(socket, bytes, flags))?)
+    fn try_io<R>(
+        &mut self,
+        act: impl FnOnce(Pin<&mut dyn ReadWrite>, &mut Context<'_>) -> Poll<io::Result<R>>,
+    ) -> io::Result<R> {
+        let Self { waker, write_waits, io, .. } = self;
+        unblocked(act(Pin::new(io), &mut Context::from_waker(waker)), write_waits)
+    }
+
+    fn poll_ready(&mut self, waker: &Waker, read: bool, write: bool) -> Ready {
+        if self.waker.will_wake(waker) {
+            return Ready { read: read && !self.read_waits, write: write && !self.write_waits };
+        }
+        // Both are tried again, with this waker.
+        self.waker.clone_from(waker);
+        Ready { read, write }
+    }
 }
 
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn write_some(socket: &TcpStream, bytes: &[u8], _: bool) -> io::Result<usize> {
-    socket.try_write(bytes)
+/// Calls `$call` on the socket that `$transport` is, or else `$other`.
+macro_rules! on_socket {
+    ($transport:expr, $socket:ident => $call:expr, $polled:ident => $other:expr) => {
+        match $transport {
+            Transport::Tcp($socket) => $call,
+            #[cfg(unix)]
+            Transport::Unix($socket) => $call,
+            Transport::Other($polled) => $other,
+        }
+    };
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicUsize;
-    use std::sync::atomic::Ordering::SeqCst;
-    use std::task::Wake;
+impl driver::Transport for Transport {
+    fn try_read(&mut self, buffer: &mut ReadBuffer) -> io::Result<usize> {
+        on_socket!(self, socket => read(socket, buffer), polled => polled.try_read(buffer))
+    }
 
-    use super::*;
+    fn try_write(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
+        on_socket!(self, socket => write(socket, bytes, more), polled => polled.try_io(|io, cx| io.poll_write(cx, bytes)))
+    }
 
-    struct Count(AtomicUsize);
+    fn try_flush(&mut self) -> io::Result<()> {
+        on_socket!(self, _socket => Ok(()), polled => polled.try_io(|io, cx| io.poll_flush(cx)))
+    }
 
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, SeqCst);
+    fn try_shutdown(&mut self) -> io::Result<()> {
+        on_socket!(self, socket => socket::shutdown(socket), polled => polled.try_io(|io, cx| io.poll_shutdown(cx)))
+    }
+
+    fn woken(&mut self) {
+        if let Self::Other(polled) = self {
+            (polled.read_waits, polled.write_waits) = (false, false);
         }
     }
 
-    /// As when an early stream is flushed by another task while the connection's task begins.
-    #[test]
-    fn a_helper_wakes_the_task_that_has_found_it_at_work_in_its_first_poll() {
-        let (clock, address) = (Clock::start(), SocketAddr::from(([127, 0, 0, 1], 1)));
-        let key = peermux_core::crypto::StaticSecret::from_bytes(&[1; 32]);
-        let remote = peermux_core::Remote::Anyone;
-        let connection = peermux_core::Connection::initiator(
-            Arc::default(),
-            key.into(),
-            remote,
-            clock.now(),
-            &mut getrandom::SysRng,
-        );
-        let transport = Transport::new(
-            Driver::new(connection.expect("the configuration is valid")),
-            clock,
-            Addresses { local: address, peer: address },
-        );
-        let count = Arc::new(Count(AtomicUsize::new(0)));
-        let help = transport.help();
-        let work = help.helper.enter().expect("nobody else is at work");
-        assert!(transport.enter(&count.clone().into()).is_none(), "the helper is at work");
-        drop(work);
-        assert_eq!(count.0.load(SeqCst), 0);
-        drop(help);
-        assert_eq!(count.0.load(SeqCst), 1);
+    fn poll_ready(&mut self, waker: &Waker, read: bool, write: bool) -> io::Result<Ready> {
+        on_socket!(
+            self,
+            socket => poll_ready(socket, waker, read, write),
+            polled => Ok(polled.poll_ready(waker, read, write))
+        )
+    }
+
+    fn is_writable(&mut self) -> bool {
+        on_socket!(self, socket => is_writable(socket), _polled => true)
+    }
+
+    fn set_unsent_limit(&mut self, bytes: usize) -> io::Result<()> {
+        if let Self::Tcp(tcp) = self { socket::set_unsent_limit(tcp, bytes) } else { Ok(()) }
+    }
+
+    fn has_short_packets(&self) -> bool {
+        matches!(self, Self::Tcp(tcp) if socket::has_short_packets(tcp))
+    }
+
+    fn set_corked(&mut self, corked: bool) -> io::Result<()> {
+        if let Self::Tcp(tcp) = self { socket::set_corked(tcp, corked) } else { Ok(()) }
     }
 }

@@ -99,9 +99,19 @@ impl Setup {
         &self.trace
     }
 
+    /// Returns the addresses of the transport.
+    pub const fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
     /// Returns the handshake, to be polled. If `early`, it is done already when early data was accepted.
     pub fn handshake(&self, early: bool) -> Handshake {
         Handshake { setup: self.clone(), waiter: self.driver.waiter(), early, over: false }
+    }
+
+    /// Returns the handle of the connection, once the handshake has said who `peer` is. When it is dropped, the connection drains: there is one.
+    pub fn handle(&self, peer: PeerInfo) -> Handle {
+        Handle { setup: self.clone(), peer }
     }
 }
 
@@ -130,7 +140,7 @@ impl Handshake {
         &mut self,
         waker: &Waker,
         mut approve: impl FnMut(&PeerInfo) -> A,
-    ) -> Poll<Result<Handle, ConnectionError>> {
+    ) -> Poll<Result<PeerInfo, ConnectionError>> {
         loop {
             let Poll::Ready(progress) = self.waiter.poll_progress(waker) else { return Poll::Pending };
             let result = match progress {
@@ -149,7 +159,7 @@ impl Handshake {
             };
             self.over = true;
             self.setup.trace.look();
-            return Poll::Ready(result.map(|peer| Handle { setup: self.setup.clone(), peer }));
+            return Poll::Ready(result);
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{Shared, serve};
 use crate::Connection;
 use crate::connection::establish;
-use crate::listener::{PAUSE, start};
+use crate::listener::{PAUSE, begin};
 
 /// Accepts all who dial.
 pub(super) async fn accept_all(socket: TcpListener, shared: Arc<Shared>) {
@@ -28,17 +28,17 @@ pub(super) async fn accept_all(socket: TcpListener, shared: Arc<Shared>) {
 
 /// Runs a handshake, and gives its place back when the peer is confirmed, or when the socket is closed, which takes a while (`docs/spec.md` section 13.1).
 async fn handshake(socket: TcpStream, place: Place<Connection>, shared: Arc<Shared>) -> io::Result<()> {
-    let (transport, trace) = start(socket, (shared.keys)(), shared.config.clone(), None)?;
-    let driver = transport.driver();
-    place.begin(driver);
+    let (setup, io) = begin(socket, (shared.keys)(), shared.config.clone(), None)?;
+    place.begin(setup.driver());
     // An error is between that dialer and its socket.
-    let Ok(peer) = establish(driver, &shared.decide, false, &trace).await else {
+    let Ok(connection) = establish(&setup, &io, &shared.decide).await else {
         place.failed();
-        let mut waiter = driver.waiter();
+        let mut waiter = setup.driver().waiter();
         poll_fn(|cx| waiter.poll_closed(cx.waker())).await;
         return Ok(());
     };
-    let serving = shared.links.adopt(shared.clock.now(), &Connection::new(transport, peer, trace), Some(place));
+    let serving = shared.links.adopt(shared.clock.now(), &connection, Some(place));
+    drop(connection);
     serve(serving, shared.clock).await;
     Ok(())
 }

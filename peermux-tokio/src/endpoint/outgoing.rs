@@ -6,30 +6,24 @@ use std::sync::Arc;
 use peermux_core::endpoint::Dialing;
 
 use super::{Shared, serve};
-use crate::connection::{establish, prepare};
-use crate::pump;
 use crate::reach::reach;
-use crate::{Connection, Identity, Remote};
+use crate::{Connecting, Connection, Identity, Remote};
 
 /// Dials, until nobody waits for it any more, and then serves the connection.
 pub(super) async fn dial(dialing: Dialing<Connection>, shared: Arc<Shared>) {
     let connecting = async {
         let socket = reach(dialing.addresses(), shared.config.connect_timeout).await?;
         let (identity, remote) = (Identity::Known((shared.keys)().current), Remote::Key(dialing.peer()));
-        let (transport, trace) = prepare(&socket, identity, remote, shared.config.clone())?;
-        dialing.begin(transport.driver());
-        trace.start(transport.driver(), || pump::start(socket, &transport))?;
-        Ok((transport, trace))
+        let connecting = Connecting::dialed(socket, identity, remote, shared.config.clone())?;
+        dialing.begin(connecting.driver());
+        Ok(connecting)
     };
-    let started = tokio::select! {
-        started = connecting => started,
+    let connecting = tokio::select! {
+        connecting = connecting => connecting,
         () = poll_fn(|cx| dialing.poll_unwanted(cx.waker())) => return,
     };
-    let result = match started {
-        Ok((transport, trace)) => match establish(transport.driver(), &shared.decide, false, &trace).await {
-            Ok(peer) => Ok(Connection::new(transport, peer, trace)),
-            Err(error) => Err(error.into_dial_error()),
-        },
+    let result = match connecting {
+        Ok(connecting) => connecting.handshake(&shared.decide).await,
         Err(error) => Err(error),
     };
     if let Some(serving) = dialing.finish(shared.clock.now(), result) {
