@@ -1,62 +1,48 @@
 //! Connections.
 
+use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use peermux_core::driver::{Driver, Progress};
+use peermux_core::driver::{Driver, Handle, Link, Setup};
 use peermux_core::trace::Trace;
 
-use crate::listener::invalid;
-use crate::pump::{self, Clock};
-use crate::reach::reach;
-use crate::signal::Signal;
+use crate::reach::{Reach, Reached};
+use crate::signal::{Promise, Signal};
 use crate::stream::Stream;
+use crate::transport::{Clock, Shared, Transport};
+use crate::worker::{Context, Step, Worker};
 use crate::{
-    Approval, Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote,
+    Approval, Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, PublicKey, Remote, ResponderKeys,
     Stats,
 };
 
-/// A connection to a peer. Clones are handles to the same one. When the last handle is dropped the connection drains: what is open on it goes on, and it closes
-/// with the last stream. Streams that the peer has opened and that were not accepted are refused.
+/// A connection to a peer. Clones are handles to the same connection. When the last handle is dropped, the connection
+/// drains: what is open on it goes on, and it closes with the last stream. Streams that the peer has opened and that
+/// were not accepted are refused.
 #[derive(Clone)]
 pub struct Connection {
     handle: Arc<Handle>,
-}
-
-struct Handle {
-    driver: Arc<Driver>,
-    peer: PeerInfo,
-    addresses: Addresses,
+    shared: Shared,
     /// Where threads wait that use this handle.
     signal: Arc<Signal>,
-    trace: Trace,
 }
 
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.trace.drains(&self.driver);
-        // Streams that are held go on, and what was finished is sent.
-        self.driver.with(|connection| {
-            connection.drain(ProtocolCode::GOING_AWAY);
-            // Nobody is left to accept these, and the connection would wait for them.
-            while let Some(id) = connection.accept() {
-                connection.refuse(id, Code::REFUSED);
-            }
-        });
-    }
-}
-
-/// Dials `address`, as `identity`, for `remote`.
+/// Dials `address` as `identity`, and expects `remote`.
 ///
-/// If `address` names several, they are tried as RFC 8305 says: one more every 250 ms, or as soon as an attempt has failed, with families in turns. The first that answers is
-/// taken. Each attempt may take [`Config::connect_timeout`]. Then this waits for the handshake, 15 s at most, and for the decision of the peer's application if that is asked, 18 s more at most. Looking a name up has no limit here.
+/// If `address` names several addresses, they are tried as RFC 8305 says: one more every 250 ms, or as soon as an
+/// attempt has failed, with families in turns. The first that answers is taken. Each attempt may take
+/// [`Config::connect_timeout`]. Then this waits for the handshake, 15 s at most, and for the decision of the peer's
+/// application if there is one, 18 s more at most. Looking a name up has no limit here.
 ///
 /// # Errors
-/// One that holds a [`ConnectError`](crate::ConnectError), with all addresses that were tried, a [`ConnectionError`] or a [`ConfigError`](crate::ConfigError): see
-/// [`io::Error::get_ref`]. If a field of `config` is out of range, nobody is dialled. Peers that are to be asked about ([`Remote::Ask`], [`Config::ask`]) are refused: use [`connect_with`].
+/// Returns an error that holds a [`ConnectError`](crate::ConnectError), with all addresses that were tried, a
+/// [`ConnectionError`] or a [`ConfigError`](crate::ConfigError): see [`io::Error::get_ref`]. If a field of `config` is
+/// out of range, nobody is dialled. A peer that the application must approve ([`Remote::Ask`], [`Config::ask`]) is
+/// refused: use [`connect_with`].
 pub fn connect(
     address: impl ToSocketAddrs,
     identity: impl Into<Identity>,
@@ -66,236 +52,236 @@ pub fn connect(
     connect_with(address, identity, remote, config, |_| false)
 }
 
-/// As [`connect`]; `accept` decides about the peer where the configuration or `remote` says so: it returns a `bool` or an [`Approval`].
+/// Dials as [`connect`], and calls `approve` if `config` or `remote` says that the application must approve the peer.
+/// `approve` returns a `bool` or an [`Approval`].
 ///
 /// # Errors
-/// As for [`connect`].
+/// See [`connect`].
 pub fn connect_with<A: Into<Approval>>(
     address: impl ToSocketAddrs,
     identity: impl Into<Identity>,
     remote: Remote,
     config: Config,
-    accept: impl FnMut(&PeerInfo) -> A,
+    approve: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
-    config.check().map_err(invalid)?;
+    config.check()?;
     let addresses: Vec<_> = address.to_socket_addrs()?.collect();
-    // Nothing stops it, so there is a socket or an error.
-    let socket = reach(&addresses, config.connect_timeout, None)?.ok_or(io::ErrorKind::Interrupted)?;
-    connect_over(socket, identity, remote, config, accept)
+    let socket = Arc::<Promise<io::Result<mio::net::TcpStream>>>::default();
+    let (mut reach, reached) = (Reach::new(&addresses, config.connect_timeout), socket.clone());
+    let run = move |context: &Context<'_>| {
+        reached.keep(match reach.poll(context) {
+            Reached::Connected(socket) => Ok(socket),
+            Reached::Failed(error) => Err(error),
+            Reached::Wait(until) => return Step::Wait(until),
+        });
+        Step::Done
+    };
+    Worker::of_sockets()?.spawn(Arc::default(), None, run)?.wake();
+    initiate(Transport::from_tcp(socket.wait()?)?, identity.into(), remote, config, approve)
 }
 
-/// As [`connect_with`], over a socket that was just connected.
+/// Connects as [`connect_with`], over a transport that is connected: a TCP or Unix socket of the standard library, or
+/// anything else that converts into a [`Transport`].
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use peermux_std::{Config, Priority, Remote, StaticSecret, Transport, accept_socket, connect_socket};
+/// # use std::io::{Read, Write};
+/// let (from_host, to_renter) = std::io::pipe()?;
+/// let (from_renter, to_host) = std::io::pipe()?;
+/// let host_key = StaticSecret::from_bytes(&[1; 32]);
+/// let host = host_key.public_key();
+///
+/// std::thread::spawn(move || {
+///     let pipes = Transport::from_pair(from_renter, to_renter).expect("there are threads");
+///     let connection = accept_socket(pipes, host_key, Config::default(), |_| true).expect("a renter connects");
+///     let mut stream = connection.accept_stream().expect("the renter opens it");
+///     stream.write_all(b"hello").expect("the renter reads");
+///     stream.shutdown(std::net::Shutdown::Write).expect("the renter reads");
+///     connection.closed();
+/// });
+///
+/// let pipes = Transport::from_pair(from_host, to_host)?;
+/// let renter_key = StaticSecret::from_bytes(&[2; 32]);
+/// let connection = connect_socket(pipes, renter_key, Remote::Key(host), Config::default(), |_| true)?;
+/// let mut hello = String::new();
+/// connection.open_stream(None, Priority::default())?.read_to_string(&mut hello)?;
+/// assert_eq!(hello, "hello");
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// As for [`connect`].
-pub fn connect_over<A: Into<Approval>>(
-    socket: TcpStream,
+/// See [`connect`].
+pub fn connect_socket<T: TryInto<Transport>, A: Into<Approval>>(
+    transport: T,
     identity: impl Into<Identity>,
     remote: Remote,
     config: Config,
-    accept: impl FnMut(&PeerInfo) -> A,
-) -> io::Result<Connection> {
-    establish(begin(socket, identity.into(), remote, Arc::new(config))?, accept)
-        .map_err(ConnectionError::into_dial_error)
+    approve: impl FnMut(&PeerInfo) -> A,
+) -> io::Result<Connection>
+where
+    io::Error: From<T::Error>,
+{
+    initiate(transport.try_into()?, identity.into(), remote, config, approve)
 }
 
-/// The addresses of a socket.
-#[derive(Clone, Copy)]
-struct Addresses {
-    local: SocketAddr,
-    peer: SocketAddr,
+/// Accepts one peer over a transport that is connected, as the holder of `keys`: see [`connect_socket`]. `approve`
+/// decides about the peer if [`Config::ask`] is set.
+///
+/// # Errors
+/// Returns the error of the transport, or one that holds a [`ConnectionError`] or a
+/// [`ConfigError`](crate::ConfigError).
+pub fn accept_socket<T: TryInto<Transport>, A: Into<Approval>>(
+    transport: T,
+    keys: impl Into<ResponderKeys>,
+    config: Config,
+    approve: impl FnMut(&PeerInfo) -> A,
+) -> io::Result<Connection>
+where
+    io::Error: From<T::Error>,
+{
+    Ok(Started::responder(transport.try_into()?, keys.into(), Arc::new(config))?.establish(approve)?)
+}
+
+fn initiate<A: Into<Approval>>(
+    transport: Transport,
+    identity: Identity,
+    remote: Remote,
+    config: Config,
+    approve: impl FnMut(&PeerInfo) -> A,
+) -> io::Result<Connection> {
+    let started = Started::initiator(transport, identity, remote, Arc::new(config), |_| {})?;
+    started.establish(approve).map_err(ConnectionError::into_dial_error)
 }
 
 /// A connection whose handshake is under way.
 pub(crate) struct Started {
-    pub(crate) driver: Arc<Driver>,
-    trace: Trace,
-    addresses: Addresses,
+    pub(crate) setup: Setup,
+    shared: Shared,
 }
 
 impl Started {
-    /// Starts the threads of `connection` over `socket`.
-    pub(crate) fn new(
-        socket: TcpStream,
-        connection: peermux_core::Connection,
-        clock: Clock,
-        trace: impl FnOnce(Option<SocketAddr>) -> Trace,
+    /// Begins a handshake as the initiator. `begin` is given the driver before anything is sent.
+    pub(crate) fn initiator(
+        transport: Transport,
+        identity: Identity,
+        remote: Remote,
+        config: Arc<Config>,
+        begin: impl FnOnce(&Arc<Driver>),
     ) -> io::Result<Self> {
-        // A socket that the peer has reset already has no address. Its handshake fails, so there will be no handle to tell it.
-        let peer = socket.peer_addr().ok();
-        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-        let addresses = Addresses { local: socket.local_addr()?, peer: peer.unwrap_or(unknown) };
-        let (driver, trace) = (Driver::new(connection), trace(peer));
-        trace.start(&driver, || pump::start(socket, &driver, clock))?;
-        Ok(Self { driver, trace, addresses })
+        let clock = Clock::start();
+        let (addresses, now) = (transport.addresses(), clock.with_wall_clock());
+        let setup = Setup::initiator(config, identity, remote, addresses, now, &mut getrandom::SysRng)?;
+        begin(setup.driver());
+        Self::start(setup, transport, clock)
     }
-}
 
-/// Begins a handshake as the one who dialled.
-pub(crate) fn begin(socket: TcpStream, identity: Identity, remote: Remote, config: Arc<Config>) -> io::Result<Started> {
-    let clock = Clock::start();
-    let connection = peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut getrandom::SysRng)
-        .map_err(invalid)?;
-    Started::new(socket, connection, clock, Trace::dialing)
-}
-
-/// Waits for the handshake and the decision about the peer.
-pub(crate) fn establish<A: Into<Approval>>(
-    Started { driver, trace, addresses }: Started,
-    mut accept: impl FnMut(&PeerInfo) -> A,
-) -> Result<Connection, ConnectionError> {
-    let signal = Arc::<Signal>::default();
-    let mut waiter = driver.waiter();
-    loop {
-        match signal.block_on_forever(|waker| waiter.poll_progress(waker))? {
-            // Early data is not accepted here: there is no strike register.
-            Progress::Claimed(_) => {}
-            Progress::Ask(peer) => {
-                // If `accept` panics, nobody is left to decide.
-                let mut abandon = Abandon(Some(&driver));
-                let approval = accept(&peer).into();
-                abandon.0 = None;
-                driver.with(|connection| connection.decide_peer(&approval));
-            }
-            Progress::Established(peer) => {
-                trace.look();
-                let handle = Handle { driver, peer, addresses, signal, trace };
-                return Ok(Connection { handle: Arc::new(handle) });
-            }
-        }
+    /// Begins a handshake as the responder.
+    pub(crate) fn responder(transport: Transport, keys: ResponderKeys, config: Arc<Config>) -> io::Result<Self> {
+        let clock = Clock::start();
+        let (addresses, now) = (transport.addresses(), clock.with_wall_clock());
+        let setup = Setup::responder(config, keys, None, addresses, now, &mut getrandom::SysRng)?;
+        Self::start(setup, transport, clock)
     }
-}
 
-/// Gives the connection up unless it is disarmed.
-struct Abandon<'a>(Option<&'a Driver>);
+    fn start(setup: Setup, transport: Transport, clock: Clock) -> io::Result<Self> {
+        let shared = Shared { link: Link::new(setup.driver().clone()), clock };
+        setup.trace().start(setup.driver(), || shared.start(transport))?;
+        Ok(Self { setup, shared })
+    }
 
-impl Drop for Abandon<'_> {
-    fn drop(&mut self) {
-        if let Some(driver) = self.0 {
-            driver.with(|connection| connection.close(Code::CANCELLED, ""));
-        }
+    /// Waits for the handshake and the decision about the peer.
+    fn establish<A: Into<Approval>>(
+        &self,
+        mut approve: impl FnMut(&PeerInfo) -> A,
+    ) -> Result<Connection, ConnectionError> {
+        let mut handshake = self.setup.handshake(false);
+        let peer = Arc::<Signal>::default().block_on_forever(|waker| handshake.poll(waker, &mut approve))?;
+        Ok(self.connection(peer))
+    }
+
+    /// Returns the handle, once the handshake has said who `peer` is.
+    pub(crate) fn connection(&self, peer: PeerInfo) -> Connection {
+        let handle = Arc::new(self.setup.handle(peer));
+        Connection { handle, shared: self.shared.clone(), signal: Arc::default() }
     }
 }
 
 impl Connection {
-    /// Opens a stream that speaks `protocol`, a name of 1 to 64 bytes of printable ASCII without space; an empty one names none.
-    ///
-    /// Nothing waits: the peer learns of the stream with the first bytes that are written to it, or when it is read, flushed or shut down.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn open(&self, protocol: &str, priority: Priority) -> Result<Stream, OpenError> {
-        let protocol = (!protocol.is_empty()).then_some(protocol);
-        let stream = self.handle.driver.open(protocol, priority)?;
-        self.handle.trace.opened(&stream);
-        Ok(Stream::new(stream))
-    }
-
-    /// The next stream that the peer opened. Several threads may wait at once; each stream goes to one of them.
-    ///
-    /// # Errors
-    /// Why the connection ended, once all streams that were opened before are accepted.
-    pub fn accept(&self) -> Result<Stream, ConnectionError> {
-        let mut waiter = self.handle.driver.waiter();
-        let stream = self.handle.signal.block_on_forever(|waker| waiter.poll_accept(waker))?;
-        self.handle.trace.stream_accepted(&stream);
-        Ok(Stream::new(stream))
+    pub(crate) const fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     pub(crate) fn trace(&self) -> &Trace {
-        &self.handle.trace
+        self.handle.trace()
     }
 
-    /// Returns the socket's address on this side.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.handle.addresses.local
-    }
-
-    /// Returns the socket's address on the peer's side.
-    pub fn peer_addr(&self) -> SocketAddr {
-        self.handle.addresses.peer
-    }
-
-    /// Returns what the connection has done so far, and what it holds now.
-    pub fn stats(&self) -> Stats {
-        self.handle.driver.look(peermux_core::Connection::stats)
-    }
-
-    /// Returns the round trip time, smoothed; zero before the first measurement.
-    pub fn round_trip(&self) -> Duration {
-        self.handle.driver.look(peermux_core::Connection::round_trip)
-    }
-
-    /// Fills `out` with keying material for the application, in the shape of RFC 5705: both sides get the same bytes for the same `label` and `context`
-    /// (`docs/spec.md` section 5). Returns `None` if `label` is longer than 255 bytes, or if `out` is empty or longer than 16,320.
-    pub fn export(&self, label: &[u8], context: &[u8], out: &mut [u8]) -> Option<()> {
-        self.handle.driver.look(|connection| connection.export(label, context, out))
-    }
-
-    /// Returns the channel binding: the handshake's hash, the same on both sides, and of no other connection.
-    pub fn channel_binding(&self) -> [u8; 64] {
-        self.handle.driver.channel_binding()
-    }
-
-    /// What the handshake proved of the peer.
-    pub fn peer(&self) -> &PeerInfo {
-        &self.handle.peer
-    }
-
-    /// The peer's static key.
-    pub fn peer_key(&self) -> PublicKey {
-        self.handle.peer.key
-    }
-
-    /// Waits for the peer's attestation: one of at most 112 bytes is in [`PeerInfo::attestation`] from the beginning, and a longer one comes in one of the peer's first 16 records. Returns
-    /// `None` once the peer has sent none and can send none any more, which takes 16 records. Nobody has verified it: see [`peermux_core::attestation`].
+    /// Opens a stream that speaks `protocol`, a name of 1 to 64 bytes of printable ASCII without space, or that names
+    /// none.
+    ///
+    /// This does not wait: the peer learns of the stream with the first bytes that are written to it, or when it is
+    /// read, flushed or shut down.
     ///
     /// # Errors
-    /// Why the connection ended before.
+    /// See [`OpenError`].
+    pub fn open_stream(&self, protocol: Option<&str>, priority: Priority) -> Result<Stream, OpenError> {
+        let stream = self.driver().open(protocol, priority)?;
+        self.trace().opened(&stream);
+        Ok(Stream::new(stream, &self.shared))
+    }
+
+    /// Waits for the next stream that the peer opens. Several threads may wait at once; each stream goes to one of
+    /// them.
+    ///
+    /// # Errors
+    /// Returns why the connection ended, once all streams that were opened before are accepted.
+    pub fn accept_stream(&self) -> Result<Stream, ConnectionError> {
+        let mut waiter = self.driver().waiter();
+        let stream = self.signal.block_on_forever(|waker| waiter.poll_accept(waker))?;
+        self.trace().stream_accepted(&stream);
+        Ok(Stream::new(stream, &self.shared))
+    }
+
+    /// Waits until the peer has proved its key and is accepted. Here that is so from the beginning.
+    ///
+    /// # Errors
+    /// Returns why the connection ended instead.
+    pub fn handshake_confirmed(&self) -> Result<PeerInfo, ConnectionError> {
+        let mut waiter = self.driver().waiter();
+        self.signal.block_on_forever(|waker| waiter.poll_confirmed(waker))
+    }
+
+    /// Waits for the peer's attestation: one of at most 112 bytes is in [`PeerInfo::attestation`] from the beginning,
+    /// and a longer one comes in one of the peer's first 16 records. Returns `None` once the peer has sent none and can
+    /// send none any more, which takes 16 records. Nobody has verified it: see [`peermux_core::attestation`].
+    ///
+    /// # Errors
+    /// Returns why the connection ended before.
     pub fn attestation(&self) -> Result<Option<Bytes>, ConnectionError> {
-        let mut waiter = self.handle.driver.waiter();
-        self.handle.signal.block_on_forever(|waker| waiter.poll_attestation(waker))
+        let mut waiter = self.driver().waiter();
+        self.signal.block_on_forever(|waker| waiter.poll_attestation(waker))
     }
 
-    /// Closes the connection with a code of the application's and a reason of at most 256 bytes, and waits until the peer knows, or 3 s have
-    /// passed. What is queued is dropped: use [`Connection::drain`] to let it finish.
-    pub fn close(&self, code: u64, reason: &str) {
-        self.handle.driver.with(|connection| connection.close(Code::Application(code), reason));
-        self.closed();
+    /// Waits until the connection has ended, and returns why.
+    pub fn closed(&self) -> ConnectionError {
+        let mut waiter = self.driver().waiter();
+        self.signal.block_on_forever(|waker| waiter.poll_ended(waker))
     }
 
-    /// Opens no more streams, asks the peer to open none, and closes once all that are open are done and dropped. The streams that the
-    /// peer has opened are among these, so accept them to the last.
-    pub fn drain(&self) {
-        self.handle.trace.drains(&self.handle.driver);
-        self.handle.driver.with(|connection| connection.drain(ProtocolCode::GOING_AWAY));
-        self.closed();
-    }
-
-    /// Waits until the connection has ended, and says why.
-    pub fn ended(&self) -> ConnectionError {
-        let mut waiter = self.handle.driver.waiter();
-        self.handle.signal.block_on_forever(|waker| waiter.poll_ended(waker))
-    }
-
-    fn closed(&self) {
-        let mut waiter = self.handle.driver.waiter();
-        self.handle.signal.block_on_forever(|waker| waiter.poll_closed(waker));
-    }
-
-    /// Why the connection ended, if it has.
-    pub fn error(&self) -> Option<ConnectionError> {
-        self.handle.driver.look(|connection| connection.error().cloned())
-    }
-
-    /// The shared state machine, for all that this adapter does not show.
-    pub fn driver(&self) -> &Arc<Driver> {
-        &self.handle.driver
+    /// Waits until nothing is to be sent or received any more, and the transport has this side's last record. A program
+    /// that ends right after [`Connection::close`] or [`Connection::drain`] waits for this first. After the connection
+    /// has ended this takes 3 s at most.
+    pub fn transport_closed(&self) {
+        let mut waiter = self.driver().waiter();
+        self.signal.block_on_forever(|waker| waiter.poll_closed(waker));
     }
 }
 
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("peer", &self.handle.peer).finish_non_exhaustive()
+peermux_core::connection_methods!(Connection);
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.handle.fmt(f)
     }
 }

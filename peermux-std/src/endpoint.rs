@@ -4,19 +4,23 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use peermux_core::driver::Driver;
-use peermux_core::endpoint::{self, Decision, Drained, EndpointLimits, Link, Next, RegisterError, Serving};
+use peermux_core::driver::{Driver, Handshake, Waiter};
+use peermux_core::endpoint::{
+    self, Decision, Dialing, Drained, EndpointLimits, Link, Next, Place, RegisterError, Serving,
+};
 
-use crate::listener::{Door, bind, invalid};
-use crate::pump::Clock;
-use crate::signal::Signal;
-use crate::{Approval, Config, Connection, PeerInfo, PublicKey, ResponderKeys, Stream};
-
-mod incoming;
-mod outgoing;
+use crate::connection::Started;
+use crate::listener::{PAUSE, bind};
+use crate::reach::{Reach, Reached};
+use crate::signal::{Promise, Signal};
+use crate::transport::{Clock, Transport};
+use crate::worker::{Context, Queue, Step, Worker};
+use crate::{
+    Approval, Config, Connection, ConnectionError, Identity, PeerInfo, PublicKey, Remote, ResponderKeys, Stream,
+};
 
 /// One listening port, and at most one connection with each peer, whoever dialled it, for all protocols of an application
 /// (`docs/spec.md` section 16).
@@ -76,21 +80,33 @@ pub struct Endpoint {
 }
 
 struct Handle {
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     shared: Arc<Shared>,
-    /// The accepting thread, and what wakes it by being dropped.
-    accepting: Mutex<Option<(JoinHandle<()>, io::PipeWriter)>>,
+    /// The task that accepts.
+    accepting: Option<Accepting>,
+    /// `None` once the endpoint drains.
+    worker: Mutex<Option<Worker>>,
+}
+
+/// The task that accepts, and what says that its socket is closed.
+struct Accepting {
+    waker: Waker,
+    closed: Arc<Promise<()>>,
 }
 
 impl Handle {
-    /// Begins to drain. The port is free when this returns.
     fn drain(&self) -> Drained<Connection> {
         let drained = self.shared.links.drain();
-        let accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((thread, stop)) = accepting {
-            drop(stop);
-            // It calls nothing of the application's, so it cannot be this thread.
-            let _ = thread.join();
+        if let Some(worker) = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let is_current = worker.is_current();
+            worker.detach();
+            if let Some(Accepting { waker, closed }) = &self.accepting {
+                waker.wake_by_ref();
+                // A callback runs on the thread that would close it.
+                if !is_current {
+                    closed.wait();
+                }
+            }
         }
         drained
     }
@@ -105,13 +121,14 @@ impl Drop for Handle {
 type Decide = dyn Fn(&PeerInfo) -> Approval + Send + Sync;
 type Keys = dyn Fn() -> ResponderKeys + Send + Sync;
 
-/// What the handles and the threads of an endpoint share.
+/// What the handles and the tasks of an endpoint share.
 struct Shared {
     keys: Box<Keys>,
     config: Arc<Config>,
     decide: Box<Decide>,
     clock: Clock,
     links: Arc<endpoint::Endpoint<Connection>>,
+    queue: Arc<Queue>,
 }
 
 impl Link for Connection {
@@ -135,7 +152,7 @@ impl Endpoint {
     /// The error of the socket; or that of a field of `config`, as a [`ConfigError`](crate::ConfigError).
     pub fn bind(address: impl ToSocketAddrs, keys: impl Into<ResponderKeys>, config: Config) -> io::Result<Self> {
         let keys = keys.into();
-        Self::over(bind(address)?, move || keys.clone(), config, EndpointLimits::default(), |_| true)
+        Self::create(Some(bind(address)?), move || keys.clone(), config, EndpointLimits::default(), |_| true)
     }
 
     /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; this side dials as the holder of the current one. Connections
@@ -143,31 +160,58 @@ impl Endpoint {
     ///
     /// # Errors
     /// As for [`Endpoint::bind`].
-    pub fn over<A: Into<Approval>>(
+    pub fn from_listener<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
         limits: EndpointLimits,
         accept: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        config.check().map_err(invalid)?;
-        let address = socket.local_addr()?;
-        let (door, stop) = Door::new(socket)?;
+        socket.set_nonblocking(true)?;
+        Self::create(Some(mio::net::TcpListener::from_std(socket)), keys, config, limits, accept)
+    }
+
+    /// Creates an endpoint that only dials. Otherwise it is as one [from a listener](Endpoint::from_listener).
+    ///
+    /// # Errors
+    /// Returns an error that holds a [`ConfigError`](crate::ConfigError), or the system's if it has no thread to give.
+    pub fn dialer<A: Into<Approval>>(
+        keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
+        config: Config,
+        limits: EndpointLimits,
+        approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        Self::create(None, keys, config, limits, approve)
+    }
+
+    fn create<A: Into<Approval>>(
+        socket: Option<mio::net::TcpListener>,
+        keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
+        config: Config,
+        limits: EndpointLimits,
+        approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        config.check()?;
+        let address = socket.as_ref().map(mio::net::TcpListener::local_addr).transpose()?;
+        let worker = Worker::start("peermux-endpoint")?;
         let shared = Arc::new(Shared {
             links: endpoint::Endpoint::new(limits),
             keys: Box::new(keys),
             config: Arc::new(config),
-            decide: Box::new(move |peer| accept(peer).into()),
+            decide: Box::new(move |peer| approve(peer).into()),
             clock: Clock::start(),
+            queue: worker.queue().clone(),
         });
-        let accepting = shared.clone();
-        let thread = thread::Builder::new().name("peermux-accept".into()).spawn(move || accepting.accept_all(&door))?;
-        Ok(Self { handle: Arc::new(Handle { address, shared, accepting: Mutex::new(Some((thread, stop))) }) })
+        let accepting = socket.map(|socket| shared.start_accepting(socket)).transpose()?;
+        Ok(Self { handle: Arc::new(Handle { address, shared, accepting, worker: Mutex::new(Some(worker)) }) })
     }
 
-    /// The address that this listens on.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.handle.address
+    /// Returns the address that this listens on.
+    ///
+    /// # Errors
+    /// Returns [`io::ErrorKind::Unsupported`] for an endpoint that only dials.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.handle.address.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "the endpoint only dials"))
     }
 
     /// The key that peers know this endpoint by: the current one.
@@ -222,10 +266,7 @@ impl Endpoint {
             match want.next(now, &waker) {
                 Next::Found(connection) => return Ok(connection),
                 Next::Failed(error) => return Err(error),
-                Next::Dial(dialing) => {
-                    let shared = shared.clone();
-                    spawn(move || shared.dial(dialing))?;
-                }
+                Next::Dial(dialing) => shared.dial(dialing)?,
                 Next::Wait(until) => {
                     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                         return Err(io::Error::new(io::ErrorKind::TimedOut, "there is no connection in time"));
@@ -244,7 +285,7 @@ impl Endpoint {
     }
 
     /// The connections that take new streams: one for each peer, and those with anonymous ones. Whom each is with, [`Connection::peer`] says.
-    pub fn peers(&self) -> Vec<Connection> {
+    pub fn connections(&self) -> Vec<Connection> {
         self.handle.shared.links.peers()
     }
 
@@ -256,8 +297,8 @@ impl Endpoint {
     ///
     /// # Errors
     /// See [`RegisterError`].
-    pub fn register(&self, protocol: &str) -> Result<Acceptor, RegisterError> {
-        Ok(Acceptor { streams: self.handle.shared.links.register(protocol)?, signal: Arc::default() })
+    pub fn register(&self, protocol: &str) -> Result<ProtocolListener, RegisterError> {
+        Ok(ProtocolListener { streams: self.handle.shared.links.register(protocol)?, signal: Arc::default() })
     }
 
     /// Accepts and dials no more, drains all connections, and waits until all of their streams are done and they are closed. Streams that wait for an acceptor are
@@ -270,25 +311,25 @@ impl Endpoint {
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (address, key) = (self.local_addr(), self.public_key());
+        let (address, key) = (self.handle.address, self.public_key());
         f.debug_struct("Endpoint").field("address", &address).field("key", &key).finish_non_exhaustive()
     }
 }
 
 /// Takes the streams of one protocol. When it is dropped, those that wait are refused, and the protocol is unknown.
-pub struct Acceptor {
+pub struct ProtocolListener {
     streams: endpoint::Acceptor<Connection>,
     /// Where those wait that accept.
     signal: Arc<Signal>,
 }
 
-impl Acceptor {
+impl ProtocolListener {
     /// The next stream that names the protocol, and the connection that it came on, which says who the peer is and opens streams to it. `None` once the endpoint has
     /// drained. Several threads may wait at once; each stream goes to one of them.
     pub fn accept(&self) -> Option<(Stream, Connection)> {
         let (stream, connection) = self.signal.block_on_forever(|waker| self.streams.poll_accept(waker))?;
         connection.trace().stream_accepted(&stream);
-        Some((Stream::new(stream), connection))
+        Some((Stream::new(stream, connection.shared()), connection))
     }
 
     /// The protocol's name.
@@ -297,18 +338,191 @@ impl Acceptor {
     }
 }
 
-impl fmt::Debug for Acceptor {
+impl fmt::Debug for ProtocolListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Acceptor").field("protocol", &self.protocol()).finish_non_exhaustive()
+        f.debug_struct("ProtocolListener").field("protocol", &self.protocol()).finish_non_exhaustive()
     }
 }
 
-/// Starts the thread of one peer.
-fn spawn(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name("peermux-peer".into()).spawn(run).map(drop)
+impl Shared {
+    /// Starts the task that accepts dialers.
+    fn start_accepting(self: &Arc<Self>, mut socket: mio::net::TcpListener) -> io::Result<Accepting> {
+        let closed = Arc::<Promise<()>>::default();
+        let accepting = Arc::new(Mutex::new(None));
+        let (shared, end) = (self.clone(), KeepOnDrop(closed.clone()));
+        let run = {
+            let accepting = accepting.clone();
+            move |context: &Context<'_>| {
+                let _ = &end;
+                let mut socket = accepting.lock().unwrap_or_else(PoisonError::into_inner);
+                match &*socket {
+                    Some(listening) => {
+                        let step = shared.accept_all(listening, context);
+                        if matches!(step, Step::Done) {
+                            *socket = None;
+                        }
+                        step
+                    }
+                    None => Step::Wait(None),
+                }
+            }
+        };
+        let waker = self.queue.spawn(Arc::default(), Some(&mut socket), run)?;
+        *accepting.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+        waker.wake_by_ref();
+        Ok(Accepting { waker, closed })
+    }
+
+    /// Accepts dialers while there is room.
+    fn accept_all(self: &Arc<Self>, socket: &mio::net::TcpListener, context: &Context<'_>) -> Step {
+        loop {
+            match self.links.poll_room(context.waker) {
+                Poll::Pending => return Step::Wait(None),
+                Poll::Ready(false) => return Step::Done,
+                Poll::Ready(true) => {}
+            }
+            let started = match socket.accept() {
+                // The socket of one who gets no place is closed here.
+                Ok((socket, peer)) => match self.links.place(peer.ip()) {
+                    Some(place) => self.accept(socket, place),
+                    None => Ok(()),
+                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Wait(None),
+                Err(error) => Err(error),
+            };
+            if started.is_err() {
+                // What is wrong with one dialer's socket, or with the system, may be better for the next.
+                return Step::Wait(Instant::now().checked_add(PAUSE));
+            }
+        }
+    }
+
+    /// Starts the task of a connection that was accepted.
+    fn accept(self: &Arc<Self>, socket: mio::net::TcpStream, place: Place<Connection>) -> io::Result<()> {
+        let started = Started::responder(Transport::from_tcp(socket)?, (self.keys)(), self.config.clone())?;
+        place.begin(started.setup.driver());
+        let handshake = started.setup.handshake(false);
+        self.spawn(Life::Handshake { started, handshake, from: From::Place(place) })
+    }
+
+    /// Starts the task of a dial, and then of its connection.
+    fn dial(self: &Arc<Self>, dialing: Dialing<Connection>) -> io::Result<()> {
+        let reach = Reach::new(dialing.addresses(), self.config.connect_timeout);
+        self.spawn(Life::Reach { reach, dialing })
+    }
+
+    fn spawn(self: &Arc<Self>, life: Life) -> io::Result<()> {
+        let (shared, mut life) = (self.clone(), Some(life));
+        let run = move |context: &Context<'_>| {
+            loop {
+                match life.take().map_or(Turn::Done, |life| shared.step(life, context)) {
+                    Turn::Next(next) => life = Some(next),
+                    Turn::Wait(same, until) => {
+                        life = Some(same);
+                        return Step::Wait(until);
+                    }
+                    Turn::Done => return Step::Done,
+                }
+            }
+        };
+        self.queue.spawn(Arc::default(), None, run)?.wake();
+        Ok(())
+    }
+
+    /// One step in the life of a connection.
+    fn step(&self, life: Life, context: &Context<'_>) -> Turn {
+        let waker = context.waker;
+        match life {
+            Life::Reach { mut reach, dialing } => {
+                if dialing.poll_unwanted(waker).is_ready() {
+                    return Turn::Done;
+                }
+                let socket = match reach.poll(context) {
+                    Reached::Wait(until) => return Turn::Wait(Life::Reach { reach, dialing }, until),
+                    Reached::Connected(socket) => self.greet(socket, &dialing),
+                    Reached::Failed(error) => Err(error),
+                };
+                match socket {
+                    Ok(started) => {
+                        let handshake = started.setup.handshake(false);
+                        Turn::Next(Life::Handshake { started, handshake, from: From::Dialing(dialing) })
+                    }
+                    Err(error) => self.serve(dialing.finish(self.clock.now(), Err(error))),
+                }
+            }
+            Life::Handshake { started, mut handshake, from } => {
+                let Poll::Ready(result) = handshake.poll(waker, |peer| (self.decide)(peer)) else {
+                    return Turn::Wait(Life::Handshake { started, handshake, from }, None);
+                };
+                let now = self.clock.now();
+                match (result.map(|peer| started.connection(peer)), from) {
+                    (result, From::Dialing(dialing)) => {
+                        self.serve(dialing.finish(now, result.map_err(ConnectionError::into_dial_error)))
+                    }
+                    (Ok(connection), From::Place(place)) => {
+                        Turn::Next(Life::Serve(self.links.adopt(now, &connection, Some(place))))
+                    }
+                    // An error is between that dialer and its socket.
+                    (Err(_), From::Place(place)) => {
+                        place.failed();
+                        Turn::Next(Life::Close(started.setup.driver().waiter(), place))
+                    }
+                }
+            }
+            Life::Serve(mut serving) => match serving.poll(self.clock.now(), waker) {
+                Poll::Ready(()) => Turn::Done,
+                Poll::Pending => Turn::Wait(Life::Serve(serving), None),
+            },
+            Life::Close(mut waiter, place) => match waiter.poll_closed(waker) {
+                Poll::Ready(()) => Turn::Done,
+                Poll::Pending => Turn::Wait(Life::Close(waiter, place), None),
+            },
+        }
+    }
+
+    fn serve(&self, serving: Option<Serving<Connection>>) -> Turn {
+        serving.map_or(Turn::Done, |serving| Turn::Next(Life::Serve(serving)))
+    }
+
+    fn greet(&self, socket: mio::net::TcpStream, dialing: &Dialing<Connection>) -> io::Result<Started> {
+        let (identity, remote) = (Identity::Known((self.keys)().current), Remote::Key(dialing.peer()));
+        let transport = Transport::from_tcp(socket)?;
+        Started::initiator(transport, identity, remote, self.config.clone(), |driver| dialing.begin(driver))
+    }
 }
 
-/// Gives the peer's streams to the acceptors, until the connection is closed.
-fn serve(mut serving: Serving<Connection>, clock: Clock) {
-    Arc::<Signal>::default().block_on_forever(|waker| serving.poll(clock.now(), waker));
+/// The life of a connection of an endpoint.
+enum Life {
+    Reach {
+        reach: Reach,
+        dialing: Dialing<Connection>,
+    },
+    Handshake {
+        started: Started,
+        handshake: Handshake,
+        from: From,
+    },
+    Serve(Serving<Connection>),
+    /// The handshake has failed. The place stays taken until the socket is closed.
+    Close(Waiter, Place<Connection>),
+}
+
+enum From {
+    Dialing(Dialing<Connection>),
+    Place(Place<Connection>),
+}
+
+enum Turn {
+    Next(Life),
+    Wait(Life, Option<Instant>),
+    Done,
+}
+
+/// Says that the accepting socket is closed.
+struct KeepOnDrop(Arc<Promise<()>>);
+
+impl Drop for KeepOnDrop {
+    fn drop(&mut self) {
+        self.0.keep(());
+    }
 }

@@ -12,11 +12,11 @@
 //! let host_key = StaticSecret::from_bytes(&[1; 32]);
 //! let host = host_key.public_key();
 //! let listener = Listener::bind("127.0.0.1:0", host_key, Config::default())?;
-//! let address = listener.local_addr();
+//! let address = listener.local_addr()?;
 //!
 //! std::thread::spawn(move || {
 //!     let connection = listener.accept().expect("a renter dials");
-//!     while let Ok(mut stream) = connection.accept() {
+//!     while let Ok(mut stream) = connection.accept_stream() {
 //!         let mut request = Vec::new();
 //!         stream.read_to_end(&mut request).expect("the renter finishes");
 //!         stream.write_all(&request).expect("the renter reads");
@@ -26,13 +26,14 @@
 //!
 //! let renter_key = StaticSecret::from_bytes(&[2; 32]);
 //! let connection = connect(address, renter_key, Remote::Key(host), Config::default())?;
-//! let mut stream = connection.open("example/echo", Priority::default())?;
+//! let mut stream = connection.open_stream(Some("example/echo"), Priority::default())?;
 //! stream.write_all(b"hello")?;
 //! stream.shutdown(Shutdown::Write)?;
 //! let mut answer = Vec::new();
 //! stream.read_to_end(&mut answer)?;
 //! assert_eq!(answer, b"hello");
 //! connection.close(0, "done");
+//! connection.transport_closed();
 //! # Ok(())
 //! # }
 //! ```
@@ -61,24 +62,32 @@
 //! | `stream refused` | debug | of an [`Endpoint`]: `protocol`, `code` |
 //! | `refused while draining` | debug | of an [`Endpoint`]: a connection that was confirmed too late is closed with REFUSED |
 //!
-//! The protocol is in `docs/spec.md`, and all of its logic in [`peermux_core`]; here are two threads for each connection and trait impls.
+//! The protocol is in `docs/spec.md`, and all of its logic in [`peermux_core`]; here are threads and trait impls. One thread serves
+//! the transports of all connections of the process, however many there are, and each [`Listener`] and [`Endpoint`] has one more, which runs the callbacks of the application. A call that
+//! would wait in a read or a write does the work of the first one instead, as far as there is any: it reads and writes the socket, opens and seals records, and wakes others.
 
 mod connection;
 mod endpoint;
 mod listener;
-mod pump;
+mod pair;
 mod reach;
 mod signal;
 mod stream;
+mod transport;
+mod worker;
 
-pub use connection::{Connection, connect, connect_over, connect_with};
-pub use endpoint::{Acceptor, Endpoint};
-pub use listener::{AcceptError, Listener, accept_over};
+pub use connection::{Connection, accept_socket, connect, connect_socket, connect_with};
+pub use endpoint::{Endpoint, ProtocolListener};
+pub use listener::Listener;
 pub use stream::Stream;
+pub use transport::Transport;
+
+pub use mio;
 
 pub use peermux_core::code::{Code, ProtocolCode};
 pub use peermux_core::crypto::{PublicKey, StaticSecret};
 pub use peermux_core::dialing::ConnectError;
+pub use peermux_core::driver::AcceptError;
 pub use peermux_core::endpoint::{EndpointLimits, RegisterError};
 pub use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};
 pub use peermux_core::wire::Priority;

@@ -1,75 +1,42 @@
 //! Accepting connections.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, Instant};
 
-use peermux_core::trace::Trace;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socket2::{Domain, Protocol, Socket, Type};
+use peermux_core::driver::AcceptError;
 
-use crate::connection::{Connection, Started, establish};
-use crate::pump::Clock;
-use crate::signal::Signal;
+use crate::connection::{Connection, Started};
+use crate::transport::Transport;
+use crate::worker::{Context, Queue, Readiness, Step, Worker};
 use crate::{Approval, Config, PeerInfo, ResponderKeys, StaticSecret};
 
-/// Handshakes that may be under way at once; more dialers wait in the kernel's queue.
-const HANDSHAKES: usize = 256;
+/// Handshakes that may be under way at once, and outcomes that the application has not yet taken; more dialers wait in
+/// the kernel's queue.
+const HANDSHAKES: usize = 1024;
 
-/// Outcomes that the application has not yet taken.
-const READY: usize = 64;
-
-/// How long to wait when the system has no socket to give, as when all file descriptors are in use, or when all places are taken.
-pub(crate) const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// How long to wait when the system has no socket to give, as when all file descriptors are in use.
+pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
 type Outcome = Result<Connection, AcceptError>;
 
-/// Listens for peers. Their handshakes run side by side, so that a silent one holds nobody up.
+/// Listens for peers. Handshakes run side by side in one thread, so a silent peer does not block the others.
 pub struct Listener {
     address: SocketAddr,
-    /// `None` while the listener is dropped.
-    outcomes: Option<Mutex<Receiver<Outcome>>>,
-    /// The accepting thread, and what wakes it by being dropped.
-    accepting: Option<(JoinHandle<()>, io::PipeWriter)>,
+    outcomes: Arc<Outcomes>,
+    /// `None` once the listener is closed.
+    worker: Mutex<Option<Worker>>,
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Whoever has an outcome to tell finds nobody, and gives up.
-        self.outcomes = None;
-        if let Some((thread, stop)) = self.accepting.take() {
-            drop(stop);
-            // So that the address is free when this returns. A panic in a decision of the application has been told of already.
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Why somebody who dialled did not become a connection.
-#[derive(Debug)]
-pub struct AcceptError {
-    /// Who dialled; `None` if the system had no socket to give.
-    pub peer: Option<SocketAddr>,
-    /// What went wrong; it holds a [`ConnectionError`](crate::ConnectionError) where the handshake failed.
-    pub error: io::Error,
-}
-
-impl fmt::Display for AcceptError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.peer {
-            Some(peer) => write!(f, "{peer}: {}", self.error),
-            None => fmt::Display::fmt(&self.error, f),
-        }
-    }
-}
-
-impl std::error::Error for AcceptError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
+        self.close();
     }
 }
 
@@ -77,66 +44,111 @@ impl Listener {
     /// Listens on `address` as the holder of `key`, and accepts every peer that completes the handshake.
     ///
     /// # Errors
-    /// The error of the socket; or that of a field of `config`, as a [`ConfigError`](crate::ConfigError).
+    /// Returns the error of the socket, the system's if it has no thread to give, or one that holds a
+    /// [`ConfigError`](crate::ConfigError).
     pub fn bind(address: impl ToSocketAddrs, key: StaticSecret, config: Config) -> io::Result<Self> {
         let keys = move || ResponderKeys::from(key.clone());
-        Self::over(bind(address)?, keys, config, |_| true)
+        Self::from_mio(bind(address)?, keys, config, |_| true)
     }
 
-    /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; `accept` decides about each peer if
-    /// [`Config::ask`] is set: it returns a `bool` or an [`Approval`].
+    /// Listens on a socket that is bound. `keys` returns the keys of each connection, so that they can change.
+    /// `approve` decides about each peer if [`Config::ask`] is set: it returns a `bool` or an [`Approval`]. Both are
+    /// called in the listener's thread. While they run, other dialers of this listener wait, and connections do not.
     ///
     /// # Errors
-    /// As for [`Listener::bind`].
-    pub fn over<A: Into<Approval>>(
+    /// See [`Listener::bind`].
+    pub fn from_listener<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
-        accept: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
+        approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        config.check().map_err(invalid)?;
+        socket.set_nonblocking(true)?;
+        Self::from_mio(mio::net::TcpListener::from_std(socket), keys, config, approve)
+    }
+
+    fn from_mio<A: Into<Approval>>(
+        mut socket: mio::net::TcpListener,
+        keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
+        config: Config,
+        approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        config.check()?;
         let address = socket.local_addr()?;
-        let (door, stopper) = Door::new(socket)?;
-        let (outcome, outcomes) = sync_channel(READY);
-        let places = Arc::new(AtomicUsize::new(HANDSHAKES));
-        let acceptor = Acceptor { door, keys, config: Arc::new(config), accept: Arc::new(accept), outcome, places };
-        let thread = thread::Builder::new().name("peermux-accept".into()).spawn(move || acceptor.run())?;
-        Ok(Self { address, outcomes: Some(Mutex::new(outcomes)), accepting: Some((thread, stopper)) })
+        let outcomes = Arc::<Outcomes>::default();
+        let worker = Worker::start("peermux-accept")?;
+        let queue = worker.queue().clone();
+        let (ended, readiness) = (CloseOnDrop(outcomes.clone()), Arc::<Readiness>::default());
+        let (config, approve) = (Arc::new(config), Arc::new(move |peer: &PeerInfo| approve(peer).into()));
+        // The socket is registered before the task owns it.
+        let accepting = Arc::new(Mutex::new(None::<mio::net::TcpListener>));
+        let run = {
+            let accepting = accepting.clone();
+            move |context: &Context<'_>| {
+                let Some(socket) = &*accepting.lock().unwrap_or_else(PoisonError::into_inner) else {
+                    return Step::Wait(None);
+                };
+                accept_all(socket, context, &ended.0, |socket, permit| {
+                    let transport = Transport::from_tcp(socket)?;
+                    let started = Started::responder(transport, keys(), config.clone())?;
+                    shake_hands(&queue, started, approve.clone(), permit, ended.0.clone())
+                })
+            }
+        };
+        let waker = worker.queue().spawn(readiness, Some(&mut socket), run)?;
+        *accepting.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+        waker.wake();
+        Ok(Self { address, outcomes, worker: Mutex::new(Some(worker)) })
     }
 
-    /// The address that this listens on.
-    pub const fn local_addr(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The next connection. Dialers that fail are passed over: see [`Listener::next`].
+    /// Returns the address that this listens on.
     ///
     /// # Errors
-    /// Only if the thread that accepts is gone, as after a panic of `keys`.
+    /// This never fails; listeners of other adapters may have no address.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+
+    /// Waits for the next connection. Dialers that fail are passed over: see [`Listener::next_outcome`].
+    ///
+    /// # Errors
+    /// Returns an error only if the listener is closed, or after a panic of `keys`.
     pub fn accept(&self) -> io::Result<Connection> {
         loop {
-            match self.next() {
+            match self.next_outcome() {
                 Some(Ok(connection)) => return Ok(connection),
                 Some(Err(_)) => {}
-                None => return Err(io::Error::other("the listener's thread has ended")),
+                None => return Err(io::Error::new(io::ErrorKind::NotConnected, "the listener is closed")),
             }
         }
     }
 
-    /// What became of the next one who dialled; `None` if the thread that accepts is gone. Several threads may wait at once.
-    pub fn next(&self) -> Option<Result<Connection, AcceptError>> {
-        self.outcomes.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+    /// Waits for the outcome of the next dialer. Returns `None` if the listener is closed. Several threads may wait at
+    /// once; each outcome goes to one of them.
+    pub fn next_outcome(&self) -> Option<Outcome> {
+        self.outcomes.take()
+    }
+
+    /// Stops listening: handshakes that are under way are aborted, and threads that wait in [`Listener::accept`] get an
+    /// error. Connections that were accepted go on. Dropping the listener does the same.
+    pub fn close(&self) {
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(worker);
+        self.outcomes.close();
     }
 }
 
-/// Dialers that the kernel keeps until they are accepted; [`TcpListener::bind`] has it keep 128, and a burst of more costs some of them a second.
-const BACKLOG: i32 = 1024;
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").field("address", &self.address).finish_non_exhaustive()
+    }
+}
 
-/// As [`TcpListener::bind`], with room for [`BACKLOG`] dialers.
-pub(crate) fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
-    let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+/// Binds the first of the addresses that can be bound.
+pub(crate) fn bind(address: impl ToSocketAddrs) -> io::Result<mio::net::TcpListener> {
+    let mut last = io::Error::new(io::ErrorKind::InvalidInput, "name has no address");
     for address in address.to_socket_addrs()? {
-        match bind_one(address) {
+        match mio::net::TcpListener::bind(address) {
             Ok(socket) => return Ok(socket),
             Err(error) => last = error,
         }
@@ -144,148 +156,151 @@ pub(crate) fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
     Err(last)
 }
 
-fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections of a listener that has ended do not keep the port from the next one.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// A listening socket, and what ends the wait for somebody who dials.
-pub(crate) struct Door {
-    socket: TcpListener,
-    /// Readable once the writer that came with this is dropped.
-    stop: io::PipeReader,
-}
-
-impl Door {
-    pub(crate) fn new(socket: TcpListener) -> io::Result<(Self, io::PipeWriter)> {
-        socket.set_nonblocking(true)?;
-        let (stop, stopper) = io::pipe()?;
-        Ok((Self { socket, stop }, stopper))
-    }
-
-    /// Waits for the next who dials; `None` once the writer is dropped.
-    pub(crate) fn next(&self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
-        while !self.stops(None) {
-            match self.socket.accept() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Some(result),
-            }
+/// Accepts dialers while there are permits, and gives each to `start`.
+fn accept_all(
+    socket: &mio::net::TcpListener,
+    context: &Context<'_>,
+    outcomes: &Arc<Outcomes>,
+    mut start: impl FnMut(mio::net::TcpStream, Permit) -> io::Result<()>,
+) -> Step {
+    loop {
+        let Some(permit) = outcomes.permit(context.waker) else { return Step::Wait(None) };
+        let (remote, result) = match socket.accept() {
+            Ok((socket, remote)) => (Some(remote), start(socket, permit)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Wait(None),
+            Err(error) => (None, Err(error)),
+        };
+        if let Err(error) = result {
+            outcomes.push(Err(AcceptError { remote, error }), None);
+            // What is wrong with one dialer's socket, or with the system, may be better for the next.
+            return Step::Wait(Instant::now().checked_add(PAUSE));
         }
-        None
-    }
-
-    /// Waits for somebody who dials, or only for `pause`; true once the writer is dropped.
-    pub(crate) fn stops(&self, pause: Option<&Timespec>) -> bool {
-        let mut both = [PollFd::new(&self.stop, PollFlags::IN), PollFd::new(&self.socket, PollFlags::IN)];
-        let fds = if pause.is_some() { 1 } else { 2 };
-        // An error, EINTR as a rule, leaves it to `accept` to find nobody.
-        let _ = poll(&mut both[..fds], pause);
-        !both[0].revents().is_empty()
     }
 }
 
-struct Acceptor<K, F> {
-    door: Door,
-    keys: K,
-    config: Arc<Config>,
-    accept: Arc<F>,
-    outcome: SyncSender<Outcome>,
-    /// Handshakes that may still be begun.
-    places: Arc<AtomicUsize>,
-}
-
-impl<K, F, A> Acceptor<K, F>
-where
-    K: Fn() -> ResponderKeys,
-    A: Into<Approval>,
-    F: Fn(&PeerInfo) -> A + Send + Sync + 'static,
-{
-    fn run(&self) {
-        while let Some(place) = self.place() {
-            let Some(dialer) = self.door.next() else { return };
-            let result = match dialer {
-                Ok((socket, peer)) => {
-                    self.start(socket, peer, place).map_err(|error| AcceptError { peer: Some(peer), error })
+/// Runs a handshake in a task of `queue`. The permit goes with the outcome; after a failure it is given back when the
+/// socket is closed, which takes a while (section 13.1 of the specification). So there are never more sockets without a
+/// peer than permits.
+fn shake_hands(
+    queue: &Arc<Queue>,
+    started: Started,
+    approve: Arc<impl Fn(&PeerInfo) -> Approval + Send + Sync + 'static>,
+    permit: Permit,
+    outcomes: Arc<Outcomes>,
+) -> io::Result<()> {
+    let (mut handshake, mut closed) = (Some(started.setup.handshake(false)), started.setup.driver().waiter());
+    let mut permit = Some(permit);
+    let run = move |context: &Context<'_>| {
+        if let Some(shaking) = &mut handshake {
+            match shaking.poll(context.waker, |peer| approve(peer)) {
+                std::task::Poll::Pending => return Step::Wait(None),
+                std::task::Poll::Ready(Ok(peer)) => {
+                    outcomes.push(Ok(started.connection(peer)), permit.take());
+                    return Step::Done;
                 }
-                Err(error) => Err(AcceptError { peer: None, error }),
-            };
-            if let Err(error) = result {
-                // What is wrong with one dialer's socket, or with the system, may be better for the next.
-                if self.outcome.send(Err(error)).is_err() || self.door.stops(Some(&PAUSE)) {
-                    return;
+                std::task::Poll::Ready(Err(error)) => {
+                    handshake = None;
+                    let remote = started.setup.addresses().remote;
+                    outcomes.push(Err(AcceptError { remote, error: error.into() }), None);
                 }
             }
         }
+        if closed.poll_closed(context.waker).is_ready() { Step::Done } else { Step::Wait(None) }
+    };
+    queue.spawn(Arc::default(), None, run)?.wake();
+    Ok(())
+}
+
+/// Outcomes that the application has not yet taken, and permits for more.
+#[derive(Default)]
+struct Outcomes {
+    queue: Mutex<Taken>,
+    changed: Condvar,
+    /// Permits that are not given back.
+    permits: AtomicUsize,
+    /// The task that accepts, while it waits for a permit.
+    accepting: Mutex<Option<Waker>>,
+}
+
+#[derive(Default)]
+struct Taken {
+    outcomes: VecDeque<(Outcome, Option<Permit>)>,
+    closed: bool,
+}
+
+/// The right to a handshake, given back when this is dropped, even by a panic of the application's decision.
+struct Permit(Arc<Outcomes>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.permits.fetch_sub(1, SeqCst);
+        let accepting = self.0.accepting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(accepting) = accepting {
+            accepting.wake();
+        }
+    }
+}
+
+/// Tells those who wait for an outcome that there will be none.
+struct CloseOnDrop(Arc<Outcomes>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Outcomes {
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a place for a handshake; `None` once the listener is dropped.
-    fn place(&self) -> Option<Place> {
-        while self.places.fetch_update(Relaxed, Relaxed, |free| free.checked_sub(1)).is_err() {
-            if self.door.stops(Some(&PAUSE)) {
+    /// Returns a permit. If there is none, `waker` is woken when there is.
+    fn permit(self: &Arc<Self>, waker: &Waker) -> Option<Permit> {
+        let try_take = || {
+            let one_more = |taken| (taken < HANDSHAKES).then_some(taken + 1);
+            self.permits.fetch_update(SeqCst, Relaxed, one_more).is_ok().then(|| Permit(self.clone()))
+        };
+        try_take().or_else(|| {
+            let former = self.accepting.lock().unwrap_or_else(PoisonError::into_inner).replace(waker.clone());
+            drop(former);
+            // One may have been given back meanwhile.
+            try_take()
+        })
+    }
+
+    fn push(&self, outcome: Outcome, permit: Option<Permit>) {
+        let mut queue = self.lock();
+        // Failures of the system have no permit: one more of those is not kept, if nobody takes them.
+        if permit.is_some() || queue.outcomes.len() < 2 * HANDSHAKES {
+            queue.outcomes.push_back((outcome, permit));
+        }
+        drop(queue);
+        self.changed.notify_one();
+    }
+
+    fn take(&self) -> Option<Outcome> {
+        let mut queue = self.lock();
+        loop {
+            if let Some((outcome, permit)) = queue.outcomes.pop_front() {
+                drop(queue);
+                drop(permit);
+                return Some(outcome);
+            }
+            if queue.closed {
                 return None;
             }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        Some(Place(self.places.clone()))
     }
 
-    /// Starts a handshake.
-    fn start(&self, socket: TcpStream, peer: SocketAddr, place: Place) -> io::Result<()> {
-        let (keys, config, accept) = ((self.keys)(), self.config.clone(), self.accept.clone());
-        let outcome = self.outcome.clone();
-        let handshake = move || {
-            let started = begin(socket, keys, config);
-            let driver = started.as_ref().ok().map(|started| started.driver.clone());
-            let result = started.and_then(|started| Ok(establish(started, |peer| accept(peer))?));
-            let failed = result.is_err();
-            let _ = outcome.send(result.map_err(|error| AcceptError { peer: Some(peer), error }));
-            // The place is free when the outcome is taken; and where that is a failure, when its socket is closed, which takes a while
-            // (`docs/spec.md` section 13.1). So there are never more sockets without a peer than places.
-            if let Some(driver) = driver.filter(|_| failed) {
-                let mut waiter = driver.waiter();
-                Arc::<Signal>::default().block_on_forever(|waker| waiter.poll_closed(waker));
-            }
-            drop(place);
+    fn close(&self) {
+        let outcomes = {
+            let mut queue = self.lock();
+            queue.closed = true;
+            std::mem::take(&mut queue.outcomes)
         };
-        thread::Builder::new().name("peermux-handshake".into()).spawn(handshake)?;
-        Ok(())
+        self.changed.notify_all();
+        drop(outcomes);
     }
-}
-
-/// A place for a handshake, given back when this is dropped, even by a panic of the application's decision.
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Relaxed);
-    }
-}
-
-/// Accepts one peer over a socket that was just accepted, as the holder of `keys`. `accept` decides about the peer if [`Config::ask`] is set.
-///
-/// # Errors
-/// The error of the socket, or one that holds a [`ConnectionError`](crate::ConnectionError) or a [`ConfigError`](crate::ConfigError).
-pub fn accept_over<A: Into<Approval>>(
-    socket: TcpStream,
-    keys: impl Into<ResponderKeys>,
-    config: Config,
-    accept: impl FnMut(&PeerInfo) -> A,
-) -> io::Result<Connection> {
-    Ok(establish(begin(socket, keys.into(), Arc::new(config))?, accept)?)
-}
-
-/// Begins a handshake as the one who was dialled.
-pub(crate) fn begin(socket: TcpStream, keys: ResponderKeys, config: Arc<Config>) -> io::Result<Started> {
-    let clock = Clock::start();
-    let connection =
-        peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
-    Started::new(socket, connection, clock, Trace::accepted)
-}
-
-pub(crate) fn invalid(error: crate::ConfigError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, error)
 }

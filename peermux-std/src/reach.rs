@@ -1,106 +1,94 @@
-//! Connecting to the first of several addresses that answers (RFC 8305).
+//! Connects to the first of several addresses that answers (RFC 8305).
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use mio::net::TcpStream;
 use peermux_core::dialing::{ConnectError, STAGGER, order};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
 
-/// An attempt that is under way.
+use crate::worker::Context;
+
+/// Attempts to connect. A task polls it.
+pub(crate) struct Reach {
+    waiting: std::vec::IntoIter<SocketAddr>,
+    attempts: Vec<Attempt>,
+    failed: ConnectError,
+    /// When the next attempt begins; `None` if at once.
+    next: Option<Instant>,
+    limit: Option<Duration>,
+}
+
 struct Attempt {
     address: SocketAddr,
-    socket: Socket,
-    /// When its time is over.
+    socket: TcpStream,
     until: Option<Instant>,
 }
 
-/// Connects to `addresses`: to one more every 250 ms, or as soon as an attempt has failed, in the order of RFC 8305. Each attempt ends after `limit`. Returns the first socket that is connected; the others are
-/// closed. Returns `None` as soon as `stop` has ended.
-///
-/// The sockets do not block, so all of this is one wait of the calling thread, and nothing is left behind.
-pub(crate) fn reach(
-    addresses: &[SocketAddr],
-    limit: Option<Duration>,
-    stop: Option<&io::PipeReader>,
-) -> io::Result<Option<TcpStream>> {
-    let mut waiting = order(addresses).into_iter();
-    let mut attempts = Vec::<Attempt>::new();
-    let mut failed = ConnectError::default();
-    let mut next = None::<Instant>;
-    loop {
+/// How far the attempts are.
+pub(crate) enum Reached {
+    Connected(TcpStream),
+    Failed(io::Error),
+    /// The task waits for their sockets, until this time at the latest.
+    Wait(Option<Instant>),
+}
+
+impl Attempt {
+    /// Returns whether the socket is connected.
+    fn is_connected(&self, now: Instant) -> io::Result<bool> {
+        if let Some(error) = self.socket.take_error()? {
+            return Err(error);
+        }
+        match self.socket.peer_addr() {
+            Ok(_) => Ok(true),
+            // As long as it connects. Whether that has failed, the call above says.
+            Err(_) if self.until.is_none_or(|until| now < until) => Ok(false),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+impl Reach {
+    /// Tries `addresses`, each for `limit` at most.
+    pub(crate) fn new(addresses: &[SocketAddr], limit: Option<Duration>) -> Self {
+        let (attempts, failed) = (Vec::new(), ConnectError::default());
+        Self { waiting: order(addresses).into_iter(), attempts, failed, next: None, limit }
+    }
+
+    /// Goes on, for the task whose `context` this is.
+    pub(crate) fn poll(&mut self, context: &Context<'_>) -> Reached {
         let now = Instant::now();
-        // One is begun at once when another one has failed.
-        if next.is_none_or(|next| now >= next) || attempts.is_empty() {
-            match waiting.next() {
-                Some(address) => {
-                    match begin(address) {
-                        Ok(socket) => {
-                            let until = limit.and_then(|limit| now.checked_add(limit));
-                            attempts.push(Attempt { address, socket, until });
-                            next = Some(now + STAGGER);
-                        }
-                        Err(error) => failed.push(address, error),
-                    }
-                    continue;
+        for mut attempt in std::mem::take(&mut self.attempts) {
+            match attempt.is_connected(now) {
+                Ok(false) => self.attempts.push(attempt),
+                Ok(true) => match context.deregister(&mut attempt.socket) {
+                    Ok(()) => return Reached::Connected(attempt.socket),
+                    Err(error) => self.failed.push(attempt.address, error),
+                },
+                Err(error) => {
+                    self.failed.push(attempt.address, error);
+                    // The next one begins at once.
+                    self.next = None;
                 }
-                None if attempts.is_empty() => return Err(failed.into()),
-                None => {}
             }
         }
-        let stagger = next.filter(|_| waiting.len() > 0);
-        let timer = attempts.iter().filter_map(|attempt| attempt.until).chain(stagger).min();
-        let ready = wait(&attempts, stop, timer.map(|timer| timer.saturating_duration_since(now)))?;
-        let Some(ready) = ready else { return Ok(None) };
-        let now = Instant::now();
-        for (attempt, ready) in std::mem::take(&mut attempts).into_iter().zip(ready) {
-            let error = match attempt.socket.take_error() {
-                Ok(None) if ready => return Ok(Some(attempt.socket.into())),
-                Ok(None) if attempt.until.is_none_or(|until| now < until) => {
-                    attempts.push(attempt);
-                    continue;
+        while self.attempts.is_empty() || self.next.is_none_or(|next| now >= next) {
+            let Some(address) = self.waiting.next() else { break };
+            let begun =
+                TcpStream::connect(address).and_then(|mut socket| context.register(&mut socket).map(|()| socket));
+            match begun {
+                Ok(socket) => {
+                    let until = self.limit.and_then(|limit| now.checked_add(limit));
+                    self.attempts.push(Attempt { address, socket, until });
+                    self.next = Some(now + STAGGER);
                 }
-                Ok(None) => io::ErrorKind::TimedOut.into(),
-                Ok(Some(error)) | Err(error) => error,
-            };
-            failed.push(attempt.address, error);
-            next = None;
+                Err(error) => self.failed.push(address, error),
+            }
         }
+        if self.attempts.is_empty() {
+            return Reached::Failed(std::mem::take(&mut self.failed).into());
+        }
+        let stagger = self.next.filter(|_| self.waiting.len() > 0);
+        Reached::Wait(self.attempts.iter().filter_map(|attempt| attempt.until).chain(stagger).min())
     }
-}
-
-/// Begins to connect.
-fn begin(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    match socket.connect(&address.into()) {
-        Err(error) if !is_under_way(&error) => Err(error),
-        _ => Ok(socket),
-    }
-}
-
-fn is_under_way(error: &io::Error) -> bool {
-    [Errno::INPROGRESS, Errno::INTR, Errno::WOULDBLOCK]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-}
-
-/// Waits for an attempt to come to its end, for `time` at most. Says which have; `None` if `stop` has ended.
-fn wait(attempts: &[Attempt], stop: Option<&io::PipeReader>, time: Option<Duration>) -> io::Result<Option<Vec<bool>>> {
-    let time = time.map(|time| Timespec {
-        tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),
-        tv_nsec: time.subsec_nanos().into(),
-    });
-    let mut all: Vec<_> = attempts.iter().map(|attempt| PollFd::new(&attempt.socket, PollFlags::OUT)).collect();
-    all.extend(stop.map(|stop| PollFd::new(stop, PollFlags::IN)));
-    match poll(&mut all, time.as_ref()) {
-        Ok(_) => {}
-        Err(Errno::INTR) => return Ok(Some(vec![false; attempts.len()])),
-        Err(error) => return Err(error.into()),
-    }
-    let mut ready: Vec<_> = all.iter().map(|fd| !fd.revents().is_empty()).collect();
-    let stopped = stop.is_some() && ready.pop() == Some(true);
-    Ok((!stopped).then_some(ready))
 }

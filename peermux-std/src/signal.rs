@@ -91,3 +91,32 @@ impl Signal {
         }
     }
 }
+
+/// A value that one thread waits for.
+pub(crate) struct Promise<T> {
+    value: Mutex<Option<T>>,
+    kept: Condvar,
+}
+
+impl<T> Default for Promise<T> {
+    fn default() -> Self {
+        Self { value: Mutex::new(None), kept: Condvar::new() }
+    }
+}
+
+impl<T> Promise<T> {
+    pub(crate) fn keep(&self, value: T) {
+        *self.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        self.kept.notify_all();
+    }
+
+    pub(crate) fn wait(&self) -> T {
+        let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match value.take() {
+                Some(kept) => return kept,
+                None => value = self.kept.wait(value).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}

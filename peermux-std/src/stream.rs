@@ -11,6 +11,7 @@ use bytes::Bytes;
 use peermux_core::driver;
 
 use crate::signal::Signal;
+use crate::transport;
 use crate::{Code, ConnectionError, Priority, ReadError, StreamStats, WriteError};
 
 /// A stream of a connection: [`Read`] and [`Write`], also as `&Stream`, so that threads can share it.
@@ -26,6 +27,7 @@ pub struct Stream {
 
 struct Shared {
     stream: driver::Stream,
+    io: transport::Shared,
     read: Half,
     write: Half,
     /// Where threads wait for the end of the sending half.
@@ -52,16 +54,50 @@ impl Half {
         Ok(())
     }
 
-    /// `late` is what to say when the time is over.
     fn block_on<T, E>(&self, late: E, poll: impl FnMut(&Waker) -> Poll<Result<T, E>>) -> Result<T, E> {
         self.signal.block_on(self.timeout(), poll).unwrap_or(Err(late))
     }
 }
 
+impl Shared {
+    /// Waits for `act`, for as long as `half` may wait, and then returns `late`. Before it waits, and as long as `may_help`, this thread does the work of the one that serves the transport.
+    fn block_on<T, E>(
+        &self,
+        half: &Half,
+        late: E,
+        may_help: impl Fn(&transport::Shared) -> bool,
+        mut act: impl FnMut(&driver::Stream, &Waker) -> Poll<Result<T, E>>,
+    ) -> Result<T, E> {
+        let mut help = None;
+        while may_help(&self.io) {
+            // Nobody has to be woken for what this thread does itself.
+            if let Poll::Ready(ready) = act(&self.stream, Waker::noop()) {
+                return ready;
+            }
+            if !help.get_or_insert_with(|| self.io.link.help()).step(self.io.clock.now()) {
+                break;
+            }
+        }
+        drop(help);
+        half.block_on(late, |waker| act(&self.stream, waker))
+    }
+
+    fn read<T>(&self, act: impl FnMut(&driver::Stream, &Waker) -> Poll<Result<T, ReadError>>) -> Result<T, ReadError> {
+        self.block_on(&self.read, ReadError::Blocked, |io| io.link.has_input(), act)
+    }
+
+    fn write<T>(
+        &self,
+        act: impl FnMut(&driver::Stream, &Waker) -> Poll<Result<T, WriteError>>,
+    ) -> Result<T, WriteError> {
+        self.block_on(&self.write, WriteError::Blocked, |_| true, act)
+    }
+}
+
 impl Stream {
-    pub(crate) fn new(stream: driver::Stream) -> Self {
+    pub(crate) fn new(stream: driver::Stream, io: &transport::Shared) -> Self {
         let (read, write) = (Half::default(), Half::default());
-        Self { shared: Arc::new(Shared { stream, read, write, stopped: Arc::default() }) }
+        Self { shared: Arc::new(Shared { stream, io: io.clone(), read, write, stopped: Arc::default() }) }
     }
 
     /// Another handle to the same stream, with the same timeouts.
@@ -149,7 +185,7 @@ impl Stream {
             self.stop(Code::CANCELLED);
         }
         if matches!(how, Shutdown::Write | Shutdown::Both) {
-            self.shared.write.block_on(WriteError::Blocked, |waker| self.shared.stream.poll_finish(waker))?;
+            self.shared.write(driver::Stream::poll_finish)?;
         }
         Ok(())
     }
@@ -159,7 +195,7 @@ impl Stream {
     /// # Errors
     /// See [`ReadError`]; it is [`ReadError::Blocked`] if the read timeout passes.
     pub fn read_chunk(&self, max: usize) -> Result<Option<Bytes>, ReadError> {
-        self.shared.read.block_on(ReadError::Blocked, |waker| self.shared.stream.poll_read_chunk(waker, max))
+        self.shared.read(|stream, waker| stream.poll_read_chunk(waker, max))
     }
 
     /// Queues all of `chunk` without a copy, as room comes up. What was queued is removed from `chunk`, so what an error leaves of it was not.
@@ -168,9 +204,7 @@ impl Stream {
     /// See [`WriteError`]; it is [`WriteError::Blocked`] if there is no room for as long as the write timeout.
     pub fn write_chunk(&self, chunk: &mut Bytes) -> Result<(), WriteError> {
         while !chunk.is_empty() {
-            self.shared
-                .write
-                .block_on(WriteError::Blocked, |waker| self.shared.stream.poll_write_chunk(waker, chunk))?;
+            self.shared.write(|stream, waker| stream.poll_write_chunk(waker, chunk))?;
         }
         Ok(())
     }
@@ -213,8 +247,7 @@ impl Read for &Stream {
         if out.is_empty() {
             return Ok(0);
         }
-        let shared = &self.shared;
-        Ok(shared.read.block_on(ReadError::Blocked, |waker| shared.stream.poll_read(waker, out))?)
+        Ok(self.shared.read(|stream, waker| stream.poll_read(waker, out))?)
     }
 }
 
@@ -223,13 +256,11 @@ impl Write for &Stream {
         if bytes.is_empty() {
             return Ok(0);
         }
-        let shared = &self.shared;
-        Ok(shared.write.block_on(WriteError::Blocked, |waker| shared.stream.poll_write(waker, bytes))?)
+        Ok(self.shared.write(|stream, waker| stream.poll_write(waker, bytes))?)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let shared = &self.shared;
-        Ok(shared.write.block_on(WriteError::Blocked, |waker| shared.stream.poll_flush(waker))?)
+        Ok(self.shared.write(driver::Stream::poll_flush)?)
     }
 }
 

@@ -83,10 +83,10 @@ pub async fn connect_with<A: Into<Approval>>(
 ///     connect_socket(near, StaticSecret::from_bytes(&[2; 32]), Remote::Key(host), Config::default(), |_| true),
 ///     accept_socket(far, host_key, Config::default(), |_| true),
 /// )?;
-/// dialed.open_stream(None, Priority::default())?.write_all(b"hello").await?;
-/// let mut stream = accepted.accept_stream().await?;
+/// let mut request = dialed.open_stream(None, Priority::default())?;
+/// request.write_all(b"hello").await?;
 /// let mut hello = [0; 5];
-/// stream.read_exact(&mut hello).await?;
+/// accepted.accept_stream().await?.read_exact(&mut hello).await?;
 /// assert_eq!(&hello, b"hello");
 /// # Ok(())
 /// # }
