@@ -207,7 +207,7 @@ fn main() -> io::Result<()> {
 
     let renter = thread::spawn(move || -> io::Result<usize> {
         let connection = connect(address, renter_key, Remote::Key(host), peermux_std::Config::default())?;
-        let mut stream = connection.open("example/shout", Priority::default())?;
+        let mut stream = connection.open_stream(Some("example/shout"), Priority::default())?;
         // More than all windows and buffers hold.
         stream.write_all(&vec![b'a'; 3_000_000])?;
         stream.shutdown(Shutdown::Write)?;
@@ -216,6 +216,7 @@ fn main() -> io::Result<()> {
         assert!(answer.iter().all(|&byte| byte == b'A'));
         drop(stream);
         connection.close(0, "done");
+        connection.transport_closed();
         Ok(answer.len())
     });
 

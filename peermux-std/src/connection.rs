@@ -13,7 +13,7 @@ use peermux_core::trace::Trace;
 use crate::reach::{Reach, Reached};
 use crate::signal::{Promise, Signal};
 use crate::stream::Stream;
-use crate::transport::{Clock, Shared, Transport};
+use crate::transport::{Clock, IntoTransport, Shared, Transport};
 use crate::worker::{Context, Step, Worker};
 use crate::{
     Approval, Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, PublicKey, Remote, ResponderKeys,
@@ -81,7 +81,7 @@ pub fn connect_with<A: Into<Approval>>(
 }
 
 /// Connects as [`connect_with`], over a transport that is connected: a TCP or Unix socket of the standard library, or
-/// anything else that converts into a [`Transport`].
+/// a [`Transport`] of anything else.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -113,17 +113,14 @@ pub fn connect_with<A: Into<Approval>>(
 ///
 /// # Errors
 /// See [`connect`].
-pub fn connect_socket<T: TryInto<Transport>, A: Into<Approval>>(
-    transport: T,
+pub fn connect_socket<A: Into<Approval>>(
+    transport: impl IntoTransport,
     identity: impl Into<Identity>,
     remote: Remote,
     config: Config,
     approve: impl FnMut(&PeerInfo) -> A,
-) -> io::Result<Connection>
-where
-    io::Error: From<T::Error>,
-{
-    initiate(transport.try_into()?, identity.into(), remote, config, approve)
+) -> io::Result<Connection> {
+    initiate(transport.into_transport()?, identity.into(), remote, config, approve)
 }
 
 /// Accepts one peer over a transport that is connected, as the holder of `keys`: see [`connect_socket`]. `approve`
@@ -132,16 +129,13 @@ where
 /// # Errors
 /// Returns the error of the transport, or one that holds a [`ConnectionError`] or a
 /// [`ConfigError`](crate::ConfigError).
-pub fn accept_socket<T: TryInto<Transport>, A: Into<Approval>>(
-    transport: T,
+pub fn accept_socket<A: Into<Approval>>(
+    transport: impl IntoTransport,
     keys: impl Into<ResponderKeys>,
     config: Config,
     approve: impl FnMut(&PeerInfo) -> A,
-) -> io::Result<Connection>
-where
-    io::Error: From<T::Error>,
-{
-    Ok(Started::responder(transport.try_into()?, keys.into(), Arc::new(config))?.establish(approve)?)
+) -> io::Result<Connection> {
+    Ok(Started::responder(transport.into_transport()?, keys.into(), Arc::new(config))?.establish(approve)?)
 }
 
 fn initiate<A: Into<Approval>>(

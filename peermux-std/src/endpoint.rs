@@ -41,7 +41,7 @@ use crate::{
 /// | `peermux-peer` | 1 for each dialer that is not confirmed ([`EndpointLimits::unconfirmed`] at most), each dial that is under way (one for each peer that somebody waits for, and one more for each list of addresses that no other dial of that peer tries), and each connection | the handshake has failed, or the connection is closed |
 /// | `peermux-read`, `peermux-write` | 1 each, for each handshake and connection, as without an endpoint | its socket is closed |
 ///
-/// Each of them waits in the kernel, and none by trying again and again. They end by themselves; nobody needs to join them. Applications decide about peers (`accept` of [`Endpoint::over`]) in a thread `peermux-peer`.
+/// Each of them waits in the kernel, and none by trying again and again. They end by themselves; nobody needs to join them. Applications decide about peers (`accept` of [`Endpoint::from_listener`]) in a thread `peermux-peer`.
 ///
 /// ```
 /// # use peermux_std::{Config, Endpoint, Priority, StaticSecret};
@@ -61,7 +61,7 @@ use crate::{
 /// });
 ///
 /// let connection = renter.connect(host.local_addr(), host.public_key())?;
-/// let mut stream = connection.open("example/echo", Priority::default())?;
+/// let mut stream = connection.open_stream(Some("example/echo"), Priority::default())?;
 /// stream.write_all(b"hello")?;
 /// stream.shutdown(Shutdown::Write)?;
 /// let mut answer = Vec::new();

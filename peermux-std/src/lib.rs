@@ -80,7 +80,7 @@ pub use connection::{Connection, accept_socket, connect, connect_socket, connect
 pub use endpoint::{Endpoint, ProtocolListener};
 pub use listener::Listener;
 pub use stream::Stream;
-pub use transport::Transport;
+pub use transport::{IntoTransport, Transport};
 
 pub use mio;
 

@@ -88,10 +88,10 @@ impl Listener {
                 let Some(socket) = &*accepting.lock().unwrap_or_else(PoisonError::into_inner) else {
                     return Step::Wait(None);
                 };
-                accept_all(socket, context, &ended.0, |socket, permit| {
+                accept_all(socket, context, &ended.0, |socket, remote, permit| {
                     let transport = Transport::from_tcp(socket)?;
                     let started = Started::responder(transport, keys(), config.clone())?;
-                    shake_hands(&queue, started, approve.clone(), permit, ended.0.clone())
+                    shake_hands(&queue, started, remote, approve.clone(), permit, ended.0.clone())
                 })
             }
         };
@@ -161,12 +161,12 @@ fn accept_all(
     socket: &mio::net::TcpListener,
     context: &Context<'_>,
     outcomes: &Arc<Outcomes>,
-    mut start: impl FnMut(mio::net::TcpStream, Permit) -> io::Result<()>,
+    mut start: impl FnMut(mio::net::TcpStream, SocketAddr, Permit) -> io::Result<()>,
 ) -> Step {
     loop {
         let Some(permit) = outcomes.permit(context.waker) else { return Step::Wait(None) };
         let (remote, result) = match socket.accept() {
-            Ok((socket, remote)) => (Some(remote), start(socket, permit)),
+            Ok((socket, remote)) => (Some(remote), start(socket, remote, permit)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Wait(None),
             Err(error) => (None, Err(error)),
         };
@@ -184,6 +184,7 @@ fn accept_all(
 fn shake_hands(
     queue: &Arc<Queue>,
     started: Started,
+    remote: SocketAddr,
     approve: Arc<impl Fn(&PeerInfo) -> Approval + Send + Sync + 'static>,
     permit: Permit,
     outcomes: Arc<Outcomes>,
@@ -200,8 +201,7 @@ fn shake_hands(
                 }
                 std::task::Poll::Ready(Err(error)) => {
                     handshake = None;
-                    let remote = started.setup.addresses().remote;
-                    outcomes.push(Err(AcceptError { remote, error: error.into() }), None);
+                    outcomes.push(Err(AcceptError { remote: Some(remote), error: error.into() }), None);
                 }
             }
         }

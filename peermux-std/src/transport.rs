@@ -92,7 +92,7 @@ impl Task {
     }
 }
 
-/// What a connection runs over. Sockets of the standard library convert into it, and are not used otherwise from then on.
+/// What a connection runs over: see [`IntoTransport`] for what converts into it.
 pub struct Transport {
     kind: Kind,
     readiness: Arc<Readiness>,
@@ -111,22 +111,33 @@ trait Polled: Source + Read + Write + Send {}
 
 impl<T: Source + Read + Write + Send> Polled for T {}
 
-impl TryFrom<TcpStream> for Transport {
-    type Error = io::Error;
+/// What becomes a [`Transport`]: sockets of the standard library, which are not used otherwise from then on, and a `Transport` itself.
+pub trait IntoTransport {
+    /// Converts this into a transport.
+    ///
+    /// # Errors
+    /// Returns the error of the socket.
+    fn into_transport(self) -> io::Result<Transport>;
+}
 
-    fn try_from(socket: TcpStream) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        Self::from_tcp(mio::net::TcpStream::from_std(socket))
+impl IntoTransport for Transport {
+    fn into_transport(self) -> io::Result<Transport> {
+        Ok(self)
+    }
+}
+
+impl IntoTransport for TcpStream {
+    fn into_transport(self) -> io::Result<Transport> {
+        self.set_nonblocking(true)?;
+        Transport::from_tcp(mio::net::TcpStream::from_std(self))
     }
 }
 
 #[cfg(unix)]
-impl TryFrom<UnixStream> for Transport {
-    type Error = io::Error;
-
-    fn try_from(socket: UnixStream) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        Ok(Self::new(Kind::Unix(mio::net::UnixStream::from_std(socket))))
+impl IntoTransport for UnixStream {
+    fn into_transport(self) -> io::Result<Transport> {
+        self.set_nonblocking(true)?;
+        Ok(Transport::new(Kind::Unix(mio::net::UnixStream::from_std(self))))
     }
 }
 

@@ -52,19 +52,19 @@ fn a_life_is_told_in_order_on_both_sides_and_without_secrets() {
     let collector = Collector::default();
     tracing::subscriber::set_global_default(collector.clone()).expect("there is no other");
     let listener = Listener::bind("127.0.0.1:0", secret(1), Config::default()).expect("loopback listens");
-    let (address, key) = (listener.local_addr(), secret(1).public_key());
+    let (address, key) = (listener.local_addr().expect("it listens"), secret(1).public_key());
     let answering = thread::spawn(move || {
         let connection = listener.accept().expect("it dials");
-        let mut stream = connection.accept().expect("the peer opens");
+        let mut stream = connection.accept_stream().expect("the peer opens");
         let mut came = Vec::new();
         stream.read_to_end(&mut came).expect("the peer finishes");
         assert_eq!(came, DATA);
         stream.shutdown(Shutdown::Write).expect("the peer reads");
         drop(stream);
-        assert!(connection.ended().is_orderly());
+        assert!(connection.closed().is_orderly());
     });
     let dialer = connect(address, secret(2), Remote::Key(key), Config::default()).expect("it listens");
-    let mut stream = dialer.open("test/1", Priority::new(2, true)).expect("it is open");
+    let mut stream = dialer.open_stream(Some("test/1"), Priority::new(2, true)).expect("it is open");
     stream.write_all(DATA).expect("there is room");
     stream.shutdown(Shutdown::Write).expect("the peer reads");
     assert_eq!(stream.read(&mut [0]).expect("the peer finishes"), 0);

@@ -163,7 +163,7 @@ impl Connecting {
 
     fn create(transport: Transport, identity: Identity, remote: Remote, config: Arc<Config>) -> io::Result<Self> {
         let clock = Clock::start();
-        let (addresses, now) = (transport.addresses(), clock.with_wall_clock());
+        let (addresses, now) = (transport.addresses(None), clock.with_wall_clock());
         let setup = Setup::initiator(config, identity, remote, addresses, now, &mut getrandom::SysRng)?;
         let shared = Shared { link: Link::new(setup.driver().clone()), clock };
         Ok(Self { setup, shared, transport: Some(transport) })

@@ -10,7 +10,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use peermux_core::driver::Driver;
-use peermux_core::endpoint::{self, Decision, EndpointLimits, Link, Next, RegisterError, Serving, Want};
+use peermux_core::endpoint::{self, Decision, Drained, EndpointLimits, Link, Next, RegisterError, Serving, Want};
 use tokio::net::{TcpListener, ToSocketAddrs, lookup_host};
 use tokio::task::JoinHandle;
 
@@ -37,15 +37,21 @@ pub struct Endpoint {
 }
 
 struct Handle {
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     shared: Arc<Shared>,
-    accepting: JoinHandle<()>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Handle {
+    fn drain(&self) -> Drained<Connection> {
+        self.accepting.iter().for_each(JoinHandle::abort);
+        self.shared.links.drain()
+    }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.accepting.abort();
-        drop(self.shared.links.drain());
+        drop(self.drain());
     }
 }
 
@@ -109,22 +115,48 @@ impl Endpoint {
         limits: EndpointLimits,
         accept: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
+        Self::create(Some(socket), keys, config, limits, accept)
+    }
+
+    /// Creates an endpoint that only dials. Otherwise it is as one [from a listener](Endpoint::from_listener).
+    ///
+    /// # Errors
+    /// Returns an error that holds a [`ConfigError`](crate::ConfigError).
+    pub fn dialer<A: Into<Approval>>(
+        keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
+        config: Config,
+        limits: EndpointLimits,
+        approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        Self::create(None, keys, config, limits, approve)
+    }
+
+    fn create<A: Into<Approval>>(
+        socket: Option<TcpListener>,
+        keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
+        config: Config,
+        limits: EndpointLimits,
+        approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         config.check()?;
-        let address = socket.local_addr()?;
+        let address = socket.as_ref().map(TcpListener::local_addr).transpose()?;
         let shared = Arc::new(Shared {
             links: endpoint::Endpoint::new(limits),
             keys: Box::new(keys),
             config: Arc::new(config),
-            decide: Box::new(move |peer| accept(peer).into()),
+            decide: Box::new(move |peer| approve(peer).into()),
             clock: Clock::start(),
         });
-        let accepting = tokio::spawn(incoming::accept_all(socket, shared.clone()));
+        let accepting = socket.map(|socket| tokio::spawn(incoming::accept_all(socket, shared.clone())));
         Ok(Self { handle: Arc::new(Handle { address, shared, accepting }) })
     }
 
-    /// The address that this listens on.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.handle.address
+    /// Returns the address that this listens on.
+    ///
+    /// # Errors
+    /// Returns [`io::ErrorKind::Unsupported`] for an endpoint that only dials.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.handle.address.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "the endpoint only dials"))
     }
 
     /// The key that peers know this endpoint by: the current one.
@@ -168,7 +200,7 @@ impl Endpoint {
     }
 
     /// The connections that take new streams: one for each peer, and those with anonymous ones. Whom each is with, [`Connection::peer`] says.
-    pub fn peers(&self) -> Vec<Connection> {
+    pub fn connections(&self) -> Vec<Connection> {
         self.handle.shared.links.peers()
     }
 
@@ -191,15 +223,14 @@ impl Endpoint {
     /// # Cancel safety
     /// The endpoint drains even if the future is dropped after its first poll.
     pub async fn drain(&self) {
-        self.handle.accepting.abort();
-        let drained = self.handle.shared.links.drain();
+        let drained = self.handle.drain();
         poll_fn(|cx| drained.poll(cx.waker())).await;
     }
 }
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (address, key) = (self.local_addr(), self.public_key());
+        let (address, key) = (self.handle.address, self.public_key());
         f.debug_struct("Endpoint").field("address", &address).field("key", &key).finish_non_exhaustive()
     }
 }

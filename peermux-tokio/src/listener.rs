@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -32,6 +32,9 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
 /// First flights with early data that are remembered, within 120 s; about 10 MB. Early data beyond that is refused, and is sent again.
 const FIRST_FLIGHTS: usize = 1 << 16;
+
+/// A transport that was accepted, and the peer's address, if it is known.
+type Dialer<T> = io::Result<(T, Option<SocketAddr>)>;
 
 type Outcome = Result<Connection, AcceptError>;
 
@@ -98,9 +101,10 @@ impl Listener {
         approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let address = socket.local_addr()?;
-        let mut this = Self::from_incoming(Incoming(socket), keys, config, register, approve)?;
-        this.address = Some(address);
-        Ok(this)
+        let poll = move |cx: &mut Context<'_>| {
+            socket.poll_accept(cx).map(|accepted| Some(accepted.map(|(socket, remote)| (socket, Some(remote)))))
+        };
+        Self::create(Some(address), poll, keys, config, register, approve)
     }
 
     /// Accepts peers on all transports that `incoming` yields: Unix sockets, TLS sessions, or anything else that reads and writes. An error of `incoming` is an outcome of
@@ -118,13 +122,28 @@ impl Listener {
         register: Option<Arc<Mutex<StrikeRegister>>>,
         approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
+        let mut incoming = Box::pin(incoming);
+        let poll = move |cx: &mut Context<'_>| {
+            incoming.as_mut().poll_next(cx).map(|next| next.map(|result| result.map(|transport| (transport, None))))
+        };
+        Self::create(None, poll, keys, config, register, approve)
+    }
+
+    fn create<T: AsyncRead + AsyncWrite + Send + Unpin + 'static, A: Into<Approval>>(
+        address: Option<SocketAddr>,
+        poll: impl FnMut(&mut Context<'_>) -> Poll<Option<Dialer<T>>> + Send + 'static,
+        keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
+        config: Config,
+        register: Option<Arc<Mutex<StrikeRegister>>>,
+        approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         config.check()?;
         let (outcome, outcomes) = mpsc::channel(READY);
         let approve = move |peer: &PeerInfo| approve(peer).into();
         let config = Arc::new(config);
         let common = Arc::new(Common { keys, config, approve, register, outcome });
-        let accepting = tokio::spawn(accept_all(incoming, common));
-        Ok(Self { address: None, outcomes: Mutex::new(outcomes), signal: Arc::default(), accepting })
+        let accepting = tokio::spawn(accept_all(poll, common));
+        Ok(Self { address, outcomes: Mutex::new(outcomes), signal: Arc::default(), accepting })
     }
 
     /// Returns the address that this listens on.
@@ -167,17 +186,6 @@ impl Listener {
     }
 }
 
-/// The dialers of a socket.
-struct Incoming(TcpListener);
-
-impl Stream for Incoming {
-    type Item = io::Result<tokio::net::TcpStream>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_accept(cx).map(|accepted| Some(accepted.map(|(socket, _)| socket)))
-    }
-}
-
 /// What all connections of a listener share.
 struct Common<K, F> {
     keys: K,
@@ -187,25 +195,26 @@ struct Common<K, F> {
     outcome: mpsc::Sender<Outcome>,
 }
 
-/// Accepts dialers while there are permits. Returns when `incoming` ends, or the listener is dropped.
-async fn accept_all<T, K, F>(incoming: impl Stream<Item = io::Result<T>>, common: Arc<Common<K, F>>)
-where
+/// Accepts the dialers that `poll` yields while there are permits. Returns when there are no more.
+async fn accept_all<T, K, F>(
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<Option<Dialer<T>>>,
+    common: Arc<Common<K, F>>,
+) where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     K: Fn() -> ResponderKeys + Send + Sync + 'static,
     F: Fn(&PeerInfo) -> Approval + Send + Sync + 'static,
 {
-    let mut incoming = pin!(incoming);
     let permits = Arc::new(Semaphore::new(HANDSHAKES));
     let mut handshakes = JoinSet::new();
     loop {
         while handshakes.try_join_next().is_some() {}
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let Some(dialer) = poll_fn(|cx| incoming.as_mut().poll_next(cx)).await else { break };
+        let Some(dialer) = poll_fn(&mut poll).await else { break };
         match dialer {
-            Ok(transport) => {
+            Ok((transport, remote)) => {
                 let (keys, common) = ((common.keys)(), common.clone());
                 handshakes.spawn(async move {
-                    common.handshake(transport, keys).await;
+                    common.handshake(transport, remote, keys).await;
                     drop(permit);
                 });
             }
@@ -232,13 +241,14 @@ where
     async fn handshake(
         self: Arc<Self>,
         transport: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        remote: Option<SocketAddr>,
         keys: ResponderKeys,
     ) {
-        let started = begin(transport, keys, self.config.clone(), self.register.clone());
+        let started = begin(transport, remote, keys, self.config.clone(), self.register.clone());
         let (setup, shared) = match started {
             Ok(started) => started,
             Err(error) => {
-                let _ = self.outcome.send(Err(AcceptError { remote: None, error })).await;
+                let _ = self.outcome.send(Err(AcceptError { remote, error })).await;
                 return;
             }
         };
@@ -253,7 +263,7 @@ where
                 let _ = self.outcome.send(Ok(connection)).await;
             }
             Err(error) => {
-                let failed = AcceptError { remote: setup.addresses().remote, error: error.into() };
+                let failed = AcceptError { remote, error: error.into() };
                 let _ = self.outcome.send(Err(failed)).await;
                 let mut waiter = setup.driver().waiter();
                 poll_fn(|cx| waiter.poll_closed(cx.waker())).await;
@@ -265,12 +275,13 @@ where
 /// Begins a handshake as the responder.
 pub(crate) fn begin(
     transport: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    remote: Option<SocketAddr>,
     keys: ResponderKeys,
     config: Arc<Config>,
     register: Option<Arc<Mutex<StrikeRegister>>>,
 ) -> io::Result<(Setup, Shared)> {
     let (transport, clock) = (Transport::new(transport)?, Clock::start());
-    let (addresses, now) = (transport.addresses(), clock.with_wall_clock());
+    let (addresses, now) = (transport.addresses(remote), clock.with_wall_clock());
     let setup = Setup::responder(config, keys, register, addresses, now, &mut getrandom::SysRng)?;
     let shared = Shared { link: Link::new(setup.driver().clone()), clock };
     start(&setup, &shared, transport)?;
@@ -291,6 +302,6 @@ pub async fn accept_socket<A: Into<Approval>>(
     config: Config,
     approve: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
-    let (setup, shared) = begin(transport, keys.into(), Arc::new(config), None)?;
+    let (setup, shared) = begin(transport, None, keys.into(), Arc::new(config), None)?;
     Ok(establish(&setup, &shared, approve).await?)
 }

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -103,9 +104,12 @@ impl Transport {
         Ok(Self::Other(Box::new(Polled { waker: Waker::noop().clone(), write_waits: false, read_waits: false, io })))
     }
 
-    pub(crate) fn addresses(&self) -> Addresses {
+    /// Returns the addresses. `remote` is the peer's, if it is known already.
+    pub(crate) fn addresses(&self, remote: Option<SocketAddr>) -> Addresses {
         match self {
-            Self::Tcp(tcp) => Addresses { local: tcp.local_addr().ok(), remote: tcp.peer_addr().ok() },
+            Self::Tcp(tcp) => {
+                Addresses { local: tcp.local_addr().ok(), remote: remote.or_else(|| tcp.peer_addr().ok()) }
+            }
             _ => Addresses::default(),
         }
     }

@@ -13,8 +13,8 @@ use peermux_core::error::{ReadError, WriteError};
 use peermux_core::{Config, Identity, Remote};
 use peermux_tests::{initiator_key, responder_key};
 use peermux_tokio::{
-    Acceptor, Code, Connection, Endpoint, EndpointLimits, OpenError, Priority, PublicKey, RegisterError, StaticSecret,
-    Stream, connect,
+    Code, Connection, Endpoint, EndpointLimits, OpenError, Priority, ProtocolListener, PublicKey, RegisterError,
+    StaticSecret, Stream, connect,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -60,7 +60,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 async fn dial(from: &Endpoint, to: &Endpoint) -> Connection {
-    from.connect(to.local_addr(), to.public_key()).await.expect("it listens")
+    from.connect(to.local_addr().expect("it listens"), to.public_key()).await.expect("it listens")
 }
 
 /// What both sides of a connection know it by.
@@ -72,7 +72,7 @@ fn binding(connection: &Connection) -> [u8; 64] {
 async fn one_connection(one: &Endpoint, two: &Endpoint) -> [u8; 64] {
     let mut same = None;
     eventually("both use the same connection", || {
-        let (left, right) = (one.peers(), two.peers());
+        let (left, right) = (one.connections(), two.connections());
         same = match (&left[..], &right[..]) {
             ([left], [right]) if binding(left) == binding(right) => Some(binding(left)),
             _ => None,
@@ -84,7 +84,7 @@ async fn one_connection(one: &Endpoint, two: &Endpoint) -> [u8; 64] {
 }
 
 /// Reads a request and sends it back, and counts how often each came.
-async fn echo(acceptor: Acceptor, seen: Arc<Mutex<BTreeMap<Vec<u8>, usize>>>) {
+async fn echo(acceptor: ProtocolListener, seen: Arc<Mutex<BTreeMap<Vec<u8>, usize>>>) {
     while let Some((stream, _)) = acceptor.accept().await {
         let seen = seen.clone();
         tokio::spawn(async move {
@@ -109,7 +109,7 @@ fn serve(endpoint: &Endpoint, protocol: &str) -> Arc<Mutex<BTreeMap<Vec<u8>, usi
 
 /// Asks once; `None` if nothing of it was processed.
 async fn try_once(connection: &Connection, protocol: &str, request: &[u8]) -> Option<io::Result<Vec<u8>>> {
-    let mut stream = match connection.open(protocol, Priority::default()) {
+    let mut stream = match connection.open_stream(Some(protocol), Priority::default()) {
         Ok(stream) => stream,
         Err(OpenError::Draining) => return None,
         Err(OpenError::Connection(error)) if error.is_orderly() => return None,
@@ -165,13 +165,13 @@ fn two_protocols_share_a_port_and_a_connection_whoever_dialled() {
         let (one, two) = two().await;
         let seen = [serve(&two, HOST), serve(&two, GATEWAY)];
         let acceptor = one.register(GATEWAY).expect("it is free");
-        let to = (two.local_addr(), two.public_key());
+        let to = (two.local_addr().expect("it listens"), two.public_key());
         assert_eq!(ask(&one, to, HOST, b"sectors").await, b"sectors");
         assert_eq!(ask(&one, to, GATEWAY, b"blocks").await, b"blocks");
         assert_eq!(seen.map(|seen| seen.lock().expect("nobody panics").len()), [1, 1]);
         // The other side dials nothing: it has that connection.
         let back = dial(&two, &one).await;
-        let mut stream = back.open(GATEWAY, Priority::default()).expect("it is open");
+        let mut stream = back.open_stream(Some(GATEWAY), Priority::default()).expect("it is open");
         stream.write_all(b"hello").await.expect("it is read");
         stream.shutdown().await.expect("it is read");
         let (mut stream, from) = acceptor.accept().await.expect("it comes");
@@ -191,7 +191,7 @@ fn dials_at_the_same_time_share_one() {
         let (one, two) = two().await;
         let mut dials = tokio::task::JoinSet::new();
         for _ in 0..50 {
-            let (one, address, key) = (one.clone(), two.local_addr(), two.public_key());
+            let (one, address, key) = (one.clone(), two.local_addr().expect("it listens"), two.public_key());
             dials.spawn(async move { one.connect(address, key).await.expect("it listens") });
         }
         let connections = dials.join_all().await;
@@ -210,7 +210,8 @@ fn dials_at_the_same_time_share_one() {
             dials.spawn(async move { one.connect(address, nobody).await.expect_err("nobody listens").kind() });
         }
         assert!(dials.join_all().await.iter().all(|kind| *kind == io::ErrorKind::ConnectionRefused));
-        let own = one.connect(two.local_addr(), one.public_key()).await.expect_err("it is its own");
+        let own =
+            one.connect(two.local_addr().expect("it listens"), one.public_key()).await.expect_err("it is its own");
         assert_eq!(own.kind(), io::ErrorKind::InvalidInput);
     });
 }
@@ -224,7 +225,7 @@ fn crossing_dials_end_with_one_connection_and_nothing_is_lost() {
             let mut requests = tokio::task::JoinSet::new();
             for number in 0..8_u64 {
                 for (from, to) in [(&one, &two), (&two, &one)] {
-                    let (from, to) = (from.clone(), (to.local_addr(), to.public_key()));
+                    let (from, to) = (from.clone(), (to.local_addr().expect("it listens"), to.public_key()));
                     requests.spawn(async move {
                         // Some come while the handshakes are under way.
                         tokio::time::sleep(Duration::from_micros(round * number * 50)).await;
@@ -254,7 +255,7 @@ fn a_peer_that_crashed_gets_through_at_once() {
             let (stays, crashes) = if crashes_first { (two, one) } else { (one, two) };
             let key = key_of(&crashes);
             serve(&stays, HOST);
-            let to = (stays.local_addr(), stays.public_key());
+            let to = (stays.local_addr().expect("it listens"), stays.public_key());
             for _ in 0..3 {
                 // Its sockets go with its runtime, and it says no goodbye. This side may believe in the old connection when the next comes.
                 let (key, crashing) = (key.clone(), runtime());
@@ -297,13 +298,13 @@ fn a_connection_that_is_dead_and_does_not_know_it_locks_nobody_out() {
         let (decides, follows) = two().await;
         serve(&decides, HOST);
         let (silence, silent) = tokio::sync::watch::channel(false);
-        let address = relay(decides.local_addr(), silent).await;
+        let address = relay(decides.local_addr().expect("it listens"), silent).await;
         let to = (address, decides.public_key());
         assert_eq!(ask(&follows, to, HOST, b"first").await, b"first");
         silence.send_replace(true);
         // The same peer, anew, by another way, with all that it knew lost.
         let again = bind(key_of(&follows)).await;
-        let to = (decides.local_addr(), decides.public_key());
+        let to = (decides.local_addr().expect("it listens"), decides.public_key());
         assert_eq!(ask(&again, to, HOST, b"second").await, b"second");
         one_connection(&decides, &again).await;
     });
@@ -314,7 +315,7 @@ fn one_that_is_drained_off_waits_before_it_dials_again_and_takes_what_comes() {
     run(async {
         let (decides, follows) = two().await;
         let (silence, silent) = tokio::sync::watch::channel(false);
-        let address = relay(follows.local_addr(), silent).await;
+        let address = relay(follows.local_addr().expect("it listens"), silent).await;
         let dead = decides.connect(address, follows.public_key()).await.expect("it listens");
         silence.send_replace(true);
         let again = bind(key_of(&follows)).await;
@@ -322,17 +323,17 @@ fn one_that_is_drained_off_waits_before_it_dials_again_and_takes_what_comes() {
         let drained = tokio::time::timeout(Duration::from_secs(1), dial(&again, &decides)).await;
         // If that was so before the dial was over, it waits already.
         if let Ok(drained) = drained {
-            let ended = tokio::time::timeout(Duration::from_secs(5), drained.ended()).await;
+            let ended = tokio::time::timeout(Duration::from_secs(5), drained.closed()).await;
             assert!(ended.expect("it drains").is_orderly());
-            assert!(drained.open(HOST, Priority::default()).is_err());
+            assert!(drained.open_stream(Some(HOST), Priority::default()).is_err());
         }
         let waiting = again.clone();
-        let (address, key) = (decides.local_addr(), decides.public_key());
+        let (address, key) = (decides.local_addr().expect("it listens"), decides.public_key());
         let waiting = tokio::spawn(async move { waiting.connect(address, key).await });
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert!(!waiting.is_finished(), "it must not dial for 15 s");
         // The other side finds out, and dials: that is taken.
-        dead.close(0, "dead").await;
+        dead.close(0, "dead");
         let there = dial(&decides, &again).await;
         let here = waiting.await.expect("no panic").expect("there is a connection");
         assert_eq!(binding(&there), binding(&here));
@@ -366,7 +367,8 @@ fn unknown_protocols_are_refused_and_names_are_free_again() {
 
 async fn limited(limits: EndpointLimits) -> Endpoint {
     let socket = TcpListener::bind(LOOPBACK).await.expect("loopback listens");
-    Endpoint::over(socket, || responder_key().into(), Config::default(), limits, |_| true).expect("it is valid")
+    Endpoint::from_listener(socket, || responder_key().into(), Config::default(), limits, |_| true)
+        .expect("it is valid")
 }
 
 #[test]
@@ -379,7 +381,7 @@ fn a_slow_acceptor_delays_no_other_one() {
         let connection = dial(&renter, &host).await;
         let mut streams = Vec::new();
         for number in 0..10 {
-            let mut stream = connection.open("slow", Priority::default()).expect("it is open");
+            let mut stream = connection.open_stream(Some("slow"), Priority::default()).expect("it is open");
             stream.write_all(&[number]).await.expect("there is room");
             // Those that are refused may be so before this is over.
             let _ = stream.flush().await;
@@ -408,28 +410,28 @@ fn the_unauthenticated_of_one_address_are_limited() {
         let host = limited(EndpointLimits::default()).await;
         let mut silent = Vec::new();
         for _ in 0..16 {
-            silent.push(TcpStream::connect(host.local_addr()).await.expect("it listens"));
+            silent.push(TcpStream::connect(host.local_addr().expect("it listens")).await.expect("it listens"));
         }
         // Those beyond are closed at once. A socket may be refused before it is told to be connected.
         for _ in 0..4 {
-            let Ok(mut socket) = TcpStream::connect(host.local_addr()).await else { continue };
+            let Ok(mut socket) = TcpStream::connect(host.local_addr().expect("it listens")).await else { continue };
             let read = tokio::time::timeout(Duration::from_secs(5), socket.read(&mut [0; 1])).await;
             assert!(matches!(read.expect("it is closed"), Ok(0) | Err(_)));
         }
         let renter = bind(initiator_key()).await;
-        renter.connect(host.local_addr(), host.public_key()).await.expect_err("there is no place");
+        renter.connect(host.local_addr().expect("it listens"), host.public_key()).await.expect_err("there is no place");
         // The places of those that go are free again; and whoever is confirmed takes none.
         silent.truncate(15);
         let start = Instant::now();
         for number in 1..=20 {
             let renter = bind(StaticSecret::from_bytes(&[number; 32])).await;
-            while renter.connect(host.local_addr(), host.public_key()).await.is_err() {
+            while renter.connect(host.local_addr().expect("it listens"), host.public_key()).await.is_err() {
                 assert!(start.elapsed() < Duration::from_secs(10), "there is a place");
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
             std::mem::forget(renter);
         }
-        eventually("all are peers", || host.peers().len() == 20).await;
+        eventually("all are peers", || host.connections().len() == 20).await;
     });
 }
 
@@ -439,17 +441,18 @@ fn drain_lets_all_finish() {
         let (one, two) = two().await;
         let acceptor = two.register(HOST).expect("it is free");
         let connection = dial(&one, &two).await;
-        let mut open = connection.open(HOST, Priority::default()).expect("it is open");
+        let mut open = connection.open_stream(Some(HOST), Priority::default()).expect("it is open");
         open.write_all(b"half").await.expect("there is room");
         open.flush().await.expect("it leaves");
         let (mut accepted, _) = acceptor.accept().await.expect("it comes");
         let draining = two.clone();
         let draining = tokio::spawn(async move { draining.drain().await });
-        eventually("the other side hears of it", || one.peers().is_empty()).await;
-        assert!(!draining.is_finished() && two.peers().is_empty());
-        let error = two.connect(one.local_addr(), one.public_key()).await.expect_err("it drains");
+        eventually("the other side hears of it", || one.connections().is_empty()).await;
+        assert!(!draining.is_finished() && two.connections().is_empty());
+        let error = two.connect(one.local_addr().expect("it listens"), one.public_key()).await.expect_err("it drains");
         assert_eq!(error.kind(), io::ErrorKind::NotConnected);
-        eventually("nobody listens", || std::net::TcpStream::connect(two.local_addr()).is_err()).await;
+        eventually("nobody listens", || std::net::TcpStream::connect(two.local_addr().expect("it listens")).is_err())
+            .await;
         open.write_all(b" and half").await.expect("it is open");
         open.shutdown().await.expect("it is open");
         let mut heard = Vec::new();
@@ -459,7 +462,7 @@ fn drain_lets_all_finish() {
         assert_eq!(open.read(&mut [0; 1]).await.expect("it ends"), 0);
         drop((open, accepted));
         draining.await.expect("no panic");
-        assert!(connection.ended().await.is_orderly());
+        assert!(connection.closed().await.is_orderly());
         assert!(acceptor.accept().await.is_none());
         assert!(two.register(GATEWAY).expect("it is free").accept().await.is_none());
     });
@@ -475,16 +478,16 @@ fn the_last_handle_that_is_dropped_drains() {
         drop(two);
         assert!(takes_a_stream(&connection, &acceptor).await);
         drop(other);
-        assert!(connection.ended().await.is_orderly());
+        assert!(connection.closed().await.is_orderly());
         assert!(acceptor.accept().await.is_none());
     });
 }
 
-async fn takes_a_stream(connection: &Connection, acceptor: &Acceptor) -> bool {
+async fn takes_a_stream(connection: &Connection, acceptor: &ProtocolListener) -> bool {
     // One who waits and is not polled keeps it from nobody.
     let mut parked = pin!(acceptor.accept());
     assert!(poll_fn(|cx| Poll::Ready(parked.as_mut().poll(cx).is_pending())).await);
-    let mut stream = connection.open(HOST, Priority::default()).expect("it is open");
+    let mut stream = connection.open_stream(Some(HOST), Priority::default()).expect("it is open");
     stream.flush().await.expect("it leaves");
     acceptor.accept().await.is_some()
 }
@@ -498,7 +501,7 @@ fn a_dial_that_nobody_waits_for_is_given_up() {
         let address = silent.local_addr().expect("it is bound");
         let dial = one.connect(address, two.public_key());
         tokio::time::timeout(Duration::from_millis(200), dial).await.expect_err("nobody answers");
-        let dial = one.connect(two.local_addr(), two.public_key());
+        let dial = one.connect(two.local_addr().expect("it listens"), two.public_key());
         tokio::time::timeout(Duration::from_secs(5), dial).await.expect("it is not held up").expect("it listens");
     });
 }
@@ -524,14 +527,15 @@ fn anonymous_peers_are_never_merged() {
         let mut connections = Vec::new();
         for _ in 0..3 {
             let remote = Remote::Key(host.public_key());
-            let dialled = connect(host.local_addr(), Identity::Anonymous, remote, Config::default()).await;
+            let dialled =
+                connect(host.local_addr().expect("it listens"), Identity::Anonymous, remote, Config::default()).await;
             connections.push(dialled.expect("it listens"));
         }
         for connection in &connections {
             assert_eq!(try_once(connection, HOST, b"x").await.expect("it is taken").expect("it is answered"), b"x");
         }
-        assert_eq!(host.peers().len(), 3);
-        assert!(host.peers().iter().all(|connection| connection.peer().anonymous));
+        assert_eq!(host.connections().len(), 3);
+        assert!(host.connections().iter().all(|connection| connection.peer().anonymous));
     });
 }
 
@@ -540,13 +544,14 @@ fn a_peer_that_the_application_refuses_is_no_peer() {
     run(async {
         let socket = TcpListener::bind(LOOPBACK).await.expect("loopback listens");
         let config = Config { ask: true, ..Config::default() };
-        let host = Endpoint::over(socket, || responder_key().into(), config, EndpointLimits::default(), |_| false);
+        let host =
+            Endpoint::from_listener(socket, || responder_key().into(), config, EndpointLimits::default(), |_| false);
         let host = host.expect("it is valid");
         let renter = bind(initiator_key()).await;
         // It was not refused when the dial ended, or it was: either way it is told, and nothing is dialled over and over.
-        if let Ok(connection) = renter.connect(host.local_addr(), host.public_key()).await {
-            assert_eq!(connection.ended().await.code(), Some(Code::REFUSED));
+        if let Ok(connection) = renter.connect(host.local_addr().expect("it listens"), host.public_key()).await {
+            assert_eq!(connection.closed().await.code(), Some(Code::REFUSED));
         }
-        assert!(host.peers().is_empty());
+        assert!(host.connections().is_empty());
     });
 }

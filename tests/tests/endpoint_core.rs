@@ -10,7 +10,7 @@ use std::time::Duration;
 use peermux_core::code::{Code, ProtocolCode};
 use peermux_core::crypto::{PublicKey, StaticSecret};
 use peermux_core::dialing::ConnectError;
-use peermux_core::driver::{Driver, Pump, ReadBuffer, WriteBuffer, Writes};
+use peermux_core::driver::{Driver, ReadBuffer, WakeWriter, WriteAction, WriteBuffer};
 use peermux_core::endpoint::{Acceptor, Dialing, Endpoint, EndpointLimits, Link, Next, Want};
 use peermux_core::error::{Closed, ConnectionError, Side};
 use peermux_core::time::Instant;
@@ -723,7 +723,7 @@ fn no_waker_is_woken_or_dropped_under_a_lock() {
         // The writer, with nothing to send.
         let mut buffer = WriteBuffer::default();
         for waker in again() {
-            while let Pump::Send(_) = driver.poll_transmit(NOW, &mut buffer, &waker) {}
+            while let WriteAction::Send(_) = driver.poll_transmit(NOW, &mut buffer, Some(&waker)) {}
         }
         // CLOSE is to be answered, and the writer is not told of it: who looks at the endpoint's connections does not do it either, under the lock.
         there.close(Code::NO_ERROR, "");
@@ -731,7 +731,7 @@ fn no_waker_is_woken_or_dropped_under_a_lock() {
         while let Ok(Transmit::Bytes(len)) = there.poll_transmit(NOW, &mut record) {
             let mut input = ReadBuffer::default();
             input.room_in_vec(|room| room.extend_from_slice(&record[..len]));
-            driver.handle_input(NOW, &mut input, Writes::Caller);
+            driver.handle_input(NOW, &mut input, WakeWriter::No);
         }
         node.peers();
         node.connection(NOW, &peer());

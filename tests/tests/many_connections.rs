@@ -88,7 +88,8 @@ async fn tokio_connections(count: usize) {
     use peermux_tokio::{Connection, Listener, connect};
 
     async fn dial(connection: Connection, number: u64) {
-        let (mut reader, mut writer) = connection.open("test", Priority::default()).expect("it is open").split();
+        let (mut reader, mut writer) =
+            connection.open_stream(Some("test"), Priority::default()).expect("it is open").split();
         let (sent, mut came) = (data(number, false), Vec::new());
         let sending = async {
             writer.write_all(&sent).await?;
@@ -99,7 +100,7 @@ async fn tokio_connections(count: usize) {
     }
 
     async fn answer(connection: Connection) {
-        let (mut reader, mut writer) = connection.accept().await.expect("the peer opens").split();
+        let (mut reader, mut writer) = connection.accept_stream().await.expect("the peer opens").split();
         // The number, and then both ways at once.
         let number = reader.read_u64().await.expect("it begins with a number");
         let (sent, mut came) = (data(number, true), number.to_be_bytes().to_vec());
@@ -113,7 +114,7 @@ async fn tokio_connections(count: usize) {
 
     let (before, begin) = (resident(), Instant::now());
     let listener = Listener::bind("127.0.0.1:0", responder_key(), Config::default()).await.expect("loopback listens");
-    let address = listener.local_addr();
+    let address = listener.local_addr().expect("it listens");
     let accepting = tokio::spawn(async move {
         let mut accepted = Vec::new();
         while accepted.len() < count {
@@ -148,14 +149,14 @@ async fn tokio_connections(count: usize) {
     ends.join_all().await;
     report("tokio, data both ways", count, begin, before);
     // They were open all the time.
-    assert!(dialled.iter().chain(&accepted).all(|connection| connection.error().is_none()));
+    assert!(dialled.iter().chain(&accepted).all(|connection| connection.close_reason().is_none()));
     let mut closing = tokio::task::JoinSet::new();
     for connection in dialled {
-        closing.spawn(async move { connection.close(0, "").await });
+        closing.spawn(async move { connection.close(0, "") });
     }
     closing.join_all().await;
     for connection in accepted {
-        let error = connection.ended().await;
+        let error = connection.closed().await;
         assert_eq!(error.code(), Some(Code::Application(0)), "{error}");
     }
 }
@@ -184,13 +185,13 @@ fn std_connections(count: usize) {
     }
 
     fn dial(connection: &Connection, number: u64) {
-        let stream = connection.open("test", Priority::default()).expect("it is open");
+        let stream = connection.open_stream(Some("test"), Priority::default()).expect("it is open");
         let came = exchange(&stream, &data(number, false), Vec::new());
         assert_eq!(check(&came, true), number);
     }
 
     fn answer(connection: &Connection) {
-        let stream = connection.accept().expect("the peer opens");
+        let stream = connection.accept_stream().expect("the peer opens");
         // The number, and then both ways at once.
         let mut number = [0; 8];
         (&stream).read_exact(&mut number).expect("it begins with a number");
@@ -200,7 +201,7 @@ fn std_connections(count: usize) {
 
     let (before, begin) = (resident(), Instant::now());
     let listener = Listener::bind("127.0.0.1:0", responder_key(), Config::default()).expect("loopback listens");
-    let address = listener.local_addr();
+    let address = listener.local_addr().expect("it listens");
     let accepting =
         thread::spawn(move || (0..count).map(|_| listener.accept().expect("its thread lives")).collect::<Vec<_>>());
     let dialled: Vec<_> = (0..count)
@@ -232,14 +233,14 @@ fn std_connections(count: usize) {
     });
     report("std, data both ways", count, begin, before);
     // They were open all the time.
-    assert!(dialled.iter().chain(&accepted).all(|connection| connection.error().is_none()));
+    assert!(dialled.iter().chain(&accepted).all(|connection| connection.close_reason().is_none()));
     thread::scope(|scope| {
         for connection in &dialled {
             scope.spawn(|| connection.close(0, ""));
         }
     });
     for connection in accepted {
-        let error = connection.ended();
+        let error = connection.closed();
         assert_eq!(error.code(), Some(Code::Application(0)), "{error}");
     }
 }

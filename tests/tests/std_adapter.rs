@@ -82,7 +82,7 @@ fn one_script_through_both_adapters_gives_the_same_log() {
 
 fn pair() -> (Connection, Connection) {
     let listener = Listener::bind("127.0.0.1:0", responder_key(), Config::default()).expect("loopback listens");
-    let address = listener.local_addr();
+    let address = listener.local_addr().expect("it listens");
     let remote = Remote::Key(responder_key().public_key());
     let dialer = connect(address, initiator_key(), remote, Config::default()).expect("it listens");
     (dialer, listener.accept().expect("it dials"))
@@ -90,9 +90,9 @@ fn pair() -> (Connection, Connection) {
 
 fn streams() -> (Connection, Connection, Stream, Stream) {
     let (dialer, listener) = pair();
-    let mut one = dialer.open("test", Priority::default()).expect("it is open");
+    let mut one = dialer.open_stream(Some("test"), Priority::default()).expect("it is open");
     one.flush().expect("it leaves");
-    let two = listener.accept().expect("it opens");
+    let two = listener.accept_stream().expect("it opens");
     (dialer, listener, one, two)
 }
 
@@ -196,7 +196,7 @@ fn a_shutdown_wakes_the_threads_that_use_the_half() {
 fn dropped_handles_end_at_once_whatever_is_under_way() {
     within(30, || {
         let listener = Listener::bind("127.0.0.1:0", responder_key(), Config::default()).expect("loopback listens");
-        let address = listener.local_addr();
+        let address = listener.local_addr().expect("it listens");
         let silent: Vec<_> = (0..20).map(|_| TcpStream::connect(address).expect("it listens")).collect();
         thread::sleep(Duration::from_millis(100));
         let begin = Instant::now();
@@ -207,7 +207,7 @@ fn dropped_handles_end_at_once_whatever_is_under_way() {
 
         // A thread that waits holds its handle; all others can go.
         let (dialer, listener, mut one, two) = streams();
-        let acceptor = thread::spawn(move || listener.accept().expect_err("it ends"));
+        let acceptor = thread::spawn(move || listener.accept_stream().expect_err("it ends"));
         let reader = thread::spawn(move || one.read(&mut [0; 10]).expect_err("it is reset"));
         drop(dialer);
         drop(two);
@@ -224,7 +224,7 @@ fn dial(addresses: &[SocketAddr]) -> std::io::Result<Connection> {
 fn of_several_addresses_the_first_that_answers_is_taken() {
     within(30, || {
         let listener = Listener::bind("127.0.0.1:0", responder_key(), Config::default()).expect("loopback listens");
-        let (good, hole) = (listener.local_addr(), BlackHole::new());
+        let (good, hole) = (listener.local_addr().expect("it listens"), BlackHole::new());
         let refusing = Refusing::several(18);
         let refused = refusing[0].address;
         // One that is silent costs a quarter of a second, and many that refuse cost no time.
@@ -264,7 +264,8 @@ fn a_burst_of_dialers_waits_in_the_kernel() {
         // As many as may be in a handshake: nobody else is accepted. A queue of 128 would drop those beyond it, and they would try again after a second.
         let mut dialers = Vec::new();
         for number in 0..256 + 200 {
-            let socket = TcpStream::connect_timeout(&listener.local_addr(), Duration::from_millis(900));
+            let socket =
+                TcpStream::connect_timeout(&listener.local_addr().expect("it listens"), Duration::from_millis(900));
             dialers.push(socket.unwrap_or_else(|error| panic!("dialer {number}: {error}")));
         }
     });
@@ -293,7 +294,7 @@ fn stopped_waits_for_the_end_of_the_sending_half() {
         for thread in wait {
             assert_eq!(thread.join().expect("no panic"), Ok(None));
         }
-        let open = dialer.open("test", Priority::default()).expect("it is open");
+        let open = dialer.open_stream(Some("test"), Priority::default()).expect("it is open");
         let wait = waiting(&open);
         dialer.close(3, "");
         for thread in wait {

@@ -80,7 +80,9 @@ async fn listen() -> Listener {
 
 async fn dial(listener: &Listener) -> Connection {
     let remote = Remote::Key(responder_key().public_key());
-    connect(listener.local_addr(), initiator_key(), remote, Config::default()).await.expect("it listens")
+    connect(listener.local_addr().expect("it listens"), initiator_key(), remote, Config::default())
+        .await
+        .expect("it listens")
 }
 
 async fn pair() -> (Connection, Connection) {
@@ -91,9 +93,9 @@ async fn pair() -> (Connection, Connection) {
 
 async fn streams() -> (Connection, Connection, Stream, Stream) {
     let (dialer, listener) = pair().await;
-    let mut one = dialer.open("test", Priority::default()).expect("it is open");
+    let mut one = dialer.open_stream(Some("test"), Priority::default()).expect("it is open");
     one.flush().await.expect("it leaves");
-    let two = listener.accept().await.expect("it opens");
+    let two = listener.accept_stream().await.expect("it opens");
     (dialer, listener, one, two)
 }
 
@@ -130,9 +132,9 @@ fn dropped_futures_lose_nothing_and_double_nothing() {
     run(60, || async {
         for polls in [1, 2, 3, 5, 9] {
             let (dialer, listener) = pair().await;
-            let mut one = dialer.open("test", Priority::default()).expect("it is open");
+            let mut one = dialer.open_stream(Some("test"), Priority::default()).expect("it is open");
             persist!(polls, one.flush()).expect("it leaves");
-            let two = persist!(polls, listener.accept()).expect("it opens");
+            let two = persist!(polls, listener.accept_stream()).expect("it opens");
             let (mut two_read, mut two_write) = two.split();
             let (mut one_read, mut one_write) = one.split();
 
@@ -178,12 +180,12 @@ fn dropped_futures_lose_nothing_and_double_nothing() {
             assert!(down.0 == pattern(2, 0..LEN), "down, {polls} polls");
             drop((upload.await.expect("no panic"), download.await.expect("no panic"), up, down));
 
-            // One poll is enough for it to be on its way.
-            poll_times(1, dialer.drain()).await;
-            let error = persist!(polls, listener.ended());
+            dialer.drain();
+            let error = persist!(polls, listener.closed());
             assert!(error.is_orderly(), "{error}");
-            persist!(polls, dialer.close(1, "too late"));
-            assert!(dialer.error().expect("it has ended").is_orderly());
+            persist!(polls, dialer.closed());
+            dialer.close(1, "too late");
+            assert!(dialer.close_reason().expect("it has ended").is_orderly());
         }
     });
 }
@@ -195,9 +197,9 @@ fn a_dropped_dial_is_given_up_and_the_listener_goes_on() {
         let remote = Remote::Key(responder_key().public_key());
         let mut connected = 0;
         for polls in 1..12 {
-            let dial = connect(listener.local_addr(), initiator_key(), remote, Config::default());
+            let dial = connect(listener.local_addr().expect("it listens"), initiator_key(), remote, Config::default());
             if let Some(connection) = poll_times(polls, dial).await {
-                connection.expect("it listens").close(0, "").await;
+                connection.expect("it listens").close(0, "");
                 connected += 1;
             }
         }
@@ -206,22 +208,22 @@ fn a_dropped_dial_is_given_up_and_the_listener_goes_on() {
         let (dialer, accepted) = tokio::join!(dial(&listener), async {
             loop {
                 let connection = persist!(1, listener.accept()).expect("it dials");
-                if tokio::time::timeout(Duration::from_millis(200), connection.ended()).await.is_err() {
+                if tokio::time::timeout(Duration::from_millis(200), connection.closed()).await.is_err() {
                     return connection;
                 }
             }
         });
-        dialer.close(0, "").await;
-        accepted.ended().await;
+        dialer.close(0, "");
+        accepted.closed().await;
     });
 }
 
 #[test]
-fn a_dropped_close_still_closes() {
+fn a_close_that_nobody_waits_for_still_closes() {
     run(30, || async {
         let (dialer, listener) = pair().await;
-        poll_times(1, dialer.close(7, "dropped")).await;
-        assert_eq!(listener.ended().await.code(), Some(Code::Application(7)));
+        dialer.close(7, "dropped");
+        assert_eq!(listener.closed().await.code(), Some(Code::Application(7)));
     });
 }
 
@@ -282,9 +284,9 @@ fn a_task_that_panics_resets_its_stream_and_nothing_else() {
         assert!(panicking.await.is_err());
         let error = two.read(&mut [0; 10]).await.expect_err("it is reset");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-        let mut next = dialer.open("test", Priority::default()).expect("the connection lives");
+        let mut next = dialer.open_stream(Some("test"), Priority::default()).expect("the connection lives");
         next.write_all(b"x").await.expect("the connection lives");
-        let mut next = listener.accept().await.expect("the connection lives");
+        let mut next = listener.accept_stream().await.expect("the connection lives");
         next.read_exact(&mut [0]).await.expect("the connection lives");
     });
 }
@@ -294,11 +296,11 @@ fn a_runtime_that_shuts_down_wakes_those_who_wait_elsewhere() {
     within(30, || {
         let (ours, theirs) = (runtime(), runtime());
         let listener = ours.block_on(listen());
-        let address = listener.local_addr();
+        let address = listener.local_addr().expect("it listens");
         let remote = Remote::Key(responder_key().public_key());
         let dialer = theirs.block_on(connect(address, initiator_key(), remote, Config::default())).expect("it listens");
         let connection = ours.block_on(listener.accept()).expect("it dials");
-        let mut stream = dialer.open("test", Priority::default()).expect("it is open");
+        let mut stream = dialer.open_stream(Some("test"), Priority::default()).expect("it is open");
         theirs.block_on(stream.flush()).expect("it leaves");
 
         // The stream is read by a thread that has nothing to do with the runtime of its connection.
@@ -310,13 +312,13 @@ fn a_runtime_that_shuts_down_wakes_those_who_wait_elsewhere() {
         theirs.shutdown_background();
         let error = reader.join().expect("no panic");
         assert!(matches!(connection_error(&error), ConnectionError::Transport(_)), "{error}");
-        assert!(dialer.error().is_some());
+        assert!(dialer.close_reason().is_some());
         // The peer sees the socket end without CLOSE.
-        let error = ours.block_on(connection.ended());
+        let error = ours.block_on(connection.closed());
         assert!(matches!(error, ConnectionError::Truncated | ConnectionError::Transport(_)), "{error}");
 
         drop(ours);
-        let next = runtime().block_on(listener.next());
+        let next = runtime().block_on(listener.next_outcome());
         assert!(next.is_none(), "the listener's runtime is gone");
     });
 }
@@ -328,7 +330,7 @@ fn one_thread_is_enough_and_a_busy_connection_does_not_starve_others() {
         runtime.block_on(async {
             let (dialer, listener) = pair().await;
             let sink = tokio::spawn(async move {
-                let mut stream = listener.accept().await.expect("it opens");
+                let mut stream = listener.accept_stream().await.expect("it opens");
                 while let Some(chunk) = stream.reader().read_chunk(usize::MAX).await.expect("it ends well") {
                     drop(chunk);
                 }
@@ -345,7 +347,7 @@ fn one_thread_is_enough_and_a_busy_connection_does_not_starve_others() {
                     assert!(worst < Duration::from_secs(1), "starved for {worst:?}");
                 }
             });
-            let mut stream = dialer.open("bulk", Priority::default()).expect("it is open");
+            let mut stream = dialer.open_stream(Some("bulk"), Priority::default()).expect("it is open");
             let mut block = Bytes::from(vec![5; 8 << 20]);
             for _ in 0..4 {
                 stream.writer().write_chunk(&mut block.clone()).await.expect("it is read");
@@ -371,8 +373,8 @@ fn those_who_no_longer_wait_are_forgotten() {
             let task = tokio::spawn(async move {
                 let _mark = mark;
                 tokio::select! {
-                    _ = dialer.ended() => panic!("it has not ended"),
-                    _ = dialer.accept() => panic!("nothing was opened"),
+                    _ = dialer.closed() => panic!("it has not ended"),
+                    _ = dialer.accept_stream() => panic!("nothing was opened"),
                     () = tokio::time::sleep(Duration::from_millis(1)) => {}
                 }
             });
@@ -395,7 +397,7 @@ async fn dial_any(addresses: &[SocketAddr], config: Config) -> (std::io::Result<
 fn of_several_addresses_the_first_that_answers_is_taken() {
     run(30, || async {
         let (listener, hole) = (listen().await, BlackHole::new());
-        let (good, refusing) = (listener.local_addr(), Refusing::several(18));
+        let (good, refusing) = (listener.local_addr().expect("it listens"), Refusing::several(18));
         // It would be 4.5 s if each of them cost as much as one that is silent.
         let many: Vec<_> = refusing.iter().map(|one| one.address).chain([good]).collect();
         let refused = refusing[0].address;
@@ -480,14 +482,14 @@ fn stopped_waits_for_the_end_of_the_sending_half() {
             assert_eq!(task.await.expect("no panic"), Ok(None));
         }
         assert_eq!((again.await, parked.await), (Ok(None), Ok(None)));
-        let (_read, write) = dialer.open("test", Priority::default()).expect("it is open").split();
+        let (_read, write) = dialer.open_stream(Some("test"), Priority::default()).expect("it is open").split();
         let wait = write.stopped();
         drop(write);
         assert_eq!(wait.await, Ok(None));
-        let open = dialer.open("test", Priority::default()).expect("it is open");
+        let open = dialer.open_stream(Some("test"), Priority::default()).expect("it is open");
         let wait = waiting(&open);
         tokio::task::yield_now().await;
-        dialer.close(3, "").await;
+        dialer.close(3, "");
         for task in wait {
             let error = task.await.expect("no panic").expect_err("the connection ends first");
             assert_eq!(error.code(), Some(Code::Application(3)));
@@ -499,10 +501,10 @@ fn stopped_waits_for_the_end_of_the_sending_half() {
 fn who_is_not_polled_keeps_no_connection_from_others() {
     run(30, || async {
         let listener = Listener::bind("127.0.0.1:0", responder_key(), Config::default()).await.expect("it listens");
-        let mut parked = pin!(listener.next());
+        let mut parked = pin!(listener.next_outcome());
         assert!(poll_times(1, parked.as_mut()).await.is_none());
         for _ in 0..2 {
-            let address = [listener.local_addr()];
+            let address = [listener.local_addr().expect("it listens")];
             let (dialed, accepted) = tokio::join!(dial_any(&address, Config::default()), listener.accept());
             assert!(dialed.0.is_ok() && accepted.is_ok());
         }
@@ -515,13 +517,16 @@ fn a_refusal_reaches_the_dialer_with_its_code_and_reason() {
         let socket = TcpListener::bind("127.0.0.1:0").await.expect("loopback listens");
         let config = Config { ask: true, ..Config::default() };
         let refuse = |_: &peermux_tokio::PeerInfo| Approval::refuse(77, "not today");
-        let listener = Listener::over(socket, || responder_key().into(), config, refuse).expect("it is valid");
-        let error = dial_any(&[listener.local_addr()], Config::default()).await.0.expect_err("it is refused");
+        let listener = Listener::from_listener(socket, || responder_key().into(), config, refuse).expect("it is valid");
+        let error = dial_any(&[listener.local_addr().expect("it listens")], Config::default())
+            .await
+            .0
+            .expect_err("it is refused");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
         let error = connection_error(&error).clone();
         let ConnectionError::Closed { by: Side::Peer, closed, .. } = error else { panic!("it is refused: {error}") };
         assert_eq!((closed.code, &*closed.reason), (Code::Application(77), "not today"));
-        let refused = listener.next().await.expect("the runtime lives").expect_err("it is refused");
+        let refused = listener.next_outcome().await.expect("the runtime lives").expect_err("it is refused");
         assert_eq!(connection_error(&refused.error).code(), Some(Code::Application(77)));
     });
 }
@@ -534,8 +539,10 @@ fn an_attestation_that_comes_in_a_frame_reaches_the_application() {
         let listener = Listener::bind("127.0.0.1:0", responder_key(), config).await.expect("loopback listens");
         let remote = Remote::Key(responder_key().public_key());
         let short = Config { attestation: Some([5; 112].into()), ..Config::default() };
-        let (dialer, accepted) =
-            tokio::join!(connect(listener.local_addr(), initiator_key(), remote, short), listener.accept());
+        let (dialer, accepted) = tokio::join!(
+            connect(listener.local_addr().expect("it listens"), initiator_key(), remote, short),
+            listener.accept()
+        );
         let (dialer, accepted) = (dialer.expect("it listens"), accepted.expect("it dials"));
         assert_eq!(dialer.attestation().await.expect("it lives").as_deref(), Some(&*long));
         assert_eq!(accepted.attestation().await.expect("it lives").as_deref(), Some(&[5; 112][..]));
@@ -543,7 +550,7 @@ fn an_attestation_that_comes_in_a_frame_reaches_the_application() {
         let (dialer, listener) = pair().await;
         assert!(tokio::time::timeout(Duration::from_millis(20), dialer.attestation()).await.is_err());
         let waiting = tokio::spawn(async move { dialer.attestation().await });
-        listener.close(4, "").await;
+        listener.close(4, "");
         assert_eq!(waiting.await.expect("no panic").expect_err("it has ended").code(), Some(Code::Application(4)));
     });
 }

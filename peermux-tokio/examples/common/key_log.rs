@@ -43,7 +43,8 @@ mod tests {
         let secret = StaticSecret::from_bytes(&[1; 32]);
         let remote = Remote::Key(secret.public_key());
         let listener = Listener::bind("127.0.0.1:0", secret, one).await.unwrap();
-        let dial = connect(listener.local_addr(), StaticSecret::from_bytes(&[2; 32]), remote, other);
+        let dial =
+            connect(listener.local_addr().expect("it listens"), StaticSecret::from_bytes(&[2; 32]), remote, other);
         tokio::try_join!(dial, listener.accept()).unwrap();
         let [one, other] = paths.map(|path| std::fs::read_to_string(path).unwrap());
         assert_eq!(one, other);

@@ -101,7 +101,7 @@ async fn phase(
 
 /// Sends until `end`, and gives what has arrived.
 async fn upload(connection: Connection, priority: Priority, moved: Arc<Moved>, end: Instant) -> io::Result<u64> {
-    let mut stream = connection.open(SINK, priority)?;
+    let mut stream = connection.open_stream(Some(SINK), priority)?;
     while Instant::now() < end {
         stream.writer().write_chunk(&mut chunk()).await?;
         moved.up.fetch_add(CHUNK as u64, Relaxed);
@@ -112,7 +112,7 @@ async fn upload(connection: Connection, priority: Priority, moved: Arc<Moved>, e
 
 /// Receives until `end`.
 async fn download(connection: Connection, priority: Priority, moved: Arc<Moved>, end: Instant) -> io::Result<()> {
-    let mut stream = connection.open(SOURCE, priority)?;
+    let mut stream = connection.open_stream(Some(SOURCE), priority)?;
     stream.shutdown().await?;
     let reader = stream.reader();
     let receive = async {
@@ -140,7 +140,7 @@ async fn requests(connection: &Connection, plan: &Plan, end: Instant) -> io::Res
     while Instant::now() < end {
         every.tick().await;
         let begin = Instant::now();
-        let mut stream = connection.open(ECHO, Priority::new(plan.request_urgency, false))?;
+        let mut stream = connection.open_stream(Some(ECHO), Priority::new(plan.request_urgency, false))?;
         stream.write_all(&request).await?;
         // Shutting down waits until all is with the transport; the answer can be waited for at once.
         let (mut reader, mut writer) = stream.split();

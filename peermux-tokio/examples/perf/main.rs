@@ -182,7 +182,7 @@ async fn listen(address: SocketAddr, config: Config) -> io::Result<(Listener, Pe
     let secret = StaticSecret::generate(&mut getrandom::SysRng).map_err(io::Error::other)?;
     let key = secret.public_key();
     let listener = Listener::bind(address, secret, config).await?;
-    let addr = listener.local_addr().to_string();
+    let addr = listener.local_addr()?.to_string();
     Ok((listener, Peer { key, addr }))
 }
 
@@ -201,7 +201,8 @@ async fn local(plan: &Plan, config: Config) -> io::Result<()> {
 async fn measure(server: &Peer, plan: &Plan, config: Config) -> io::Result<()> {
     let connection = connect(server.addr.as_str(), Identity::Anonymous, Remote::Key(server.key), config).await?;
     let phases = client::run(&connection, plan).await?;
-    connection.close(0, "measured").await;
+    connection.close(0, "measured");
+    connection.transport_closed().await;
     if plan.json {
         say!("{}", report::json(plan, &phases));
     } else {

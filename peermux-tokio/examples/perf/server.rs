@@ -33,7 +33,7 @@ pub async fn run(listener: Listener) -> io::Result<()> {
 }
 
 async fn serve(connection: Connection) {
-    while let Ok(stream) = connection.accept().await {
+    while let Ok(stream) = connection.accept_stream().await {
         // What a client gives up is no failure here.
         tokio::spawn(async move {
             match stream.protocol().as_deref() {

@@ -156,7 +156,7 @@ async fn serve(way: Way, host: Host, secrets: &Secrets) -> Result<(Running<()>, 
         let listener = Listener::bind(ANY, secrets.host.clone(), Config::default())
             .await
             .map_err(|e| Error::new(format!("listening on 127.0.0.1: {e}")))?;
-        let addr = listener.local_addr();
+        let addr = listener.local_addr().context(doing)?;
         let (stop, stopped) = watch::channel(false);
         let serving = async move {
             serve::peermux(host, listener, stopped, |_| {}).await;

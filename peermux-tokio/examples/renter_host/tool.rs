@@ -37,8 +37,8 @@ pub async fn host(
     let config = Config { ask: !allow.is_empty(), key_log: open_key_log(key_log.as_deref())?, ..Config::default() };
     let allowed = move |peer: &PeerInfo| allow.contains(&peer.key);
     let keys = move || ResponderKeys::from(secret.clone());
-    let listener = Listener::over(socket, keys, config, allowed).context(doing)?;
-    let addr = listener.local_addr();
+    let listener = Listener::from_listener(socket, keys, config, allowed).context(doing)?;
+    let addr = listener.local_addr().context(doing)?;
     say!("serving {} at {key}@{addr}", dir.display());
     if addr.ip().is_unspecified() {
         say!("(renters put an address of this machine in the place of {})", addr.ip());

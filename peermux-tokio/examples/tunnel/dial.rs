@@ -48,7 +48,8 @@ pub async fn run(args: cli::Dial, key_log: Option<Arc<dyn KeyLog>>) -> Result<()
     };
     let connection = link.borrow().clone();
     if let Some(connection) = connection {
-        connection.close(0, "interrupted").await;
+        connection.close(0, "interrupted");
+        connection.transport_closed().await;
     }
     done
 }
@@ -87,7 +88,7 @@ impl Dialer {
             warn!("connected to {}", self.peer.addr);
             sender.send_replace(Some(connection.clone()));
             let since = Instant::now();
-            let end = connection.ended().await;
+            let end = connection.closed().await;
             sender.send_replace(None);
             warn!("the connection to {} was lost: {end}", self.peer.addr);
             if since.elapsed() > STEADY {
@@ -177,7 +178,7 @@ async fn serve_one(tcp: TcpStream, forward: &Forward, link: Link) -> Result<(), 
 async fn open(mut link: Link, urgency: u8) -> Stream {
     loop {
         let connection = link.wait_for(Option::is_some).await.ok().and_then(|connection| connection.clone());
-        let opened = connection.map(|connection| connection.open(PROTOCOL, Priority::new(urgency, true)));
+        let opened = connection.map(|connection| connection.open_stream(Some(PROTOCOL), Priority::new(urgency, true)));
         match opened {
             Some(Ok(stream)) => return stream,
             // It has just ended, or is about to: there will be another.

@@ -30,7 +30,8 @@ pub async fn run(args: cli::Listen, key_log: Option<Arc<dyn KeyLog>>) -> Result<
         TcpListener::bind(args.listen).await.map_err(|error| format!("listening on {}: {error}", args.listen))?;
     let listener =
         start(socket, key, args.peer, key_log).map_err(|error| format!("listening on {}: {error}", args.listen))?;
-    say!("listening as {public}@{}", listener.local_addr());
+    let address = listener.local_addr().map_err(|error| format!("listening on {}: {error}", args.listen))?;
+    say!("listening as {public}@{address}");
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
         let _ = tokio::signal::ctrl_c().await;
@@ -49,7 +50,12 @@ pub fn start(
 ) -> io::Result<Listener> {
     // A prober that does not know the key gets no answer.
     let config = Config { fallback: false, ask: !peers.is_empty(), max_streams: STREAMS, key_log, ..Config::default() };
-    Listener::over(socket, move || ResponderKeys::from(key.clone()), config, move |peer| peers.contains(&peer.key))
+    Listener::from_listener(
+        socket,
+        move || ResponderKeys::from(key.clone()),
+        config,
+        move |peer| peers.contains(&peer.key),
+    )
 }
 
 /// Serves all who dial until `stop` changes, and then closes their connections. `allow` is what they may reach; everything if it is empty.
@@ -58,15 +64,14 @@ pub async fn serve(listener: Listener, allow: Vec<Target>, mut stop: watch::Rece
     let mut peers = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.next() => accepted,
+            accepted = listener.next_outcome() => accepted,
             _ = stop.changed() => None,
         };
         let Some(accepted) = accepted else { break };
         while peers.try_join_next().is_some() {}
         match accepted {
             Ok(connection) if peers.len() >= PEERS => {
-                // It is told in its own time.
-                tokio::spawn(async move { connection.close(codes::BUSY.number(), "too many peers").await });
+                connection.close(codes::BUSY.number(), "too many peers");
             }
             Ok(connection) => {
                 peers.spawn(serve_peer(connection, allow.clone(), stop.clone()));
@@ -84,9 +89,10 @@ async fn serve_peer(connection: Connection, allow: Arc<Vec<Target>>, mut stop: w
     let end = loop {
         while streams.try_join_next().is_some() {}
         let accepted = tokio::select! {
-            accepted = connection.accept() => accepted,
+            accepted = connection.accept_stream() => accepted,
             _ = stop.changed() => {
-                connection.close(0, "the far side stops").await;
+                connection.close(0, "the far side stops");
+                connection.transport_closed().await;
                 continue;
             }
         };

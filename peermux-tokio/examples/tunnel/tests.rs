@@ -25,7 +25,7 @@ async fn far(
     peers: Vec<PublicKey>,
 ) -> (SocketAddr, watch::Sender<bool>, JoinHandle<()>) {
     let listener = listen::start(TcpListener::bind(at).await.unwrap(), far_key(), peers, None).unwrap();
-    let address = listener.local_addr();
+    let address = listener.local_addr().expect("it listens");
     let (stop, stopped) = watch::channel(false);
     (address, stop, tokio::spawn(listen::serve(listener, allow, stopped)))
 }

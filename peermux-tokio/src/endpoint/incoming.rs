@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use peermux_core::endpoint::Place;
@@ -21,14 +22,19 @@ pub(super) async fn accept_all(socket: TcpListener, shared: Arc<Shared>) {
             continue;
         };
         if let Some(place) = shared.links.place(peer.ip()) {
-            tokio::spawn(handshake(socket, place, shared.clone()));
+            tokio::spawn(handshake(socket, peer, place, shared.clone()));
         }
     }
 }
 
 /// Runs a handshake, and gives its place back when the peer is confirmed, or when the socket is closed, which takes a while (`docs/spec.md` section 13.1).
-async fn handshake(socket: TcpStream, place: Place<Connection>, shared: Arc<Shared>) -> io::Result<()> {
-    let (setup, io) = begin(socket, (shared.keys)(), shared.config.clone(), None)?;
+async fn handshake(
+    socket: TcpStream,
+    remote: SocketAddr,
+    place: Place<Connection>,
+    shared: Arc<Shared>,
+) -> io::Result<()> {
+    let (setup, io) = begin(socket, Some(remote), (shared.keys)(), shared.config.clone(), None)?;
     place.begin(setup.driver());
     // An error is between that dialer and its socket.
     let Ok(connection) = establish(&setup, &io, &shared.decide).await else {

@@ -22,11 +22,12 @@ impl Face for Std {
     type Connection = Connection;
 
     fn listen(socket: TcpListener, config: Config) -> Listener {
-        Listener::over(socket, || responder_key().into(), config, |_| true).expect("the configuration is valid")
+        Listener::from_listener(socket, || responder_key().into(), config, |_| true)
+            .expect("the configuration is valid")
     }
 
     fn dial(socket: TcpStream, remote: Remote, config: Config) -> io::Result<Connection> {
-        peermux_std::connect_over(socket, initiator_key(), remote, config, |_| false)
+        peermux_std::connect_socket(socket, initiator_key(), remote, config, |_| false)
     }
 }
 
@@ -34,7 +35,7 @@ impl Listening for Listener {
     type Connection = Connection;
 
     fn outcome(&self) -> Result<Connection, (Option<SocketAddr>, io::Error)> {
-        self.next().expect("it listens").map_err(|error| (error.peer, error.error))
+        self.next_outcome().expect("it listens").map_err(|error| (error.remote, error.error))
     }
 }
 
@@ -42,27 +43,29 @@ impl Connected for Connection {
     type Stream = Stream;
 
     fn open(&self, protocol: &str, priority: Priority) -> Result<Stream, OpenError> {
-        self.open(protocol, priority)
+        self.open_stream((!protocol.is_empty()).then_some(protocol), priority)
     }
 
     fn accept(&self) -> Result<Stream, ConnectionError> {
-        self.accept()
+        self.accept_stream()
     }
 
     fn close(&self, code: u64, reason: &str) {
         self.close(code, reason);
+        self.transport_closed();
     }
 
     fn drain(&self) {
         self.drain();
+        self.transport_closed();
     }
 
     fn ended(&self) -> ConnectionError {
-        self.ended()
+        self.closed()
     }
 
     fn error(&self) -> Option<ConnectionError> {
-        self.error()
+        self.close_reason()
     }
 
     fn is_draining(&self) -> bool {
@@ -74,7 +77,7 @@ impl Connected for Connection {
     }
 
     fn addresses(&self) -> [SocketAddr; 2] {
-        [self.local_addr(), self.peer_addr()]
+        [self.local_addr(), self.remote_addr()].map(|address| address.expect("TCP has addresses"))
     }
 
     fn channel_binding(&self) -> [u8; 64] {
@@ -87,7 +90,7 @@ impl Connected for Connection {
 
     fn exported(&self, label: &[u8]) -> Option<[u8; 32]> {
         let mut out = [0; 32];
-        self.export(label, b"context", &mut out)?;
+        self.export_keying_material(label, b"context", &mut out)?;
         Some(out)
     }
 
@@ -96,7 +99,7 @@ impl Connected for Connection {
     }
 
     fn round_trip(&self) -> Duration {
-        self.round_trip()
+        self.rtt()
     }
 }
 

@@ -36,7 +36,7 @@ impl Face for Tokio {
         let _guard = RUNTIME.enter();
         socket.set_nonblocking(true).expect("a socket");
         let socket = tokio::net::TcpListener::from_std(socket).expect("a socket that does not block");
-        let listener = Listener::over(socket, || responder_key().into(), config, |_| true);
+        let listener = Listener::from_listener(socket, || responder_key().into(), config, |_| true);
         Arc::new(listener.expect("the configuration is valid"))
     }
 
@@ -44,7 +44,7 @@ impl Face for Tokio {
         socket.set_nonblocking(true)?;
         wait(async {
             let socket = tokio::net::TcpStream::from_std(socket)?;
-            peermux_tokio::connect_over(socket, initiator_key(), remote, config, |_| false).await
+            peermux_tokio::connect_socket(socket, initiator_key(), remote, config, |_| false).await
         })
     }
 }
@@ -53,7 +53,7 @@ impl Listening for Arc<Listener> {
     type Connection = Connection;
 
     fn outcome(&self) -> Result<Connection, (Option<SocketAddr>, io::Error)> {
-        wait(self.next()).expect("it listens").map_err(|error| (error.peer, error.error))
+        wait(self.next_outcome()).expect("it listens").map_err(|error| (error.remote, error.error))
     }
 }
 
@@ -61,27 +61,29 @@ impl Connected for Connection {
     type Stream = Blocking<Stream>;
 
     fn open(&self, protocol: &str, priority: Priority) -> Result<Blocking<Stream>, OpenError> {
-        self.open(protocol, priority).map(Blocking)
+        self.open_stream((!protocol.is_empty()).then_some(protocol), priority).map(Blocking)
     }
 
     fn accept(&self) -> Result<Blocking<Stream>, ConnectionError> {
-        wait(self.accept()).map(Blocking)
+        wait(self.accept_stream()).map(Blocking)
     }
 
     fn close(&self, code: u64, reason: &str) {
-        wait(self.close(code, reason));
+        self.close(code, reason);
+        wait(self.transport_closed());
     }
 
     fn drain(&self) {
-        wait(self.drain());
+        self.drain();
+        wait(self.transport_closed());
     }
 
     fn ended(&self) -> ConnectionError {
-        wait(self.ended())
+        wait(self.closed())
     }
 
     fn error(&self) -> Option<ConnectionError> {
-        self.error()
+        self.close_reason()
     }
 
     fn is_draining(&self) -> bool {
@@ -93,7 +95,7 @@ impl Connected for Connection {
     }
 
     fn addresses(&self) -> [SocketAddr; 2] {
-        [self.local_addr(), self.peer_addr()]
+        [self.local_addr(), self.remote_addr()].map(|address| address.expect("TCP has addresses"))
     }
 
     fn channel_binding(&self) -> [u8; 64] {
@@ -106,7 +108,7 @@ impl Connected for Connection {
 
     fn exported(&self, label: &[u8]) -> Option<[u8; 32]> {
         let mut out = [0; 32];
-        self.export(label, b"context", &mut out)?;
+        self.export_keying_material(label, b"context", &mut out)?;
         Some(out)
     }
 
@@ -115,7 +117,7 @@ impl Connected for Connection {
     }
 
     fn round_trip(&self) -> Duration {
-        self.round_trip()
+        self.rtt()
     }
 }
 

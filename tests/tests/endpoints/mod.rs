@@ -21,7 +21,7 @@ use crate::adapter::{Connected, Duplex};
 /// An endpoint of one adapter.
 pub trait Node: Clone + Send + Sync + 'static {
     type Connection: Link;
-    type Acceptor: Accepting<Connection = Self::Connection>;
+    type ProtocolListener: Accepting<Connection = Self::Connection>;
 
     fn over(
         socket: TcpListener,
@@ -44,7 +44,7 @@ pub trait Node: Clone + Send + Sync + 'static {
     ) -> Option<io::Result<Self::Connection>>;
     fn connection(&self, peer: &PublicKey) -> Option<Self::Connection>;
     fn peers(&self) -> Vec<Self::Connection>;
-    fn register(&self, protocol: &str) -> Result<Self::Acceptor, RegisterError>;
+    fn register(&self, protocol: &str) -> Result<Self::ProtocolListener, RegisterError>;
     fn drain(&self);
 }
 
@@ -70,7 +70,7 @@ pub trait Accepting: Send + Sync + 'static {
 
 impl Node for peermux_std::Endpoint {
     type Connection = peermux_std::Connection;
-    type Acceptor = peermux_std::Acceptor;
+    type ProtocolListener = peermux_std::ProtocolListener;
 
     fn over(
         socket: TcpListener,
@@ -80,7 +80,7 @@ impl Node for peermux_std::Endpoint {
         accepts: bool,
     ) -> io::Result<Self> {
         let keys = keys.into();
-        Self::over(socket, move || keys.clone(), config, limits, move |_| accepts)
+        Self::from_listener(socket, move || keys.clone(), config, limits, move |_| accepts)
     }
 
     fn dial_anonymously(address: SocketAddr, peer: PublicKey) -> io::Result<Self::Connection> {
@@ -88,7 +88,7 @@ impl Node for peermux_std::Endpoint {
     }
 
     fn address(&self) -> SocketAddr {
-        self.local_addr()
+        self.local_addr().expect("it listens")
     }
 
     fn key(&self) -> PublicKey {
@@ -116,10 +116,10 @@ impl Node for peermux_std::Endpoint {
     }
 
     fn peers(&self) -> Vec<Self::Connection> {
-        self.peers()
+        self.connections()
     }
 
-    fn register(&self, protocol: &str) -> Result<Self::Acceptor, RegisterError> {
+    fn register(&self, protocol: &str) -> Result<Self::ProtocolListener, RegisterError> {
         self.register(protocol)
     }
 
@@ -134,7 +134,7 @@ impl Link for peermux_std::Connection {
     }
 }
 
-impl Accepting for peermux_std::Acceptor {
+impl Accepting for peermux_std::ProtocolListener {
     type Connection = peermux_std::Connection;
 
     fn accept(&self) -> Option<(peermux_std::Stream, peermux_std::Connection)> {
@@ -148,7 +148,7 @@ impl Accepting for peermux_std::Acceptor {
 
 impl Node for peermux_tokio::Endpoint {
     type Connection = peermux_tokio::Connection;
-    type Acceptor = peermux_tokio::Acceptor;
+    type ProtocolListener = peermux_tokio::ProtocolListener;
 
     fn over(
         socket: TcpListener,
@@ -161,7 +161,7 @@ impl Node for peermux_tokio::Endpoint {
         socket.set_nonblocking(true)?;
         wait(async {
             let socket = tokio::net::TcpListener::from_std(socket)?;
-            Self::over(socket, move || keys.clone(), config, limits, move |_| accepts)
+            Self::from_listener(socket, move || keys.clone(), config, limits, move |_| accepts)
         })
     }
 
@@ -170,7 +170,7 @@ impl Node for peermux_tokio::Endpoint {
     }
 
     fn address(&self) -> SocketAddr {
-        self.local_addr()
+        self.local_addr().expect("it listens")
     }
 
     fn key(&self) -> PublicKey {
@@ -195,10 +195,10 @@ impl Node for peermux_tokio::Endpoint {
     }
 
     fn peers(&self) -> Vec<Self::Connection> {
-        self.peers()
+        self.connections()
     }
 
-    fn register(&self, protocol: &str) -> Result<Self::Acceptor, RegisterError> {
+    fn register(&self, protocol: &str) -> Result<Self::ProtocolListener, RegisterError> {
         self.register(protocol)
     }
 
@@ -213,7 +213,7 @@ impl Link for peermux_tokio::Connection {
     }
 }
 
-impl Accepting for peermux_tokio::Acceptor {
+impl Accepting for peermux_tokio::ProtocolListener {
     type Connection = peermux_tokio::Connection;
 
     fn accept(&self) -> Option<(Blocking<peermux_tokio::Stream>, peermux_tokio::Connection)> {

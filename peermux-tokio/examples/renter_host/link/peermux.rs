@@ -24,7 +24,7 @@ impl Peermux {
     pub fn open(&self, protocol: Protocol, request: Urgency, answer: Urgency) -> Result<JobStream> {
         let mut stream = self
             .connection
-            .open(protocol.name(), priority(request))
+            .open_stream(Some(protocol.name()), priority(request))
             .map_err(|e| Error::lost(format!("opening a stream to {}: {e}", self.host)))?;
         // Otherwise the two bytes that say "stored" would wait like a download, or the request for a
         // download like an upload. Asked for this early, it costs nothing: the stream opens with it.
@@ -33,7 +33,8 @@ impl Peermux {
     }
 
     pub async fn close(&self) {
-        self.connection.close(0, "done").await;
+        self.connection.close(0, "done");
+        self.connection.transport_closed().await;
     }
 }
 
