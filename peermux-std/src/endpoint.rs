@@ -35,13 +35,9 @@ use crate::{
 ///
 /// # Threads
 ///
-/// | name | how many | until |
-/// | --- | --- | --- |
-/// | `peermux-accept` | 1 | the endpoint drains |
-/// | `peermux-peer` | 1 for each dialer that is not confirmed ([`EndpointLimits::unconfirmed`] at most), each dial that is under way (one for each peer that somebody waits for, and one more for each list of addresses that no other dial of that peer tries), and each connection | the handshake has failed, or the connection is closed |
-/// | `peermux-read`, `peermux-write` | 1 each, for each handshake and connection, as without an endpoint | its socket is closed |
-///
-/// Each of them waits in the kernel, and none by trying again and again. They end by themselves; nobody needs to join them. Applications decide about peers (`accept` of [`Endpoint::from_listener`]) in a thread `peermux-peer`.
+/// An endpoint has one thread, `peermux-endpoint`. It accepts, runs handshakes and dials, calls `keys` and `approve`,
+/// and hands streams to their protocols; it ends with the endpoint's last connection. The transports of all connections
+/// of the process are served by one more, `peermux-sockets`. Neither waits for a peer.
 ///
 /// ```
 /// # use peermux_std::{Config, Endpoint, Priority, StaticSecret};
@@ -60,7 +56,7 @@ use crate::{
 ///     }
 /// });
 ///
-/// let connection = renter.connect(host.local_addr(), host.public_key())?;
+/// let connection = renter.connect(host.local_addr()?, host.public_key())?;
 /// let mut stream = connection.open_stream(Some("example/echo"), Priority::default())?;
 /// stream.write_all(b"hello")?;
 /// stream.shutdown(Shutdown::Write)?;
@@ -167,8 +163,7 @@ impl Endpoint {
         limits: EndpointLimits,
         accept: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        Self::create(Some(mio::net::TcpListener::from_std(socket)), keys, config, limits, accept)
+        Self::create(Some(socket), keys, config, limits, accept)
     }
 
     /// Creates an endpoint that only dials. Otherwise it is as one [from a listener](Endpoint::from_listener).
@@ -185,14 +180,14 @@ impl Endpoint {
     }
 
     fn create<A: Into<Approval>>(
-        socket: Option<mio::net::TcpListener>,
+        socket: Option<TcpListener>,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
         limits: EndpointLimits,
         approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
         config.check()?;
-        let address = socket.as_ref().map(mio::net::TcpListener::local_addr).transpose()?;
+        let address = socket.as_ref().map(TcpListener::local_addr).transpose()?;
         let worker = Worker::start("peermux-endpoint")?;
         let shared = Arc::new(Shared {
             links: endpoint::Endpoint::new(limits),
@@ -346,7 +341,9 @@ impl fmt::Debug for ProtocolListener {
 
 impl Shared {
     /// Starts the task that accepts dialers.
-    fn start_accepting(self: &Arc<Self>, mut socket: mio::net::TcpListener) -> io::Result<Accepting> {
+    fn start_accepting(self: &Arc<Self>, socket: TcpListener) -> io::Result<Accepting> {
+        socket.set_nonblocking(true)?;
+        let mut socket = mio::net::TcpListener::from_std(socket);
         let closed = Arc::<Promise<()>>::default();
         let accepting = Arc::new(Mutex::new(None));
         let (shared, end) = (self.clone(), KeepOnDrop(closed.clone()));

@@ -48,7 +48,7 @@ impl Listener {
     /// [`ConfigError`](crate::ConfigError).
     pub fn bind(address: impl ToSocketAddrs, key: StaticSecret, config: Config) -> io::Result<Self> {
         let keys = move || ResponderKeys::from(key.clone());
-        Self::from_mio(bind(address)?, keys, config, |_| true)
+        Self::from_listener(bind(address)?, keys, config, |_| true)
     }
 
     /// Listens on a socket that is bound. `keys` returns the keys of each connection, so that they can change.
@@ -63,17 +63,9 @@ impl Listener {
         config: Config,
         approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        Self::from_mio(mio::net::TcpListener::from_std(socket), keys, config, approve)
-    }
-
-    fn from_mio<A: Into<Approval>>(
-        mut socket: mio::net::TcpListener,
-        keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
-        config: Config,
-        approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
-    ) -> io::Result<Self> {
         config.check()?;
+        socket.set_nonblocking(true)?;
+        let mut socket = mio::net::TcpListener::from_std(socket);
         let address = socket.local_addr()?;
         let outcomes = Arc::<Outcomes>::default();
         let worker = Worker::start("peermux-accept")?;
@@ -145,10 +137,10 @@ impl fmt::Debug for Listener {
 }
 
 /// Binds the first of the addresses that can be bound.
-pub(crate) fn bind(address: impl ToSocketAddrs) -> io::Result<mio::net::TcpListener> {
+pub(crate) fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
     let mut last = io::Error::new(io::ErrorKind::InvalidInput, "name has no address");
     for address in address.to_socket_addrs()? {
-        match mio::net::TcpListener::bind(address) {
+        match peermux_core::socket::listen(address) {
             Ok(socket) => return Ok(socket),
             Err(error) => last = error,
         }
