@@ -371,6 +371,8 @@ impl State {
                     self.wake_watchers(wakers);
                 }
                 Event::Established(_) | Event::Closed(_) => {
+                    // A writer that is blocked has a limited time from now on.
+                    wakers.take(&mut self.blocked);
                     self.wake_watchers(wakers);
                     wakers.many.extend(core::mem::take(&mut self.acceptors).into_values());
                 }

@@ -1,12 +1,13 @@
 //! What adapters ask of stream sockets: one read, one write, and the options that make TCP prompt. Where a system has no such option, the call does nothing.
 
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 #[cfg(unix)]
 pub use std::os::fd::AsFd as AsSocket;
 #[cfg(windows)]
 pub use std::os::windows::io::AsSocket;
 
-use socket2::SockRef;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 #[cfg(unix)]
 use crate::driver::ReadBuffer;
@@ -99,6 +100,23 @@ pub fn set_corked(socket: &impl AsSocket, corked: bool) -> io::Result<()> {
 /// Returns the socket's error.
 pub fn shutdown(socket: &impl AsSocket) -> io::Result<()> {
     SockRef::from(socket).shutdown(std::net::Shutdown::Write)
+}
+
+/// Dialers that the system keeps until they are accepted. The 128 of [`std::net::TcpListener::bind`] are few: a burst of more costs some of them a second.
+const BACKLOG: i32 = 1024;
+
+/// Binds a listening socket as [`std::net::TcpListener::bind`] does, with room for a burst of dialers.
+///
+/// # Errors
+/// Returns the socket's error.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of a listener that has ended do not keep the port from the next one.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Sends what is written at once (TCP_NODELAY): records are made full where that is worth it.

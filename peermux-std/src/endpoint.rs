@@ -3,13 +3,13 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpStream;
 use peermux_core::driver::Driver;
 use peermux_core::endpoint::{
     self, Decision, Dialing, Drained, EndpointLimits, Link, Next, Place, RegisterError, Serving,
@@ -41,7 +41,7 @@ use crate::{
 /// endpoint. When the last one is dropped, the endpoint drains as by [`Endpoint::drain`], but does not
 /// wait for its peers. Early data is refused, and is sent again.
 ///
-/// One thread, `peermux-peers`, accepts, dials and runs handshakes, however many peers there are. It
+/// One thread, `peermux-endpoint`, accepts, dials and runs handshakes, however many peers there are. It
 /// calls the callbacks of [`Endpoint::from_listener`]; while they run, nothing else of this endpoint is
 /// accepted or dialled, and data of connections flows all the same. The thread ends with the last
 /// connection after the endpoint has drained.
@@ -150,14 +150,13 @@ impl Endpoint {
     /// # Errors
     /// See [`Endpoint::bind`].
     pub fn from_listener<A: Into<Approval>>(
-        socket: std::net::TcpListener,
+        socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
         limits: EndpointLimits,
         approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        Self::new(Some(TcpListener::from_std(socket)), keys, config, limits, approve)
+        Self::new(Some(socket), keys, config, limits, approve)
     }
 
     /// Creates an endpoint that only dials. Everything else is as for [`Endpoint::from_listener`].
@@ -183,7 +182,7 @@ impl Endpoint {
     ) -> io::Result<Self> {
         config.check()?;
         let address = socket.as_ref().map(TcpListener::local_addr).transpose()?;
-        let worker = Worker::start("peermux-peers")?;
+        let worker = Worker::start("peermux-endpoint")?;
         let shared = Arc::new(Shared {
             links: endpoint::Endpoint::new(limits),
             keys: Box::new(keys),

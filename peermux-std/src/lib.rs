@@ -66,13 +66,13 @@
 //!
 //! | name | how many |
 //! | --- | --- |
-//! | `peermux-io` | one for the process, from the first connection on: it serves the transports of all connections |
+//! | `peermux-sockets` | one for the process, from the first connection on: it serves the transports of all connections |
 //! | `peermux-accept` | one for each [`Listener`]: it accepts, runs handshakes, and calls the callbacks of the application |
-//! | `peermux-peers` | one for each [`Endpoint`]: the same, and it dials |
+//! | `peermux-endpoint` | one for each [`Endpoint`]: the same, and it dials |
 //! | `peermux-read`, `peermux-write` | one each for a transport that blocks: see [`Transport::from_pair`] |
 //!
 //! Connections and handshakes need no thread of their own. A thread that would wait in a read, a write, a flush or a
-//! shutdown does the work of `peermux-io` instead, as far as there is any: it reads and writes the transport, opens and
+//! shutdown does the work of `peermux-sockets` instead, as far as there is any: it reads and writes the transport, opens and
 //! seals records, and wakes others. So bulk data needs few switches between threads. If the system has no thread to
 //! give, the call that needs it fails, and nothing else does.
 //!

@@ -5,14 +5,14 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::mem::take;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpStream;
 use peermux_core::driver::AcceptError;
-use socket2::{Domain, Protocol, Socket, Type};
+use peermux_core::socket;
 
 use crate::connection::{Connection, Started};
 use crate::signal::Signal;
@@ -52,7 +52,7 @@ impl Listener {
     /// [`ConfigError`](crate::ConfigError).
     pub fn bind(address: impl ToSocketAddrs, key: StaticSecret, config: Config) -> io::Result<Self> {
         let keys = move || ResponderKeys::from(key.clone());
-        Self::new(bind(address)?, keys, config, |_| true)
+        Self::from_listener(bind(address)?, keys, config, |_| true)
     }
 
     /// Listens on a socket that is bound. `keys` returns the keys of each connection, so that they can
@@ -63,16 +63,6 @@ impl Listener {
     /// # Errors
     /// See [`Listener::bind`].
     pub fn from_listener<A: Into<Approval>>(
-        socket: std::net::TcpListener,
-        keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
-        config: Config,
-        approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
-    ) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        Self::new(TcpListener::from_std(socket), keys, config, approve)
-    }
-
-    fn new<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
@@ -132,38 +122,26 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// Dialers that the kernel keeps until they are accepted. A burst of more costs some of them a second.
-const BACKLOG: i32 = 1024;
-
 /// Binds the first of the addresses that can be bound.
 pub(crate) fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
     let mut last = io::Error::new(io::ErrorKind::InvalidInput, "name has no address");
     for address in address.to_socket_addrs()? {
-        match bind_one(address) {
-            Ok(socket) => return Ok(TcpListener::from_std(socket.into())),
+        match socket::listen(address) {
+            Ok(socket) => return Ok(socket),
             Err(error) => last = error,
         }
     }
     Err(last)
 }
 
-fn bind_one(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    // Connections of a listener that has ended do not keep the port from the next one.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket)
-}
-
 /// A listening socket, which any thread can close.
-pub(crate) struct Door(Mutex<Option<Watched<TcpListener>>>);
+pub(crate) struct Door(Mutex<Option<Watched<mio::net::TcpListener>>>);
 
 impl Door {
     pub(crate) fn new(worker: &Worker, socket: TcpListener) -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self(Mutex::new(Some(Watched::listener(worker, socket)?)))))
+        socket.set_nonblocking(true)?;
+        let socket = Watched::listener(worker, mio::net::TcpListener::from_std(socket))?;
+        Ok(Arc::new(Self(Mutex::new(Some(socket)))))
     }
 
     /// Waits for the next dialer. Returns `None` once this is closed.

@@ -121,7 +121,7 @@ impl Worker {
         if let Some(worker) = &*worker {
             return Ok(worker.clone());
         }
-        Ok(worker.insert(Self::start("peermux-io")?).clone())
+        Ok(worker.insert(Self::start("peermux-sockets")?).clone())
     }
 
     /// Runs `task`. A worker that has ended drops it.

@@ -334,7 +334,7 @@ fn draining_lets_everything_finish_and_then_closes() {
         pair.responder.conn.release(theirs);
         pair.settle();
         let (by, said, _) = closed(pair.side(drainer).conn.error());
-        assert_eq!((by, said.code), (Side::Local, Code::NO_ERROR));
+        assert_eq!((by, said.code), (Side::Local, Code::NO_ERROR), "who drained has ended it");
         assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
     }
 }

@@ -109,7 +109,7 @@ fn serve(endpoint: &Endpoint, protocol: &str) -> Arc<Mutex<BTreeMap<Vec<u8>, usi
 
 /// Asks once; `None` if nothing of it was processed.
 async fn try_once(connection: &Connection, protocol: &str, request: &[u8]) -> Option<io::Result<Vec<u8>>> {
-    let mut stream = match connection.open_stream(Some(protocol), Priority::default()) {
+    let mut stream = match connection.open_stream((!protocol.is_empty()).then_some(protocol), Priority::default()) {
         Ok(stream) => stream,
         Err(OpenError::Draining) => return None,
         Err(OpenError::Connection(error)) if error.is_orderly() => return None,

@@ -172,9 +172,8 @@ impl Connection {
         self.closing.received = true;
         self.closing.heard = Some(closed.clone());
         match &mut self.closing.error {
-            Some(ConnectionError::Closed { by, closed: said, answer }) => {
-                // The peer drained, and what this side has said since is the answer, whichever came first.
-                *answer = Some(if *by == Side::Peer { core::mem::replace(said, closed) } else { closed });
+            Some(ConnectionError::Closed { answer, .. }) => {
+                *answer = Some(closed);
                 if let Some(error) = self.closing.error.clone() {
                     self.mux.update_end(error);
                 }

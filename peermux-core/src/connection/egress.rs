@@ -17,7 +17,7 @@ const fn quanta(len: usize) -> u8 {
 /// What is to be done about sending.
 enum Action {
     Nothing,
-    /// The connection closes: the peer drains it, and all streams are done.
+    /// The connection closes: the peer drains it, and all streams have ended.
     Drained,
     /// The connection closes, since the counter of records is used up.
     Close(ProtocolCode),

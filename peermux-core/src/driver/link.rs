@@ -247,8 +247,7 @@ impl<T: Transport> Link<T> {
                 Err(error) => error,
             },
         };
-        // The peer may have said why, before it went.
-        while matches!(io.receive(self, now(), WakeWriter::No), Ok(1..)) {}
+        io.receive_last(self, now());
         let ended = core::mem::take(&mut *io);
         drop(io);
         self.driver.handle_transport_error(now(), &error);
@@ -387,6 +386,14 @@ impl<T: Transport> Io<T> {
             }
         }
         Ok(0)
+    }
+
+    /// After a failure: the peer may have said why, before it went. The end of the transport is not one of the peer's.
+    fn receive_last(&mut self, link: &Link<T>, now: Instant) {
+        let Some(transport) = self.transport.as_mut().filter(|_| !self.at_end) else { return };
+        while let Ok(1..) = transport.try_read(&mut self.input) {
+            link.driver.handle_input(now, &mut self.input, WakeWriter::No);
+        }
     }
 
     /// Writes what there is to send. What goes into a record is decided when the transport can take it.

@@ -284,7 +284,7 @@ impl World {
         for side in [0, 1] {
             // Invariant 8. A side that had ended before may have been spared.
             let told = self.ended(side);
-            let noticed = !matches!(told, Some(ConnectionError::Closed { by: Who::Peer, .. }) | None);
+            let noticed = !matches!(told, Some(ConnectionError::Closed { by: Who::Peer, answer: Some(_), .. }) | None);
             ensure!(
                 noticed || !self.pipes[1 - side].is_forged(),
                 "side {side} was told {told:?}, and read what nobody wrote"
@@ -319,10 +319,15 @@ impl World {
             let (Some(mine), Some(theirs)) = (mine, theirs) else { continue };
             let wrong = match mine {
                 ConnectionError::Protocol(_) | ConnectionError::Tampered => true,
-                ConnectionError::Closed { by: Who::Peer, closed, .. } => match theirs {
-                    ConnectionError::Closed { by: Who::Local, closed: said, .. } => closed != said,
+                // A side that was drained closes by itself; what the other one has said meanwhile is the answer.
+                ConnectionError::Closed { by: Who::Peer, closed, answer } => match theirs {
+                    ConnectionError::Closed { by: Who::Local, closed: said, .. } => {
+                        closed != said && answer.as_ref() != Some(said)
+                    }
                     ConnectionError::Closed { by: Who::Peer, .. } => true,
-                    _ => Some(closed.code) != theirs.code(),
+                    _ => {
+                        ![Some(closed), answer.as_ref()].iter().any(|said| said.map(|said| said.code) == theirs.code())
+                    }
                 },
                 ConnectionError::Closed { by: Who::Local, answer: Some(answer), .. } => match theirs {
                     ConnectionError::Closed { by: Who::Local, closed, .. } => answer != closed,
