@@ -471,3 +471,167 @@ impl<S: Source> DerefMut for Watched<S> {
         &mut self.source
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    fn worker() -> Worker {
+        Worker::start("test").expect("there is a thread")
+    }
+
+    fn results<T>() -> (Sender<T>, impl Fn(usize) -> Vec<T>) {
+        let (send, receive): (_, Receiver<T>) = channel();
+        let take = move |count| {
+            let next = |_| receive.recv_timeout(Duration::from_secs(10)).expect("it comes");
+            (0..count).map(next).collect()
+        };
+        (send, take)
+    }
+
+    #[test]
+    fn timers_expire_in_order_and_can_move() {
+        let (worker, (send, take)) = (worker(), results());
+        for pause in [80, 20, 50, 0, 65, 35] {
+            let send = send.clone();
+            worker.spawn(Box::pin(async move {
+                sleep(Duration::from_millis(pause)).await;
+                send.send(pause).expect("it is received");
+            }));
+        }
+        assert_eq!(take(6), [0, 20, 35, 50, 65, 80]);
+        // A timer that moves forward, one that moves back, and one that is not needed any more.
+        let begin = Instant::now();
+        for deadlines in [[60, 30], [30, 60], [30, 0]] {
+            let (send, mut polls) = (send.clone(), 0);
+            worker.spawn(Box::pin(poll_fn(move |cx| {
+                if polls < 2 {
+                    wake_at(begin + Duration::from_millis(deadlines[polls]));
+                    polls += 1;
+                    if polls == 1 {
+                        cx.waker().wake_by_ref();
+                    }
+                    return Poll::Pending;
+                }
+                send.send(deadlines[1]).expect("it is received");
+                Poll::Ready(())
+            })));
+        }
+        assert_eq!(take(3), [0, 30, 60]);
+        assert!(begin.elapsed() >= Duration::from_millis(60));
+    }
+
+    #[test]
+    fn no_wake_is_lost_while_a_task_runs() {
+        let (worker, (send, take)) = (worker(), results());
+        let (waker, polls) = (Arc::new(Mutex::new(None::<Waker>)), Arc::new(AtomicUsize::new(0)));
+        let (given, count) = (waker.clone(), polls.clone());
+        worker.spawn(Box::pin(poll_fn(move |cx| {
+            *lock(&given) = Some(cx.waker().clone());
+            // Other threads wake the task in any part of this.
+            let seen = count.load(SeqCst);
+            if seen < 20_000 {
+                return Poll::Pending;
+            }
+            send.send(()).expect("it is received");
+            Poll::Ready(())
+        })));
+        while lock(&waker).is_none() {
+            thread::yield_now();
+        }
+        let waking: Vec<_> = (0..4)
+            .map(|_| {
+                let (waker, polls) = (waker.clone(), polls.clone());
+                thread::spawn(move || {
+                    for _ in 0..5_000 {
+                        polls.fetch_add(1, SeqCst);
+                        let waker = lock(&waker).clone();
+                        waker.expect("it was given").wake();
+                    }
+                })
+            })
+            .collect();
+        waking.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        take(1);
+    }
+
+    #[test]
+    fn a_panic_ends_its_own_task_only() {
+        struct PanicsOnDrop;
+
+        impl Drop for PanicsOnDrop {
+            fn drop(&mut self) {
+                panic!("a test");
+            }
+        }
+
+        let (worker, (send, take)) = (worker(), results());
+        worker.spawn(Box::pin(async { panic!("a test") }));
+        let held = PanicsOnDrop;
+        worker.spawn(Box::pin(async move { drop(held) }));
+        let ended = send.clone();
+        worker.spawn(Box::pin(async move {
+            sleep(Duration::from_millis(10)).await;
+            ended.send(1).expect("it is received");
+        }));
+        assert_eq!(take(1), [1]);
+    }
+
+    #[test]
+    fn a_worker_that_ends_drops_its_tasks_or_waits_for_the_last() {
+        struct Told(Sender<&'static str>, &'static str);
+
+        impl Drop for Told {
+            fn drop(&mut self) {
+                self.0.send(self.1).expect("it is received");
+            }
+        }
+
+        let (send, take) = results();
+        let stopped = worker();
+        let told = Told(send.clone(), "stopped");
+        stopped.spawn(Box::pin(async move {
+            pending::<()>().await;
+            drop(told);
+        }));
+        stopped.stop();
+        assert_eq!(take(1), ["stopped"]);
+        let told = Told(send.clone(), "too late");
+        stopped.spawn(Box::pin(async move { drop(told) }));
+        assert_eq!(take(1), ["too late"]);
+
+        let finishing = worker();
+        let told = Told(send, "finished");
+        finishing.spawn(Box::pin(async move {
+            sleep(Duration::from_millis(30)).await;
+            drop(told);
+        }));
+        finishing.finish();
+        assert_eq!(take(1), ["finished"]);
+    }
+
+    #[test]
+    fn readiness_that_comes_during_a_call_is_kept() {
+        let readiness = Readiness::default();
+        let would_block = || io::Error::from(io::ErrorKind::WouldBlock);
+        assert_eq!(readiness.try_io(Direction::Read, || Ok((1, true))).ok(), Some(1));
+        let mut calls = 0;
+        let result = readiness.try_io(Direction::Read, || {
+            calls += 1;
+            if calls == 1 {
+                // What arrives now is not seen by this call, but by the next one.
+                readiness.report(Direction::Read);
+                return Err::<(i32, bool), _>(would_block());
+            }
+            Ok((2, false))
+        });
+        assert_eq!((result.ok(), calls), (Some(2), 2));
+        // The last call has found everything.
+        let result = readiness.try_io::<()>(Direction::Read, || unreachable!("it would block"));
+        assert_eq!(result.expect_err("it would block").kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(readiness.poll(Waker::noop(), true, true), Ready { read: false, write: true });
+    }
+}
