@@ -98,7 +98,11 @@ impl<C: Carrier> Face for Over<C> {
         wait(async {
             let socket = tokio::net::TcpListener::from_std(socket).expect("a socket that does not block");
             let incoming = unfold(socket, |socket| async move {
-                let carried = async { C::carry(socket.accept().await?.0, false).await };
+                let carried = async {
+                    let dialer = socket.accept().await?.0;
+                    dialer.set_nodelay(true)?;
+                    C::carry(dialer, false).await
+                };
                 Some((carried.await, socket))
             });
             let listener = Listener::from_incoming(incoming, || responder_key().into(), config, None, |_| true);
@@ -108,6 +112,7 @@ impl<C: Carrier> Face for Over<C> {
 
     fn dial(socket: std::net::TcpStream, remote: Remote, config: Config) -> io::Result<Connection> {
         socket.set_nonblocking(true)?;
+        socket.set_nodelay(true)?;
         wait(async {
             let carried = C::carry(TcpStream::from_std(socket)?, true).await?;
             connect_socket(carried, initiator_key(), remote, config, |_| false).await
