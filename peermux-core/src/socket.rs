@@ -9,21 +9,22 @@ pub use std::os::windows::io::AsSocket;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+#[cfg(unix)]
 use crate::driver::ReadBuffer;
 
-/// Reads once into `buffer`, and returns how many bytes were added.
+/// Reads once into `buffer`. Returns how many bytes were added, and whether they fill the buffer: otherwise the next read would block, or find the end.
 ///
 /// # Errors
 /// Returns the socket's error.
 #[cfg(unix)]
-pub fn read(socket: &impl AsSocket, buffer: &mut ReadBuffer) -> io::Result<usize> {
+pub fn read(socket: &impl AsSocket, buffer: &mut ReadBuffer) -> io::Result<(usize, bool)> {
     use rustix::buffer::spare_capacity;
     use rustix::net::{RecvFlags, recv};
 
     buffer.room_in_vec(|room| {
         let before = room.len();
         rustix::io::retry_on_intr(|| recv(socket, spare_capacity(room), RecvFlags::empty()))?;
-        Ok(room.len() - before)
+        Ok((room.len() - before, room.len() == room.capacity()))
     })
 }
 
@@ -58,9 +59,9 @@ pub fn is_writable(socket: &impl AsSocket) -> bool {
 /// # Errors
 /// Returns the socket's error.
 pub fn set_unsent_limit(socket: &impl AsSocket, bytes: usize) -> io::Result<()> {
-    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     return SockRef::from(socket).set_tcp_notsent_lowat(u32::try_from(bytes).unwrap_or(u32::MAX));
-    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios")))]
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
     {
         let _ = (socket, bytes);
         Ok(())

@@ -1,20 +1,23 @@
 //! Connections.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use peermux_core::driver::{Driver, Handle, Link, Setup};
+use peermux_core::driver::{Driver, Handle, Handshake, Setup, Waiter};
 use peermux_core::trace::Trace;
 
-use crate::reach::{Reach, Reached};
-use crate::signal::{Promise, Signal};
+use crate::reach::reach;
+use crate::signal::{Signal, block_on};
 use crate::stream::Stream;
-use crate::transport::{Clock, IntoTransport, Shared, Transport};
-use crate::worker::{Context, Step, Worker};
+use crate::task::{Clock, Shared, serve};
+use crate::transport::Transport;
+use crate::worker::{Task, Worker};
 use crate::{
     Approval, Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, PublicKey, Remote, ResponderKeys,
     Stats,
@@ -66,18 +69,8 @@ pub fn connect_with<A: Into<Approval>>(
 ) -> io::Result<Connection> {
     config.check()?;
     let addresses: Vec<_> = address.to_socket_addrs()?.collect();
-    let socket = Arc::<Promise<io::Result<mio::net::TcpStream>>>::default();
-    let (mut reach, reached) = (Reach::new(&addresses, config.connect_timeout), socket.clone());
-    let run = move |context: &Context<'_>| {
-        reached.keep(match reach.poll(context) {
-            Reached::Connected(socket) => Ok(socket),
-            Reached::Failed(error) => Err(error),
-            Reached::Wait(until) => return Step::Wait(until),
-        });
-        Step::Done
-    };
-    Worker::of_sockets()?.spawn(Arc::default(), None, run)?.wake();
-    initiate(Transport::from_tcp(socket.wait()?)?, identity.into(), remote, config, approve)
+    let socket = block_on(reach(&addresses, config.connect_timeout))?;
+    connect_socket(Transport::connected(socket), identity, remote, config, approve)
 }
 
 /// Connects as [`connect_with`], over a transport that is connected: a TCP or Unix socket of the standard library, or
@@ -114,13 +107,14 @@ pub fn connect_with<A: Into<Approval>>(
 /// # Errors
 /// See [`connect`].
 pub fn connect_socket<A: Into<Approval>>(
-    transport: impl IntoTransport,
+    transport: impl Into<Transport>,
     identity: impl Into<Identity>,
     remote: Remote,
     config: Config,
     approve: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
-    initiate(transport.into_transport()?, identity.into(), remote, config, approve)
+    let started = Started::initiator(transport.into(), identity.into(), remote, Arc::new(config))?;
+    block_on(started.establish(approve)).map_err(ConnectionError::into_dial_error)
 }
 
 /// Accepts one peer over a transport that is connected, as the holder of `keys`: see [`connect_socket`]. `approve`
@@ -130,81 +124,116 @@ pub fn connect_socket<A: Into<Approval>>(
 /// Returns the error of the transport, or one that holds a [`ConnectionError`] or a
 /// [`ConfigError`](crate::ConfigError).
 pub fn accept_socket<A: Into<Approval>>(
-    transport: impl IntoTransport,
+    transport: impl Into<Transport>,
     keys: impl Into<ResponderKeys>,
     config: Config,
     approve: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
-    Ok(Started::responder(transport.into_transport()?, keys.into(), Arc::new(config))?.establish(approve)?)
-}
-
-fn initiate<A: Into<Approval>>(
-    transport: Transport,
-    identity: Identity,
-    remote: Remote,
-    config: Config,
-    approve: impl FnMut(&PeerInfo) -> A,
-) -> io::Result<Connection> {
-    let started = Started::initiator(transport, identity, remote, Arc::new(config), |_| {})?;
-    started.establish(approve).map_err(ConnectionError::into_dial_error)
+    let started = Started::responder(transport.into(), keys.into(), Arc::new(config))?;
+    Ok(block_on(started.establish(approve))?)
 }
 
 /// A connection whose handshake is under way.
 pub(crate) struct Started {
-    pub(crate) setup: Setup,
+    setup: Setup,
     shared: Shared,
+    handshake: Handshake,
+    serving: Serving,
+}
+
+/// The task that serves the transport. Whoever waits for the handshake polls it, as long as that
+/// lasts: handshakes delay no connection that is established. When this is dropped, the worker of
+/// all transports goes on with the task.
+struct Serving {
+    task: Option<Task>,
+    worker: Worker,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.hand_over();
+    }
+}
+
+impl Serving {
+    fn hand_over(&mut self) {
+        self.task.take().into_iter().for_each(|task| self.worker.spawn(task));
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if self.task.as_mut().is_some_and(|task| task.as_mut().poll(cx).is_ready()) {
+            self.task = None;
+        }
+    }
 }
 
 impl Started {
-    /// Begins a handshake as the initiator. `begin` is given the driver before anything is sent.
+    /// Begins a handshake as the initiator.
     pub(crate) fn initiator(
         transport: Transport,
         identity: Identity,
         remote: Remote,
         config: Arc<Config>,
-        begin: impl FnOnce(&Arc<Driver>),
     ) -> io::Result<Self> {
-        let clock = Clock::start();
-        let (addresses, now) = (transport.addresses(), clock.with_wall_clock());
-        let setup = Setup::initiator(config, identity, remote, addresses, now, &mut getrandom::SysRng)?;
-        begin(setup.driver());
-        Self::start(setup, transport, clock)
+        Self::new(transport, |addresses, now| {
+            Setup::initiator(config, identity, remote, addresses, now, &mut getrandom::SysRng)
+        })
     }
 
     /// Begins a handshake as the responder.
     pub(crate) fn responder(transport: Transport, keys: ResponderKeys, config: Arc<Config>) -> io::Result<Self> {
-        let clock = Clock::start();
-        let (addresses, now) = (transport.addresses(), clock.with_wall_clock());
-        let setup = Setup::responder(config, keys, None, addresses, now, &mut getrandom::SysRng)?;
-        Self::start(setup, transport, clock)
+        Self::new(transport, |addresses, now| {
+            Setup::responder(config, keys, None, addresses, now, &mut getrandom::SysRng)
+        })
     }
 
-    fn start(setup: Setup, transport: Transport, clock: Clock) -> io::Result<Self> {
-        let shared = Shared { link: Link::new(setup.driver().clone()), clock };
-        setup.trace().start(setup.driver(), || shared.start(transport))?;
-        Ok(Self { setup, shared })
+    fn new(
+        transport: Transport,
+        setup: impl FnOnce(peermux_core::driver::Addresses, peermux_core::driver::Now) -> io::Result<Setup>,
+    ) -> io::Result<Self> {
+        let (worker, io, clock) = (Worker::of_transports()?, transport.open()?, Clock::start());
+        let setup = setup(io.addresses(), clock.with_wall_clock())?;
+        let shared = Shared::new(setup.driver(), clock);
+        let mut serving = Serving { task: None, worker };
+        setup.trace().start(setup.driver(), || {
+            serving.task = Some(serve(&shared, io));
+            Ok(())
+        })?;
+        Ok(Self { handshake: setup.handshake(false), setup, shared, serving })
+    }
+
+    pub(crate) const fn driver(&self) -> &Arc<Driver> {
+        self.setup.driver()
     }
 
     /// Waits for the handshake and the decision about the peer.
-    fn establish<A: Into<Approval>>(
-        &self,
+    pub(crate) async fn establish<A: Into<Approval>>(
+        mut self,
         mut approve: impl FnMut(&PeerInfo) -> A,
     ) -> Result<Connection, ConnectionError> {
-        let mut handshake = self.setup.handshake(false);
-        let peer = Arc::<Signal>::default().block_on_forever(|waker| handshake.poll(waker, &mut approve))?;
-        Ok(self.connection(peer))
-    }
-
-    /// Returns the handle, once the handshake has said who `peer` is.
-    pub(crate) fn connection(&self, peer: PeerInfo) -> Connection {
+        let peer = poll_fn(|cx| {
+            self.serving.poll(cx);
+            let Self { handshake, serving, .. } = &mut self;
+            handshake.poll(cx.waker(), |peer| {
+                // The application may take its time.
+                serving.hand_over();
+                approve(peer)
+            })
+        })
+        .await?;
         let handle = Arc::new(self.setup.handle(peer));
-        Connection { handle, shared: self.shared.clone(), signal: Arc::default() }
+        Ok(Connection { handle, shared: self.shared.clone(), signal: Arc::default() })
     }
 }
 
 impl Connection {
     pub(crate) const fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    fn wait_for<T>(&self, poll: impl Fn(&mut Waiter, &Waker) -> Poll<T>) -> T {
+        let mut waiter = self.driver().waiter();
+        self.signal.wait_for(|waker| poll(&mut waiter, waker))
     }
 
     pub(crate) fn trace(&self) -> &Trace {
@@ -231,8 +260,7 @@ impl Connection {
     /// # Errors
     /// Returns why the connection ended, once all streams that were opened before are accepted.
     pub fn accept_stream(&self) -> Result<Stream, ConnectionError> {
-        let mut waiter = self.driver().waiter();
-        let stream = self.signal.block_on_forever(|waker| waiter.poll_accept(waker))?;
+        let stream = self.wait_for(Waiter::poll_accept)?;
         self.trace().stream_accepted(&stream);
         Ok(Stream::new(stream, &self.shared))
     }
@@ -242,8 +270,7 @@ impl Connection {
     /// # Errors
     /// Returns why the connection ended instead.
     pub fn handshake_confirmed(&self) -> Result<PeerInfo, ConnectionError> {
-        let mut waiter = self.driver().waiter();
-        self.signal.block_on_forever(|waker| waiter.poll_confirmed(waker))
+        self.wait_for(Waiter::poll_confirmed)
     }
 
     /// Waits for the peer's attestation: one of at most 112 bytes is in [`PeerInfo::attestation`] from the beginning,
@@ -253,22 +280,19 @@ impl Connection {
     /// # Errors
     /// Returns why the connection ended before.
     pub fn attestation(&self) -> Result<Option<Bytes>, ConnectionError> {
-        let mut waiter = self.driver().waiter();
-        self.signal.block_on_forever(|waker| waiter.poll_attestation(waker))
+        self.wait_for(Waiter::poll_attestation)
     }
 
     /// Waits until the connection has ended, and returns why.
     pub fn closed(&self) -> ConnectionError {
-        let mut waiter = self.driver().waiter();
-        self.signal.block_on_forever(|waker| waiter.poll_ended(waker))
+        self.wait_for(Waiter::poll_ended)
     }
 
     /// Waits until nothing is to be sent or received any more, and the transport has this side's last record. A program
     /// that ends right after [`Connection::close`] or [`Connection::drain`] waits for this first. After the connection
     /// has ended this takes 3 s at most.
     pub fn transport_closed(&self) {
-        let mut waiter = self.driver().waiter();
-        self.signal.block_on_forever(|waker| waiter.poll_closed(waker));
+        self.wait_for(Waiter::poll_closed);
     }
 }
 

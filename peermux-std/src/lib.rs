@@ -62,17 +62,30 @@
 //! | `stream refused` | debug | of an [`Endpoint`]: `protocol`, `code` |
 //! | `refused while draining` | debug | of an [`Endpoint`]: a connection that was confirmed too late is closed with REFUSED |
 //!
-//! The protocol is in `docs/spec.md`, and all of its logic in [`peermux_core`]; here are threads and trait impls. One thread serves
-//! the transports of all connections of the process, however many there are, and each [`Listener`] and [`Endpoint`] has one more, which runs the callbacks of the application. A call that
-//! would wait in a read or a write does the work of the first one instead, as far as there is any: it reads and writes the socket, opens and seals records, and wakes others.
+//! # Threads
+//!
+//! | name | how many |
+//! | --- | --- |
+//! | `peermux-sockets` | one for the process, from the first connection on: it serves the transports of all connections |
+//! | `peermux-accept` | one for each [`Listener`]: it accepts, runs handshakes, and calls the callbacks of the application |
+//! | `peermux-endpoint` | one for each [`Endpoint`]: the same, and it dials |
+//! | `peermux-read`, `peermux-write` | one each for a transport that blocks: see [`Transport::from_pair`] |
+//!
+//! Connections and handshakes need no thread of their own. A thread that would wait in a read, a write, a flush or a
+//! shutdown does the work of `peermux-sockets` instead, as far as there is any: it reads and writes the transport, opens and
+//! seals records, and wakes others. So bulk data needs few switches between threads. If the system has no thread to
+//! give, the call that needs it fails, and nothing else does.
+//!
+//! The protocol is in `docs/spec.md`, and all of its logic in [`peermux_core`].
 
+mod bridge;
 mod connection;
 mod endpoint;
 mod listener;
-mod pair;
 mod reach;
 mod signal;
 mod stream;
+mod task;
 mod transport;
 mod worker;
 
@@ -80,9 +93,7 @@ pub use connection::{Connection, accept_socket, connect, connect_socket, connect
 pub use endpoint::{Endpoint, ProtocolListener};
 pub use listener::Listener;
 pub use stream::Stream;
-pub use transport::{IntoTransport, Transport};
-
-pub use mio;
+pub use transport::Transport;
 
 pub use peermux_core::code::{Code, ProtocolCode};
 pub use peermux_core::crypto::{PublicKey, StaticSecret};

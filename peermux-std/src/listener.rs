@@ -2,36 +2,40 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
+use std::mem::take;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+use std::time::Duration;
 
+use mio::net::TcpStream;
 use peermux_core::driver::AcceptError;
+use peermux_core::socket;
 
 use crate::connection::{Connection, Started};
+use crate::signal::Signal;
 use crate::transport::Transport;
-use crate::worker::{Context, Queue, Readiness, Step, Worker};
+use crate::worker::{Direction, Watched, Worker, lock, sleep};
 use crate::{Approval, Config, PeerInfo, ResponderKeys, StaticSecret};
 
-/// Handshakes that may be under way at once, and outcomes that the application has not yet taken; more dialers wait in
+/// Handshakes that may be under way, and outcomes that wait for the application. More dialers wait in
 /// the kernel's queue.
 const HANDSHAKES: usize = 1024;
 
-/// How long to wait when the system has no socket to give, as when all file descriptors are in use.
+/// How long to wait if the system has no socket to give, as when all descriptors are in use.
 pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
 type Outcome = Result<Connection, AcceptError>;
 
-/// Listens for peers. Handshakes run side by side in one thread, so a silent peer does not block the others.
+/// Listens for peers. Handshakes run side by side in one thread, `peermux-accept`, so a silent peer
+/// does not block the others.
 pub struct Listener {
     address: SocketAddr,
+    door: Arc<Door>,
     outcomes: Arc<Outcomes>,
-    /// `None` once the listener is closed.
-    worker: Mutex<Option<Worker>>,
+    worker: Worker,
 }
 
 impl Drop for Listener {
@@ -51,9 +55,10 @@ impl Listener {
         Self::from_listener(bind(address)?, keys, config, |_| true)
     }
 
-    /// Listens on a socket that is bound. `keys` returns the keys of each connection, so that they can change.
-    /// `approve` decides about each peer if [`Config::ask`] is set: it returns a `bool` or an [`Approval`]. Both are
-    /// called in the listener's thread. While they run, other dialers of this listener wait, and connections do not.
+    /// Listens on a socket that is bound. `keys` returns the keys of each connection, so that they can
+    /// change. `approve` decides about each peer if [`Config::ask`] is set: it returns a `bool` or an
+    /// [`Approval`]. Both are called in the listener's thread: while they run, other dialers of this
+    /// listener wait, and connections do not.
     ///
     /// # Errors
     /// See [`Listener::bind`].
@@ -64,33 +69,13 @@ impl Listener {
         approve: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
         config.check()?;
-        socket.set_nonblocking(true)?;
-        let mut socket = mio::net::TcpListener::from_std(socket);
         let address = socket.local_addr()?;
-        let outcomes = Arc::<Outcomes>::default();
         let worker = Worker::start("peermux-accept")?;
-        let queue = worker.queue().clone();
-        let (ended, readiness) = (CloseOnDrop(outcomes.clone()), Arc::<Readiness>::default());
-        let (config, approve) = (Arc::new(config), Arc::new(move |peer: &PeerInfo| approve(peer).into()));
-        // The socket is registered before the task owns it.
-        let accepting = Arc::new(Mutex::new(None::<mio::net::TcpListener>));
-        let run = {
-            let accepting = accepting.clone();
-            move |context: &Context<'_>| {
-                let Some(socket) = &*accepting.lock().unwrap_or_else(PoisonError::into_inner) else {
-                    return Step::Wait(None);
-                };
-                accept_all(socket, context, &ended.0, |socket, remote, permit| {
-                    let transport = Transport::from_tcp(socket)?;
-                    let started = Started::responder(transport, keys(), config.clone())?;
-                    shake_hands(&queue, started, remote, approve.clone(), permit, ended.0.clone())
-                })
-            }
-        };
-        let waker = worker.queue().spawn(readiness, Some(&mut socket), run)?;
-        *accepting.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
-        waker.wake();
-        Ok(Self { address, outcomes, worker: Mutex::new(Some(worker)) })
+        let (door, outcomes) = (Door::new(&worker, socket)?, Arc::<Outcomes>::default());
+        let approve = move |peer: &PeerInfo| approve(peer).into();
+        let incoming = Incoming { outcomes: outcomes.clone(), keys, config: Arc::new(config), approve };
+        worker.spawn(Box::pin(accept_all(door.clone(), Arc::new(incoming), worker.clone())));
+        Ok(Self { address, door, outcomes, worker })
     }
 
     /// Returns the address that this listens on.
@@ -104,28 +89,29 @@ impl Listener {
     /// Waits for the next connection. Dialers that fail are passed over: see [`Listener::next_outcome`].
     ///
     /// # Errors
-    /// Returns an error only if the listener is closed, or after a panic of `keys`.
+    /// Returns [`io::ErrorKind::NotConnected`] if the listener is closed.
     pub fn accept(&self) -> io::Result<Connection> {
         loop {
             match self.next_outcome() {
                 Some(Ok(connection)) => return Ok(connection),
                 Some(Err(_)) => {}
-                None => return Err(io::Error::new(io::ErrorKind::NotConnected, "the listener is closed")),
+                None => return Err(io::Error::new(io::ErrorKind::NotConnected, "listener is closed")),
             }
         }
     }
 
-    /// Waits for the outcome of the next dialer. Returns `None` if the listener is closed. Several threads may wait at
-    /// once; each outcome goes to one of them.
+    /// Waits for the outcome of the next dialer. Returns `None` if the listener is closed. Several
+    /// threads may wait at once; each outcome goes to one of them.
     pub fn next_outcome(&self) -> Option<Outcome> {
-        self.outcomes.take()
+        self.outcomes.signal.wait_for(|_| self.outcomes.take())
     }
 
-    /// Stops listening: handshakes that are under way are aborted, and threads that wait in [`Listener::accept`] get an
-    /// error. Connections that were accepted go on. Dropping the listener does the same.
+    /// Stops listening. Handshakes that are under way are aborted, connections that wait for
+    /// [`Listener::accept`] are dropped, and threads that wait there get an error. Connections that were
+    /// accepted go on. The port is free when this returns. Dropping the listener does the same.
     pub fn close(&self) {
-        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(worker);
+        self.door.close();
+        self.worker.stop();
         self.outcomes.close();
     }
 }
@@ -140,7 +126,7 @@ impl fmt::Debug for Listener {
 pub(crate) fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
     let mut last = io::Error::new(io::ErrorKind::InvalidInput, "name has no address");
     for address in address.to_socket_addrs()? {
-        match peermux_core::socket::listen(address) {
+        match socket::listen(address) {
             Ok(socket) => return Ok(socket),
             Err(error) => last = error,
         }
@@ -148,151 +134,174 @@ pub(crate) fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
     Err(last)
 }
 
-/// Accepts dialers while there are permits, and gives each to `start`.
-fn accept_all(
-    socket: &mio::net::TcpListener,
-    context: &Context<'_>,
-    outcomes: &Arc<Outcomes>,
-    mut start: impl FnMut(mio::net::TcpStream, SocketAddr, Permit) -> io::Result<()>,
-) -> Step {
+/// A listening socket, which any thread can close.
+pub(crate) struct Door(Mutex<Option<Watched<mio::net::TcpListener>>>);
+
+impl Door {
+    pub(crate) fn new(worker: &Worker, socket: TcpListener) -> io::Result<Arc<Self>> {
+        socket.set_nonblocking(true)?;
+        let socket = Watched::listener(worker, mio::net::TcpListener::from_std(socket))?;
+        Ok(Arc::new(Self(Mutex::new(Some(socket)))))
+    }
+
+    /// Waits for the next dialer. Returns `None` once this is closed.
+    pub(crate) async fn accept(&self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+        poll_fn(|cx| {
+            let door = lock(&self.0);
+            let Some(socket) = &*door else { return Poll::Ready(None) };
+            let ready = socket.readiness();
+            while ready.poll(cx.waker(), true, false).read {
+                match ready.try_io(Direction::Read, || Ok((socket.accept()?, true))) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return Poll::Ready(Some(result)),
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Closes the socket.
+    pub(crate) fn close(&self) {
+        let closed = lock(&self.0).take();
+        let readiness = closed.as_ref().map(|closed| closed.readiness().clone());
+        drop(closed);
+        readiness.into_iter().for_each(|readiness| readiness.report(Direction::Read));
+    }
+}
+
+/// What all handshakes of a listener share.
+struct Incoming<K, F> {
+    outcomes: Arc<Outcomes>,
+    keys: K,
+    config: Arc<Config>,
+    approve: F,
+}
+
+/// Accepts dialers while there are permits.
+async fn accept_all<K, F>(door: Arc<Door>, incoming: Arc<Incoming<K, F>>, worker: Worker)
+where
+    K: Fn() -> ResponderKeys + Send + Sync + 'static,
+    F: Fn(&PeerInfo) -> Approval + Send + Sync + 'static,
+{
     loop {
-        let Some(permit) = outcomes.permit(context.waker) else { return Step::Wait(None) };
-        let (remote, result) = match socket.accept() {
-            Ok((socket, remote)) => (Some(remote), start(socket, remote, permit)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Wait(None),
-            Err(error) => (None, Err(error)),
-        };
-        if let Err(error) = result {
-            outcomes.push(Err(AcceptError { remote, error }), None);
+        let permit = incoming.outcomes.permit().await;
+        match door.accept().await {
+            Some(Ok((socket, remote))) => worker.spawn(Box::pin(shake_hands(incoming.clone(), socket, remote, permit))),
             // What is wrong with one dialer's socket, or with the system, may be better for the next.
-            return Step::Wait(Instant::now().checked_add(PAUSE));
+            Some(Err(error)) => {
+                incoming.outcomes.push(Err(AcceptError { remote: None, error }), permit);
+                sleep(PAUSE).await;
+            }
+            None => return,
         }
     }
 }
 
-/// Runs a handshake in a task of `queue`. The permit goes with the outcome; after a failure it is given back when the
-/// socket is closed, which takes a while (section 13.1 of the specification). So there are never more sockets without a
-/// peer than permits.
-fn shake_hands(
-    queue: &Arc<Queue>,
-    started: Started,
-    remote: SocketAddr,
-    approve: Arc<impl Fn(&PeerInfo) -> Approval + Send + Sync + 'static>,
-    permit: Permit,
-    outcomes: Arc<Outcomes>,
-) -> io::Result<()> {
-    let (mut handshake, mut closed) = (Some(started.setup.handshake(false)), started.setup.driver().waiter());
-    let mut permit = Some(permit);
-    let run = move |context: &Context<'_>| {
-        if let Some(shaking) = &mut handshake {
-            match shaking.poll(context.waker, |peer| approve(peer)) {
-                std::task::Poll::Pending => return Step::Wait(None),
-                std::task::Poll::Ready(Ok(peer)) => {
-                    outcomes.push(Ok(started.connection(peer)), permit.take());
-                    return Step::Done;
-                }
-                std::task::Poll::Ready(Err(error)) => {
-                    handshake = None;
-                    outcomes.push(Err(AcceptError { remote: Some(remote), error: error.into() }), None);
-                }
-            }
-        }
-        if closed.poll_closed(context.waker).is_ready() { Step::Done } else { Step::Wait(None) }
+/// Runs a handshake. The permit is given back when the outcome is taken, and after a failure not before
+/// the socket is closed, which takes a while (section 13.1 of the specification). So there are never
+/// more sockets without a peer, and outcomes that nobody has taken, than permits.
+async fn shake_hands<K, F>(incoming: Arc<Incoming<K, F>>, socket: TcpStream, remote: SocketAddr, permit: Arc<Permit>)
+where
+    K: Fn() -> ResponderKeys,
+    F: Fn(&PeerInfo) -> Approval,
+{
+    let Incoming { outcomes, keys, config, approve } = &*incoming;
+    let failed = |error| Err(AcceptError { remote: Some(remote), error });
+    let started = match Transport::accepted(socket).and_then(|io| Started::responder(io, keys(), config.clone())) {
+        Ok(started) => started,
+        Err(error) => return outcomes.push(failed(error), permit),
     };
-    queue.spawn(Arc::default(), None, run)?.wake();
-    Ok(())
+    let mut waiter = started.driver().waiter();
+    match started.establish(approve).await {
+        Ok(connection) => outcomes.push(Ok(connection), permit),
+        Err(error) => {
+            outcomes.push(failed(error.into()), permit.clone());
+            poll_fn(|cx| waiter.poll_closed(cx.waker())).await;
+            drop(permit);
+        }
+    }
 }
 
-/// Outcomes that the application has not yet taken, and permits for more.
-#[derive(Default)]
+/// Outcomes that wait for the application, and the permits for more.
 struct Outcomes {
-    queue: Mutex<Taken>,
-    changed: Condvar,
-    /// Permits that are not given back.
-    permits: AtomicUsize,
-    /// The task that accepts, while it waits for a permit.
-    accepting: Mutex<Option<Waker>>,
+    state: Mutex<State>,
+    /// Where threads wait for an outcome.
+    signal: Arc<Signal>,
 }
 
-#[derive(Default)]
-struct Taken {
-    outcomes: VecDeque<(Outcome, Option<Permit>)>,
+struct State {
+    queue: VecDeque<(Outcome, Arc<Permit>)>,
+    /// Permits that can be given.
+    permits: usize,
+    /// The task that accepts, while it waits for a permit.
+    accepting: Option<Waker>,
     closed: bool,
 }
 
-/// The right to a handshake, given back when this is dropped, even by a panic of the application's decision.
+impl Default for Outcomes {
+    fn default() -> Self {
+        let state = State { queue: VecDeque::new(), permits: HANDSHAKES, accepting: None, closed: false };
+        Self { state: Mutex::new(state), signal: Arc::default() }
+    }
+}
+
+/// The right to a handshake, which is given back when this is dropped.
 struct Permit(Arc<Outcomes>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.permits.fetch_sub(1, SeqCst);
-        let accepting = self.0.accepting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(accepting) = accepting {
-            accepting.wake();
-        }
-    }
-}
-
-/// Tells those who wait for an outcome that there will be none.
-struct CloseOnDrop(Arc<Outcomes>);
-
-impl Drop for CloseOnDrop {
-    fn drop(&mut self) {
-        self.0.close();
+        let mut state = lock(&self.0.state);
+        state.permits += 1;
+        let accepting = state.accepting.take();
+        drop(state);
+        accepting.into_iter().for_each(Waker::wake);
     }
 }
 
 impl Outcomes {
-    fn lock(&self) -> MutexGuard<'_, Taken> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns a permit. If there is none, `waker` is woken when there is.
-    fn permit(self: &Arc<Self>, waker: &Waker) -> Option<Permit> {
-        let try_take = || {
-            let one_more = |taken| (taken < HANDSHAKES).then_some(taken + 1);
-            self.permits.fetch_update(SeqCst, Relaxed, one_more).is_ok().then(|| Permit(self.clone()))
-        };
-        try_take().or_else(|| {
-            let former = self.accepting.lock().unwrap_or_else(PoisonError::into_inner).replace(waker.clone());
-            drop(former);
-            // One may have been given back meanwhile.
-            try_take()
+    async fn permit(self: &Arc<Self>) -> Arc<Permit> {
+        poll_fn(|cx| {
+            let mut state = lock(&self.state);
+            if state.permits > 0 {
+                state.permits -= 1;
+                return Poll::Ready(Arc::new(Permit(self.clone())));
+            }
+            state.accepting = Some(cx.waker().clone());
+            Poll::Pending
         })
+        .await
     }
 
-    fn push(&self, outcome: Outcome, permit: Option<Permit>) {
-        let mut queue = self.lock();
-        // Failures of the system have no permit: one more of those is not kept, if nobody takes them.
-        if permit.is_some() || queue.outcomes.len() < 2 * HANDSHAKES {
-            queue.outcomes.push_back((outcome, permit));
+    fn push(&self, outcome: Outcome, permit: Arc<Permit>) {
+        let mut state = lock(&self.state);
+        if state.closed {
+            drop(state);
+            return drop((outcome, permit));
         }
-        drop(queue);
-        self.changed.notify_one();
+        state.queue.push_back((outcome, permit));
+        drop(state);
+        self.signal.notify();
     }
 
-    fn take(&self) -> Option<Outcome> {
-        let mut queue = self.lock();
-        loop {
-            if let Some((outcome, permit)) = queue.outcomes.pop_front() {
-                drop(queue);
-                drop(permit);
-                return Some(outcome);
-            }
-            if queue.closed {
-                return None;
-            }
-            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+    fn take(&self) -> Poll<Option<Outcome>> {
+        let mut state = lock(&self.state);
+        let next = state.queue.pop_front();
+        let is_over = next.is_none() && state.closed;
+        drop(state);
+        match next {
+            Some((outcome, _permit)) => Poll::Ready(Some(outcome)),
+            None if is_over => Poll::Ready(None),
+            None => Poll::Pending,
         }
     }
 
     fn close(&self) {
-        let outcomes = {
-            let mut queue = self.lock();
-            queue.closed = true;
-            std::mem::take(&mut queue.outcomes)
-        };
-        self.changed.notify_all();
-        drop(outcomes);
+        let mut state = lock(&self.state);
+        state.closed = true;
+        let queue = take(&mut state.queue);
+        drop(state);
+        drop(queue);
+        self.signal.notify();
     }
 }

@@ -1,94 +1,100 @@
-//! Connects to the first of several addresses that answers (RFC 8305).
+//! Connecting to the first of several addresses that answers (RFC 8305).
 
+use std::future::poll_fn;
 use std::io;
+use std::mem::take;
 use std::net::SocketAddr;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use peermux_core::dialing::{ConnectError, STAGGER, order};
 
-use crate::worker::Context;
+use crate::worker::{Direction, Watched, Worker, wake_at};
 
-/// Attempts to connect. A task polls it.
-pub(crate) struct Reach {
-    waiting: std::vec::IntoIter<SocketAddr>,
-    attempts: Vec<Attempt>,
-    failed: ConnectError,
-    /// When the next attempt begins; `None` if at once.
-    next: Option<Instant>,
-    limit: Option<Duration>,
-}
-
+/// An attempt that is under way.
 struct Attempt {
     address: SocketAddr,
-    socket: TcpStream,
-    until: Option<Instant>,
-}
-
-/// How far the attempts are.
-pub(crate) enum Reached {
-    Connected(TcpStream),
-    Failed(io::Error),
-    /// The task waits for their sockets, until this time at the latest.
-    Wait(Option<Instant>),
+    socket: Watched<TcpStream>,
+    /// When the attempt ends.
+    deadline: Option<Instant>,
 }
 
 impl Attempt {
-    /// Returns whether the socket is connected.
-    fn is_connected(&self, now: Instant) -> io::Result<bool> {
-        if let Some(error) = self.socket.take_error()? {
-            return Err(error);
+    fn begin(worker: &Worker, address: SocketAddr, limit: Option<Duration>) -> io::Result<Self> {
+        let socket = Watched::socket(worker, TcpStream::connect(address)?)?;
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        Ok(Self { address, socket, deadline })
+    }
+
+    /// Ready once the socket is connected, or has failed.
+    fn poll(&self, waker: &Waker, now: Instant) -> Poll<io::Result<()>> {
+        while self.socket.readiness().poll(waker, false, true).write {
+            let connected = || match (self.socket.take_error()?, self.socket.peer_addr()) {
+                (Some(error), _) => Err(error),
+                (None, Ok(_)) => Ok(((), true)),
+                // The event was not about this.
+                (None, Err(_)) => Err(io::ErrorKind::WouldBlock.into()),
+            };
+            match self.socket.readiness().try_io(Direction::Write, connected) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
         }
-        match self.socket.peer_addr() {
-            Ok(_) => Ok(true),
-            // As long as it connects. Whether that has failed, the call above says.
-            Err(_) if self.until.is_none_or(|until| now < until) => Ok(false),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        self.deadline.into_iter().for_each(wake_at);
+        Poll::Pending
     }
 }
 
-impl Reach {
-    /// Tries `addresses`, each for `limit` at most.
-    pub(crate) fn new(addresses: &[SocketAddr], limit: Option<Duration>) -> Self {
-        let (attempts, failed) = (Vec::new(), ConnectError::default());
-        Self { waiting: order(addresses).into_iter(), attempts, failed, next: None, limit }
-    }
-
-    /// Goes on, for the task whose `context` this is.
-    pub(crate) fn poll(&mut self, context: &Context<'_>) -> Reached {
+/// Connects to `addresses`: to one more every 250 ms, or as soon as an attempt has failed, in the
+/// order of RFC 8305. Each attempt ends after `limit`. Returns the first socket that is connected,
+/// and closes the others.
+pub(crate) async fn reach(addresses: &[SocketAddr], limit: Option<Duration>) -> io::Result<Watched<TcpStream>> {
+    let worker = Worker::of_transports()?;
+    let mut waiting = order(addresses).into_iter();
+    let (mut attempts, mut failed, mut next) = (Vec::<Attempt>::new(), ConnectError::default(), None::<Instant>);
+    poll_fn(|cx| {
         let now = Instant::now();
-        for mut attempt in std::mem::take(&mut self.attempts) {
-            match attempt.is_connected(now) {
-                Ok(false) => self.attempts.push(attempt),
-                Ok(true) => match context.deregister(&mut attempt.socket) {
-                    Ok(()) => return Reached::Connected(attempt.socket),
-                    Err(error) => self.failed.push(attempt.address, error),
-                },
-                Err(error) => {
-                    self.failed.push(attempt.address, error);
-                    // The next one begins at once.
-                    self.next = None;
+        for attempt in take(&mut attempts) {
+            match attempt.poll(cx.waker(), now) {
+                Poll::Pending => attempts.push(attempt),
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(attempt.socket)),
+                Poll::Ready(Err(error)) => {
+                    failed.push(attempt.address, error);
+                    // Another one begins at once.
+                    next = None;
                 }
             }
         }
-        while self.attempts.is_empty() || self.next.is_none_or(|next| now >= next) {
-            let Some(address) = self.waiting.next() else { break };
-            let begun =
-                TcpStream::connect(address).and_then(|mut socket| context.register(&mut socket).map(|()| socket));
+        while attempts.is_empty() || next.is_none_or(|next| next <= now) {
+            let Some(address) = waiting.next() else { break };
+            let begun = Attempt::begin(&worker, address, limit).and_then(|attempt| {
+                // Whether it fails at once, or is connected at once, the next poll says.
+                match attempt.poll(cx.waker(), now) {
+                    Poll::Ready(Err(error)) => return Err(error),
+                    Poll::Ready(Ok(())) => cx.waker().wake_by_ref(),
+                    Poll::Pending => {}
+                }
+                Ok(attempt)
+            });
             match begun {
-                Ok(socket) => {
-                    let until = self.limit.and_then(|limit| now.checked_add(limit));
-                    self.attempts.push(Attempt { address, socket, until });
-                    self.next = Some(now + STAGGER);
+                Ok(attempt) => {
+                    attempts.push(attempt);
+                    next = Some(now + STAGGER);
                 }
-                Err(error) => self.failed.push(address, error),
+                Err(error) => failed.push(address, error),
             }
         }
-        if self.attempts.is_empty() {
-            return Reached::Failed(std::mem::take(&mut self.failed).into());
+        if attempts.is_empty() {
+            return Poll::Ready(Err(take(&mut failed).into()));
         }
-        let stagger = self.next.filter(|_| self.waiting.len() > 0);
-        Reached::Wait(self.attempts.iter().filter_map(|attempt| attempt.until).chain(stagger).min())
-    }
+        if waiting.len() > 0 {
+            next.into_iter().for_each(wake_at);
+        }
+        Poll::Pending
+    })
+    .await
 }

@@ -5,29 +5,31 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use peermux_core::driver;
+use peermux_core::driver::{self, Link};
 
 use crate::signal::Signal;
-use crate::transport;
+use crate::task;
+use crate::transport::Io;
 use crate::{Code, ConnectionError, Priority, ReadError, StreamStats, WriteError};
 
 /// A stream of a connection: [`Read`] and [`Write`], also as `&Stream`, so that threads can share it.
 ///
-/// [`Stream::shutdown`] finishes the sending half and waits until that is with the transport; `flush` waits until all that was written is. Dropping a
-/// stream, or the last of its clones, resets it if it was not shut down: the peer never takes that for its end.
+/// [`Stream::shutdown`] finishes the sending half and waits until its end is with the transport. `flush` waits until
+/// everything that was written is with the transport. Dropping a stream, or the last of its clones, resets it unless it
+/// was shut down: the peer never takes that for its end.
 ///
-/// A read or write that fails, or whose time is over, has taken nothing. Errors of [`Read`] and [`Write`] hold a [`ReadError`] or [`WriteError`]: see
-/// [`io::Error::get_ref`].
+/// A read or write that fails, or whose timeout expires, has taken nothing. Errors of [`Read`] and [`Write`] hold a
+/// [`ReadError`] or [`WriteError`]: see [`io::Error::get_ref`].
 pub struct Stream {
     shared: Arc<Shared>,
 }
 
 struct Shared {
     stream: driver::Stream,
-    io: transport::Shared,
+    io: task::Shared,
     read: Half,
     write: Half,
     /// Where threads wait for the end of the sending half.
@@ -48,160 +50,178 @@ impl Half {
 
     fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         if timeout == Some(Duration::ZERO) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a timeout of zero"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "timeout must not be zero: use `None` for no timeout",
+            ));
         }
         *self.timeout.lock().unwrap_or_else(PoisonError::into_inner) = timeout;
         Ok(())
     }
-
-    fn block_on<T, E>(&self, late: E, poll: impl FnMut(&Waker) -> Poll<Result<T, E>>) -> Result<T, E> {
-        self.signal.block_on(self.timeout(), poll).unwrap_or(Err(late))
-    }
 }
 
 impl Shared {
-    /// Waits for `act`, for as long as `half` may wait, and then returns `late`. Before it waits, and as long as `may_help`, this thread does the work of the one that serves the transport.
+    /// Waits for `act`, for as long as `half` may wait, and then returns `late`. As long as `may_help`,
+    /// this thread first does the work of the thread that serves the transport.
     fn block_on<T, E>(
         &self,
         half: &Half,
         late: E,
-        may_help: impl Fn(&transport::Shared) -> bool,
+        may_help: impl Fn(&Link<Io>) -> bool,
         mut act: impl FnMut(&driver::Stream, &Waker) -> Poll<Result<T, E>>,
     ) -> Result<T, E> {
-        let mut help = None;
-        while may_help(&self.io) {
-            // Nobody has to be woken for what this thread does itself.
-            if let Poll::Ready(ready) = act(&self.stream, Waker::noop()) {
-                return ready;
+        let task::Shared { link, clock } = &self.io;
+        // A timeout beyond the end of time is none.
+        let deadline = half.timeout().and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut helper = None;
+        let help = || {
+            let moved = may_help(link) && helper.get_or_insert_with(|| link.help()).step(clock.now());
+            if !moved {
+                // It leaves before this thread waits.
+                helper = None;
             }
-            if !help.get_or_insert_with(|| self.io.link.help()).step(self.io.clock.now()) {
-                break;
-            }
-        }
-        drop(help);
-        half.block_on(late, |waker| act(&self.stream, waker))
+            moved
+        };
+        half.signal.block_on(deadline, help, |waker| act(&self.stream, waker)).unwrap_or(Err(late))
     }
 
+    /// A thread that waits for an answer sends what it has asked, without a switch between threads. If
+    /// many streams may be about to write, their bytes share a record instead.
     fn read<T>(&self, act: impl FnMut(&driver::Stream, &Waker) -> Poll<Result<T, ReadError>>) -> Result<T, ReadError> {
-        self.block_on(&self.read, ReadError::Blocked, |io| io.link.has_input(), act)
+        self.block_on(&self.read, ReadError::Blocked, |link| link.has_input() || !link.is_crowded(), act)
     }
 
+    /// One thread fills the buffer while another one seals and sends: that is faster than to take turns.
     fn write<T>(
         &self,
         act: impl FnMut(&driver::Stream, &Waker) -> Poll<Result<T, WriteError>>,
     ) -> Result<T, WriteError> {
-        self.block_on(&self.write, WriteError::Blocked, |_| true, act)
+        self.block_on(&self.write, WriteError::Blocked, |_| false, act)
+    }
+
+    fn flush(
+        &self,
+        act: impl FnMut(&driver::Stream, &Waker) -> Poll<Result<(), WriteError>>,
+    ) -> Result<(), WriteError> {
+        self.block_on(&self.write, WriteError::Blocked, |link| !link.is_crowded(), act)
     }
 }
 
 impl Stream {
-    pub(crate) fn new(stream: driver::Stream, io: &transport::Shared) -> Self {
+    pub(crate) fn new(stream: driver::Stream, io: &task::Shared) -> Self {
         let (read, write) = (Half::default(), Half::default());
         Self { shared: Arc::new(Shared { stream, io: io.clone(), read, write, stopped: Arc::default() }) }
     }
 
-    /// Another handle to the same stream, with the same timeouts.
+    /// Returns another handle to the same stream, with the same timeouts.
     ///
     /// # Errors
-    /// None; it can fail for [`TcpStream`](std::net::TcpStream), whose place this takes.
+    /// This never fails. The signature is that of [`TcpStream::try_clone`](std::net::TcpStream::try_clone).
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { shared: self.shared.clone() })
     }
 
-    /// The protocol that the opener named, if it did.
+    /// Returns the protocol that the opener named, if it did.
     pub fn protocol(&self) -> Option<Arc<str>> {
         self.shared.stream.protocol()
     }
 
-    /// Returns the stream's id on the wire, which both sides know it by. Returns `None` as long as the stream was opened here and its OPEN was not sent.
+    /// Returns the stream's id on the wire, by which both sides know it. Returns `None` as long as the stream was opened
+    /// here and its OPEN was not sent.
     pub fn id(&self) -> Option<u64> {
         self.shared.stream.wire_id()
     }
 
-    /// Returns what the stream has done so far, and what it holds now. Returns `None` if it was [refused](Stream::refuse).
+    /// Returns what the stream has done so far, and what it holds now. Returns `None` if it was
+    /// [refused](Stream::refuse).
     pub fn stats(&self) -> Option<StreamStats> {
         self.shared.stream.stats()
     }
 
-    /// Returns `true` if the stream's data was, or could have been, in a first flight: then it may be delivered more than once.
+    /// Returns `true` if the stream's data was, or could have been, in a first flight: then it may be delivered more than
+    /// once.
     pub fn is_early(&self) -> bool {
         self.shared.stream.is_early()
     }
 
-    /// Waits until the sending half has ended. Returns the peer's code if the peer wants no more of it, and `None` if this side finished or reset it. Several threads
-    /// may wait at once. Timeouts do not apply.
+    /// Waits until the sending half has ended. Returns the peer's code if the peer wants no more of it, and `None` if this
+    /// side finished or reset it. Several threads may wait at once. Timeouts do not apply.
     ///
     /// # Errors
     /// Returns the [`ConnectionError`] if the connection ended before the half did.
     pub fn stopped(&self) -> Result<Option<Code>, ConnectionError> {
-        self.shared.stopped.block_on_forever(|waker| self.shared.stream.poll_stopped(waker))
+        self.shared.stopped.wait_for(|waker| self.shared.stream.poll_stopped(waker))
     }
 
-    /// The priority that this side sends with.
+    /// Returns the priority that this side sends with.
     pub fn priority(&self) -> Priority {
         self.shared.stream.priority()
     }
 
-    /// How long a read waits at most; without end by default. Reads that are under way keep what they began with.
+    /// Sets how long a read waits at most. By default there is no limit. Reads that are under way keep the timeout that
+    /// they began with.
     ///
-    /// When the time is over, a read fails with [`ReadError::Blocked`], as an [`io::Error`] with [`io::ErrorKind::WouldBlock`].
+    /// If the timeout expires, a read fails with [`ReadError::Blocked`], as an [`io::Error`] with
+    /// [`io::ErrorKind::WouldBlock`].
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for zero.
+    /// Returns [`io::ErrorKind::InvalidInput`] if `timeout` is zero.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.shared.read.set_timeout(timeout)
     }
 
-    /// How long a write, a flush or the shutdown of the sending half waits at most; without end by default. Those that are under way keep what
-    /// they began with.
+    /// Sets how long a write, a flush or the shutdown of the sending half waits at most. By default there is no limit.
+    /// Calls that are under way keep the timeout that they began with.
     ///
-    /// When the time is over, a write fails with [`WriteError::Blocked`], as an [`io::Error`] with [`io::ErrorKind::WouldBlock`].
+    /// If the timeout expires, a write fails with [`WriteError::Blocked`], as an [`io::Error`] with
+    /// [`io::ErrorKind::WouldBlock`].
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for zero.
+    /// Returns [`io::ErrorKind::InvalidInput`] if `timeout` is zero.
     pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.shared.write.set_timeout(timeout)
     }
 
-    /// How long a read waits at most.
+    /// Returns how long a read waits at most.
     pub fn read_timeout(&self) -> Option<Duration> {
         self.shared.read.timeout()
     }
 
-    /// How long a write waits at most.
+    /// Returns how long a write waits at most.
     pub fn write_timeout(&self) -> Option<Duration> {
         self.shared.write.timeout()
     }
 
-    /// Ends halves of the stream. Doing it again changes nothing.
+    /// Ends one half of the stream or both. A second call changes nothing.
     ///
-    /// [`Shutdown::Write`] finishes the sending half: the peer reads to its end. It waits until that is with the transport. [`Shutdown::Read`] tells
-    /// the peer that nothing more is wanted, and wakes threads that read.
+    /// [`Shutdown::Write`] finishes the sending half: the peer reads to its end. This waits until the end is with the
+    /// transport. [`Shutdown::Read`] asks the peer to stop sending, and wakes threads that read.
     ///
     /// # Errors
-    /// Of the sending half only: a [`WriteError`]. If it is [`WriteError::Blocked`] the end follows all the same.
+    /// Returns a [`WriteError`] of the sending half. If it is [`WriteError::Blocked`], the end follows all the same.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         if matches!(how, Shutdown::Read | Shutdown::Both) {
             self.stop(Code::CANCELLED);
         }
         if matches!(how, Shutdown::Write | Shutdown::Both) {
-            self.shared.write(driver::Stream::poll_finish)?;
+            self.shared.flush(driver::Stream::poll_finish)?;
         }
         Ok(())
     }
 
-    /// The next bytes, at most `max`, without a copy; `None` at the end of the stream.
+    /// Waits for the next bytes, and returns at most `max` of them without a copy. Returns `None` at the end of the stream.
     ///
     /// # Errors
-    /// See [`ReadError`]; it is [`ReadError::Blocked`] if the read timeout passes.
+    /// See [`ReadError`]. Returns [`ReadError::Blocked`] if the read timeout expires.
     pub fn read_chunk(&self, max: usize) -> Result<Option<Bytes>, ReadError> {
         self.shared.read(|stream, waker| stream.poll_read_chunk(waker, max))
     }
 
-    /// Queues all of `chunk` without a copy, as room comes up. What was queued is removed from `chunk`, so what an error leaves of it was not.
+    /// Queues all of `chunk` without a copy, and waits for room as often as needed. What was queued is removed from
+    /// `chunk`: after an error the rest is still there.
     ///
     /// # Errors
-    /// See [`WriteError`]; it is [`WriteError::Blocked`] if there is no room for as long as the write timeout.
+    /// See [`WriteError`]. Returns [`WriteError::Blocked`] if there is no room until the write timeout expires.
     pub fn write_chunk(&self, chunk: &mut Bytes) -> Result<(), WriteError> {
         while !chunk.is_empty() {
             self.shared.write(|stream, waker| stream.poll_write_chunk(waker, chunk))?;
@@ -209,13 +229,13 @@ impl Stream {
         Ok(())
     }
 
-    /// Tells the peer that nothing more is wanted, and why. Threads that read are woken.
+    /// Asks the peer to stop sending, and drops what is unread. `code` says why. Threads that read are woken.
     pub fn stop(&self, code: Code) {
         self.shared.stream.stop(code);
         self.shared.read.signal.notify();
     }
 
-    /// Gives the sending half up: what is queued is dropped, and the peer learns `code`. Threads that write are woken.
+    /// Resets the sending half: what is queued is dropped, and the peer learns `code`. Threads that write are woken.
     pub fn reset(&self, code: Code) {
         self.shared.stream.reset(code);
         self.shared.write.signal.notify();
@@ -260,7 +280,7 @@ impl Write for &Stream {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(self.shared.write(driver::Stream::poll_flush)?)
+        Ok(self.shared.flush(driver::Stream::poll_flush)?)
     }
 }
 

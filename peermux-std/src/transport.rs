@@ -1,311 +1,319 @@
-//! What a connection runs over: TCP, a Unix socket, anything else that can be polled, or a pair of a reader and a writer.
+//! What a connection runs over: TCP, a Unix socket, or anything else that reads and writes.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::AcqRel;
 use std::task::Waker;
-use std::time::Instant;
 
 use mio::event::Source;
-use peermux_core::driver::{self, Addresses, Link, Now, ReadBuffer, Ready};
+use peermux_core::driver::{self, Addresses, ReadBuffer, Ready};
 use peermux_core::socket;
-use peermux_core::time::Instant as Moment;
 
-use crate::pair::Pair;
-use crate::worker::{Context, Readiness, Step, Worker};
+use crate::Stream;
+use crate::bridge::Bridge;
+use crate::worker::{Direction, Readiness, Watched, Worker};
 
-/// The clock of a connection: the time since the connection began.
-#[derive(Clone, Copy)]
-pub(crate) struct Clock(Instant);
-
-impl Clock {
-    pub(crate) fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    pub(crate) fn now(self) -> Moment {
-        Moment::from_micros(u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX))
-    }
-
-    /// Returns `None` if the moment is later than this clock can represent.
-    pub(crate) fn at(self, moment: Moment) -> Option<Instant> {
-        self.0.checked_add(moment.saturating_since(Moment::ZERO))
-    }
-
-    /// The time for a connection that is created now.
-    pub(crate) fn with_wall_clock(self) -> Now {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Now { instant: self.now(), unix_millis: u64::try_from(since.as_millis()).unwrap_or(u64::MAX) }
-    }
-}
-
-/// What the handles and the streams of a connection share with the thread that serves its transport.
-#[derive(Clone)]
-pub(crate) struct Shared {
-    pub(crate) link: Arc<Link<Transport>>,
-    pub(crate) clock: Clock,
-}
-
-impl Shared {
-    /// Starts to read from `transport` and to write to it.
-    ///
-    /// # Errors
-    /// Returns the system's error if it has no thread to give, or if the transport cannot be polled.
-    pub(crate) fn start(&self, mut transport: Transport) -> io::Result<()> {
-        let Self { link, clock } = self.clone();
-        let task = Task { link, clock };
-        let run = move |context: &Context<'_>| task.run(context.waker);
-        let waker = Worker::of_sockets()?.spawn(transport.readiness.clone(), transport.kind.source(), run)?;
-        self.link.begin(transport);
-        waker.wake();
-        Ok(())
-    }
-}
-
-/// The task of a connection: it runs the link. If it is dropped before its end, as by a panic, the connection fails.
-struct Task {
-    link: Arc<Link<Transport>>,
-    clock: Clock,
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.link.end(self.clock.now(), "the thread of the connection panicked");
-    }
-}
-
-impl Task {
-    fn run(&self, waker: &Waker) -> Step {
-        loop {
-            match self.link.poll(waker, || self.clock.now()) {
-                driver::Turn::Over => return Step::Done,
-                driver::Turn::Yield => return Step::Again,
-                driver::Turn::Wait(Some(timer)) if timer <= self.clock.now() => {
-                    self.link.handle_timeout(self.clock.now());
-                }
-                driver::Turn::Wait(timer) => return Step::Wait(timer.and_then(|timer| self.clock.at(timer))),
-            }
-        }
-    }
-}
-
-/// What a connection runs over: see [`IntoTransport`] for what converts into it.
-pub struct Transport {
-    kind: Kind,
-    readiness: Arc<Readiness>,
-}
+/// What a connection runs over.
+///
+/// A [`TcpStream`] and, on Unix, a [`UnixStream`] convert into a transport, and so does a [`Stream`]
+/// of another connection. [`Transport::from_source`] takes what can be polled, such as a TLS session
+/// over a socket of the crate `mio`, and [`Transport::from_pair`] a reader and a writer that block.
+pub struct Transport(Kind);
 
 enum Kind {
-    Tcp(mio::net::TcpStream),
+    Tcp(TcpStream),
+    Connected(Watched<mio::net::TcpStream>),
     #[cfg(unix)]
-    Unix(mio::net::UnixStream),
-    Polled(Box<dyn Polled>),
-    Pair(Pair),
-}
-
-/// What [`Transport::from_source`] takes.
-trait Polled: Source + Read + Write + Send {}
-
-impl<T: Source + Read + Write + Send> Polled for T {}
-
-/// What becomes a [`Transport`]: sockets of the standard library, which are not used otherwise from then on, and a `Transport` itself.
-pub trait IntoTransport {
-    /// Converts this into a transport.
-    ///
-    /// # Errors
-    /// Returns the error of the socket.
-    fn into_transport(self) -> io::Result<Transport>;
-}
-
-impl IntoTransport for Transport {
-    fn into_transport(self) -> io::Result<Transport> {
-        Ok(self)
-    }
-}
-
-impl IntoTransport for TcpStream {
-    fn into_transport(self) -> io::Result<Transport> {
-        self.set_nonblocking(true)?;
-        Transport::from_tcp(mio::net::TcpStream::from_std(self))
-    }
-}
-
-#[cfg(unix)]
-impl IntoTransport for UnixStream {
-    fn into_transport(self) -> io::Result<Transport> {
-        self.set_nonblocking(true)?;
-        Ok(Transport::new(Kind::Unix(mio::net::UnixStream::from_std(self))))
-    }
+    Unix(UnixStream),
+    Source(Box<dyn Pollable>),
+    Bridge(Bridge, Arc<Readiness>),
+    Stream(Stream),
 }
 
 impl Transport {
-    fn new(kind: Kind) -> Self {
-        Self { kind, readiness: Arc::default() }
-    }
-
-    pub(crate) fn from_tcp(socket: mio::net::TcpStream) -> io::Result<Self> {
-        socket.set_nodelay(true)?;
-        Ok(Self::new(Kind::Tcp(socket)))
-    }
-
-    /// Uses anything that can be polled, and that never blocks in [`Read::read`] and [`Write::write`]: these return [`io::ErrorKind::WouldBlock`] instead. The end of the connection
-    /// drops it, so that the peer sees its end.
+    /// Uses a source of events of the crate `mio` that reads and writes without blocking: a call that
+    /// would block returns [`io::ErrorKind::WouldBlock`], and an event follows when it may be tried
+    /// again. `flush` must pass on what the source holds back. An event in either direction has both
+    /// directions tried, so `source` can be a TLS session.
+    ///
+    /// When the connection is over, `source` is dropped: its peer sees the end then, and not before.
     pub fn from_source(source: impl Source + Read + Write + Send + 'static) -> Self {
-        Self::new(Kind::Polled(Box::new(source)))
+        Self(Kind::Source(Box::new(source)))
     }
 
-    /// Uses a reader and a writer that may block, such as a pair of pipes or two handles to a TLS session. Two threads serve them for as long as the connection lasts; the one that reads ends
-    /// with the read that it is in.
+    /// Uses a reader and a writer that may block, such as two pipes.
+    ///
+    /// Two threads serve them, and at most 64 KiB wait in each direction. An end or an error of `read`
+    /// is that of the transport. `write` is flushed whenever nothing more waits to be written, and is
+    /// dropped when nothing follows, so that its peer sees the end. When the connection is over, the
+    /// thread that reads ends with the call of `read` that it is in.
     ///
     /// # Errors
     /// Returns the system's error if it has no thread to give.
     pub fn from_pair(read: impl Read + Send + 'static, write: impl Write + Send + 'static) -> io::Result<Self> {
-        Ok(Self::new(Kind::Pair(Pair::start(read, write)?)))
+        let readiness = Arc::default();
+        Ok(Self(Kind::Bridge(Bridge::start(read, write, &readiness)?, readiness)))
     }
 
-    pub(crate) fn addresses(&self) -> Addresses {
-        match &self.kind {
-            Kind::Tcp(tcp) => Addresses { local: tcp.local_addr().ok(), remote: tcp.peer_addr().ok() },
-            _ => Addresses::default(),
+    /// Prepares the transport, and watches it for readiness.
+    pub(crate) fn open(self) -> io::Result<Io> {
+        let worker = Worker::of_transports()?;
+        match self.0 {
+            Kind::Tcp(tcp) => {
+                tcp.set_nonblocking(true)?;
+                let tcp = mio::net::TcpStream::from_std(tcp);
+                Self::connected(Watched::socket(&worker, tcp)?).open()
+            }
+            Kind::Connected(tcp) => {
+                tcp.set_nodelay(true)?;
+                Ok(Io { readiness: tcp.readiness().clone(), duplex: Box::new(tcp) })
+            }
+            #[cfg(unix)]
+            Kind::Unix(unix) => {
+                unix.set_nonblocking(true)?;
+                let unix = Watched::socket(&worker, mio::net::UnixStream::from_std(unix))?;
+                Ok(Io { readiness: unix.readiness().clone(), duplex: Box::new(unix) })
+            }
+            Kind::Source(source) => {
+                let source = Watched::entangled(&worker, source)?;
+                Ok(Io { readiness: source.readiness().clone(), duplex: Box::new(Polled(source)) })
+            }
+            Kind::Bridge(bridge, readiness) => Ok(Io { readiness, duplex: Box::new(bridge) }),
+            Kind::Stream(stream) => Self::from_pair(stream.try_clone()?, Finishing(stream))?.open(),
         }
+    }
+
+    /// Takes a socket that was just accepted.
+    pub(crate) fn accepted(socket: mio::net::TcpStream) -> io::Result<Self> {
+        Ok(Self::connected(Watched::socket(&Worker::of_transports()?, socket)?))
+    }
+
+    /// Takes a socket that was just connected.
+    pub(crate) const fn connected(socket: Watched<mio::net::TcpStream>) -> Self {
+        Self(Kind::Connected(socket))
     }
 }
 
-impl std::fmt::Debug for Transport {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let kind = match &self.kind {
-            Kind::Tcp(_) => "Tcp",
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.0 {
+            Kind::Tcp(_) | Kind::Connected(_) => "Tcp",
             #[cfg(unix)]
             Kind::Unix(_) => "Unix",
-            Kind::Polled(_) => "Source",
-            Kind::Pair(_) => "Pair",
+            Kind::Source(_) => "Source",
+            Kind::Bridge(..) => "Pair",
+            Kind::Stream(_) => "Stream",
         };
-        write!(f, "Transport::{kind}")
+        f.debug_tuple("Transport").field(&format_args!("{kind}")).finish()
     }
 }
 
-impl Kind {
-    fn source(&mut self) -> Option<&mut dyn Source> {
-        match self {
-            Self::Tcp(tcp) => Some(tcp),
-            #[cfg(unix)]
-            Self::Unix(unix) => Some(unix),
-            Self::Polled(polled) => Some(polled),
-            Self::Pair(_) => None,
-        }
+/// The transport uses the socket alone: other handles to it must not be used any more.
+impl From<TcpStream> for Transport {
+    fn from(tcp: TcpStream) -> Self {
+        Self(Kind::Tcp(tcp))
     }
 }
 
-/// Reads into `buffer` by `read`, which wants memory that is initialised.
-fn read_into(buffer: &mut ReadBuffer, read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
-    buffer.room_in_vec(|vec| {
-        let before = vec.len();
-        vec.resize(vec.capacity(), 0);
-        let read = read(&mut vec[before..]);
-        vec.truncate(before + read.as_ref().copied().unwrap_or(0));
-        read
-    })
+/// The transport uses the socket alone: other handles to it must not be used any more.
+#[cfg(unix)]
+impl From<UnixStream> for Transport {
+    fn from(unix: UnixStream) -> Self {
+        Self(Kind::Unix(unix))
+    }
 }
 
-/// Calls `$tcp` for sockets on systems where their options and flags are known, and `$other` where they are read and written as files are.
-macro_rules! on_socket {
-    ($kind:expr, $socket:ident => $native:expr, $stream:ident => $portable:expr, $pair:ident => $other:expr) => {
-        match $kind {
-            #[cfg(unix)]
-            Kind::Tcp($socket) => $native,
-            #[cfg(unix)]
-            Kind::Unix($socket) => $native,
-            #[cfg(not(unix))]
-            Kind::Tcp($stream) => $portable,
-            Kind::Polled($stream) => $portable,
-            Kind::Pair($pair) => $other,
+/// The transport is as by [`Transport::from_pair`], and shuts the stream down at its end.
+impl From<Stream> for Transport {
+    fn from(stream: Stream) -> Self {
+        Self(Kind::Stream(stream))
+    }
+}
+
+/// The sending half of a stream, which ends when it is dropped instead of being reset.
+struct Finishing(Stream);
+
+impl Drop for Finishing {
+    fn drop(&mut self) {
+        // An error says that it has ended already.
+        let _ = self.0.shutdown(std::net::Shutdown::Write);
+    }
+}
+
+impl Write for Finishing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// What [`Transport::from_source`] takes.
+trait Pollable: Source + Read + Write + Send {}
+
+impl<T: Source + Read + Write + Send> Pollable for T {}
+
+/// What is read and written without blocking. Reads and writes also return whether the next one may
+/// succeed at once.
+pub(crate) trait Duplex: Send {
+    fn read(&mut self, buffer: &mut ReadBuffer) -> io::Result<(usize, bool)>;
+    fn write(&mut self, bytes: &[u8], more: bool) -> io::Result<(usize, bool)>;
+    /// Passes on what is held back.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    /// Ends the direction to the peer.
+    fn shutdown(&mut self) -> io::Result<()>;
+    fn is_writable(&self) -> bool {
+        true
+    }
+    /// Returns the socket, if its options are those of TCP.
+    fn tcp(&self) -> Option<&mio::net::TcpStream> {
+        None
+    }
+}
+
+/// Implements [`Duplex`] for a socket of Unix. A call that moves less than it could says that the next
+/// one would block: an end is reported by an event.
+#[cfg(unix)]
+macro_rules! socket {
+    ($socket:ty, $tcp:expr) => {
+        impl Duplex for Watched<$socket> {
+            fn read(&mut self, buffer: &mut ReadBuffer) -> io::Result<(usize, bool)> {
+                socket::read(&**self, buffer)
+            }
+
+            fn write(&mut self, bytes: &[u8], more: bool) -> io::Result<(usize, bool)> {
+                let len = socket::write(&**self, bytes, more)?;
+                Ok((len, len == bytes.len()))
+            }
+
+            fn shutdown(&mut self) -> io::Result<()> {
+                socket::shutdown(&**self)
+            }
+
+            fn is_writable(&self) -> bool {
+                socket::is_writable(&**self)
+            }
+
+            fn tcp(&self) -> Option<&mio::net::TcpStream> {
+                let tcp: fn(&$socket) -> Option<&mio::net::TcpStream> = $tcp;
+                tcp(self)
+            }
         }
     };
 }
 
-impl driver::Transport for Transport {
+#[cfg(unix)]
+socket!(mio::net::TcpStream, |tcp| Some(tcp));
+#[cfg(unix)]
+socket!(mio::net::UnixStream, |_| None);
+
+#[cfg(not(unix))]
+impl Duplex for Watched<mio::net::TcpStream> {
+    fn read(&mut self, buffer: &mut ReadBuffer) -> io::Result<(usize, bool)> {
+        read_into(buffer, &mut **self)
+    }
+
+    fn write(&mut self, bytes: &[u8], _: bool) -> io::Result<(usize, bool)> {
+        Ok(((**self).write(bytes)?, true))
+    }
+
+    fn shutdown(&mut self) -> io::Result<()> {
+        socket::shutdown(&**self)
+    }
+
+    fn tcp(&self) -> Option<&mio::net::TcpStream> {
+        Some(self)
+    }
+}
+
+/// What [`Transport::from_source`] was given.
+struct Polled(Watched<Box<dyn Pollable>>);
+
+impl Duplex for Polled {
+    fn read(&mut self, buffer: &mut ReadBuffer) -> io::Result<(usize, bool)> {
+        read_into(buffer, &mut **self.0)
+    }
+
+    fn write(&mut self, bytes: &[u8], _: bool) -> io::Result<(usize, bool)> {
+        Ok((self.0.write(bytes)?, true))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+
+    fn shutdown(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads into `buffer`, by a `reader` that needs memory that is initialised.
+pub(crate) fn read_into(buffer: &mut ReadBuffer, reader: &mut (impl Read + ?Sized)) -> io::Result<(usize, bool)> {
+    buffer.room_in_vec(|vec| {
+        let before = vec.len();
+        vec.resize(vec.capacity(), 0);
+        let read = reader.read(&mut vec[before..]);
+        vec.truncate(before + read.as_ref().copied().unwrap_or(0));
+        Ok((read?, true))
+    })
+}
+
+/// A transport that is watched.
+pub(crate) struct Io {
+    duplex: Box<dyn Duplex>,
+    readiness: Arc<Readiness>,
+}
+
+impl Io {
+    pub(crate) fn addresses(&self) -> Addresses {
+        let tcp = self.duplex.tcp();
+        Addresses { local: tcp.and_then(|tcp| tcp.local_addr().ok()), remote: tcp.and_then(|tcp| tcp.peer_addr().ok()) }
+    }
+}
+
+impl driver::Transport for Io {
     fn try_read(&mut self, buffer: &mut ReadBuffer) -> io::Result<usize> {
-        // Before the socket is looked at: what arrives behind that sets it again.
-        self.readiness.read.store(false, std::sync::atomic::Ordering::Release);
-        on_socket!(
-            &mut self.kind,
-            socket => socket::read(socket, buffer),
-            stream => read_into(buffer, |room| stream.read(room)),
-            pair => read_into(buffer, |room| pair.read(room))
-        )
+        self.readiness.try_io(Direction::Read, || self.duplex.read(buffer))
     }
 
     fn try_write(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
-        self.readiness.write.store(false, std::sync::atomic::Ordering::Release);
-        on_socket!(
-            &mut self.kind,
-            socket => socket::write(socket, bytes, more),
-            stream => { let _ = more; stream.write(bytes) },
-            pair => pair.write(bytes)
-        )
+        self.readiness.try_io(Direction::Write, || self.duplex.write(bytes, more))
     }
 
     fn try_flush(&mut self) -> io::Result<()> {
-        match &mut self.kind {
-            Kind::Polled(polled) => {
-                self.readiness.write.store(false, std::sync::atomic::Ordering::Release);
-                polled.flush()
-            }
-            Kind::Pair(pair) => pair.flush(),
-            _ => Ok(()),
-        }
+        self.readiness.try_io(Direction::Write, || Ok((self.duplex.flush()?, true)))
     }
 
     fn try_shutdown(&mut self) -> io::Result<()> {
-        match &mut self.kind {
-            Kind::Tcp(tcp) => tcp.shutdown(std::net::Shutdown::Write),
-            #[cfg(unix)]
-            Kind::Unix(unix) => unix.shutdown(std::net::Shutdown::Write),
-            // It has no half-close: its end is the end of both directions.
-            Kind::Polled(_) => Ok(()),
-            Kind::Pair(pair) => {
-                pair.shutdown();
-                Ok(())
-            }
-        }
+        self.readiness.try_io(Direction::Write, || Ok((self.duplex.shutdown()?, true)))
     }
 
     fn poll_ready(&mut self, waker: &Waker, read: bool, write: bool) -> io::Result<Ready> {
-        if let Kind::Pair(pair) = &mut self.kind {
-            return Ok(pair.poll_ready(waker, read, write));
-        }
-        let take = |flag: &std::sync::atomic::AtomicBool| flag.swap(false, AcqRel);
-        Ok(Ready { read: read && take(&self.readiness.read), write: write && take(&self.readiness.write) })
+        Ok(self.readiness.poll(waker, read, write))
     }
 
     fn is_writable(&mut self) -> bool {
-        #[cfg(unix)]
-        match &self.kind {
-            Kind::Tcp(tcp) => {
-                self.readiness.write.store(false, std::sync::atomic::Ordering::Release);
-                return socket::is_writable(tcp);
-            }
-            Kind::Unix(unix) => {
-                self.readiness.write.store(false, std::sync::atomic::Ordering::Release);
-                return socket::is_writable(unix);
-            }
-            _ => {}
-        }
-        true
+        // What was reported may be old: a record would be made too early then.
+        let look = || if self.duplex.is_writable() { Ok(((), true)) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        self.readiness.try_io(Direction::Write, look).is_ok()
     }
 
     fn set_unsent_limit(&mut self, bytes: usize) -> io::Result<()> {
-        if let Kind::Tcp(tcp) = &self.kind { socket::set_unsent_limit(tcp, bytes) } else { Ok(()) }
+        self.duplex.tcp().map_or(Ok(()), |tcp| socket::set_unsent_limit(tcp, bytes))
     }
 
     fn has_short_packets(&self) -> bool {
-        matches!(&self.kind, Kind::Tcp(tcp) if socket::has_short_packets(tcp))
+        self.duplex.tcp().is_some_and(|tcp| socket::has_short_packets(tcp))
     }
 
     fn set_corked(&mut self, corked: bool) -> io::Result<()> {
-        if let Kind::Tcp(tcp) = &self.kind { socket::set_corked(tcp, corked) } else { Ok(()) }
+        self.duplex.tcp().map_or(Ok(()), |tcp| socket::set_corked(tcp, corked))
     }
 }
