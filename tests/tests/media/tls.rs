@@ -3,55 +3,41 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::ops::DerefMut;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
 use peermux_std::Transport;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::{
-    ClientConfig, ClientConnection, ConnectionCommon, DigitallySignedStruct, Error, ServerConfig, ServerConnection,
-    SideData, SignatureScheme,
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
+use tokio_rustls::rustls::{
+    ClientConfig, ClientConnection, ConnectionCommon, RootCertStore, ServerConfig, ServerConnection, SideData, Stream,
 };
 
 use super::Medium;
 
-const CERTIFICATE: &[u8] = include_bytes!("certificate.der");
-const KEY: &[u8] = include_bytes!("key.der");
-
 pub struct Tls;
+
+/// Both sides' configurations, for a certificate of their own.
+static TLS: LazyLock<(Arc<ClientConfig>, Arc<ServerConfig>)> = LazyLock::new(|| {
+    let made = rcgen::generate_simple_self_signed(["host.test".into()]).expect("a certificate");
+    let certificate = CertificateDer::from(made.cert);
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).expect("it is a certificate");
+    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let server = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key.into());
+    (Arc::new(client), Arc::new(server.expect("the key fits")))
+});
 
 impl Medium for Tls {
     fn dial(socket: TcpStream) -> Transport {
-        let provider = provider();
-        let config = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .expect("it has versions")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Known(provider)))
-            .with_no_client_auth();
-        let name = ServerName::try_from("localhost").expect("a name");
-        Session::over(socket, ClientConnection::new(Arc::new(config), name).expect("a configuration"))
+        let name = ServerName::try_from("host.test").expect("a name");
+        Session::over(socket, ClientConnection::new(TLS.0.clone(), name).expect("a configuration"))
     }
 
     fn accept(socket: TcpStream) -> Transport {
-        let config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .expect("it has versions")
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![CertificateDer::from(CERTIFICATE)],
-                PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(KEY)),
-            )
-            .expect("it is the certificate's key");
-        Session::over(socket, ServerConnection::new(Arc::new(config)).expect("a configuration"))
+        Session::over(socket, ServerConnection::new(TLS.1.clone()).expect("a configuration"))
     }
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 struct Session<C> {
@@ -70,8 +56,8 @@ where
         Transport::from_source(Self { session, socket: mio::net::TcpStream::from_std(socket) })
     }
 
-    fn stream(&mut self) -> rustls::Stream<'_, C, mio::net::TcpStream> {
-        rustls::Stream::new(&mut self.session, &mut self.socket)
+    fn stream(&mut self) -> Stream<'_, C, mio::net::TcpStream> {
+        Stream::new(&mut self.session, &mut self.socket)
     }
 }
 
@@ -110,50 +96,5 @@ impl<C> Source for Session<C> {
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         self.socket.deregister(registry)
-    }
-}
-
-/// Accepts the one certificate.
-#[derive(Debug)]
-struct Known(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Known {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        assert_eq!(certificate.as_ref(), CERTIFICATE);
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.3 is expected".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
