@@ -191,7 +191,8 @@ impl Started {
         transport: Transport,
         setup: impl FnOnce(peermux_core::driver::Addresses, peermux_core::driver::Now) -> io::Result<Setup>,
     ) -> io::Result<Self> {
-        let (worker, io, clock) = (Worker::of_transports()?, transport.open()?, Clock::start());
+        let (worker, clock) = (Worker::of_transports()?, Clock::start());
+        let io = transport.open(&worker)?;
         let setup = setup(io.addresses(), clock.with_wall_clock())?;
         let shared = Shared::new(setup.driver(), clock);
         let mut serving = Serving { task: None, worker };

@@ -371,11 +371,9 @@ impl Shared {
     /// Runs a handshake, and gives its place back when the peer is confirmed, or when the socket is closed,
     /// which takes a while (section 13.1 of the specification). Then serves the connection.
     async fn accept(self: Arc<Self>, socket: TcpStream, place: Place<Connection>) {
-        let transport = Transport::accepted(socket);
         // An error is between that dialer and its socket.
-        let Ok(started) = transport.and_then(|io| Started::responder(io, (self.keys)(), self.config.clone())) else {
-            return;
-        };
+        let started = Started::responder(Transport::accepted(socket), (self.keys)(), self.config.clone());
+        let Ok(started) = started else { return };
         place.begin(started.driver());
         let mut waiter = started.driver().waiter();
         match started.establish(&self.approve).await {

@@ -208,7 +208,7 @@ where
 {
     let Incoming { outcomes, keys, config, approve } = &*incoming;
     let failed = |error| Err(AcceptError { remote: Some(remote), error });
-    let started = match Transport::accepted(socket).and_then(|io| Started::responder(io, keys(), config.clone())) {
+    let started = match Started::responder(Transport::accepted(socket), keys(), config.clone()) {
         Ok(started) => started,
         Err(error) => return outcomes.push(failed(error), permit),
     };

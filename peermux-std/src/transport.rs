@@ -21,17 +21,10 @@ use crate::worker::{Direction, Readiness, Watched, Worker};
 /// A [`TcpStream`] and, on Unix, a [`UnixStream`] convert into a transport, and so does a [`Stream`]
 /// of another connection. [`Transport::from_source`] takes what can be polled, such as a TLS session
 /// over a socket of the crate `mio`, and [`Transport::from_pair`] a reader and a writer that block.
-pub struct Transport(Kind);
+pub struct Transport(Box<Open>);
 
-enum Kind {
-    Tcp(TcpStream),
-    Connected(Watched<mio::net::TcpStream>),
-    #[cfg(unix)]
-    Unix(UnixStream),
-    Source(Box<dyn Pollable>),
-    Bridge(Bridge, Arc<Readiness>),
-    Stream(Stream),
-}
+/// Prepares a transport, and has the worker watch it for readiness.
+type Open = dyn FnOnce(&Worker) -> io::Result<Io> + Send;
 
 impl Transport {
     /// Uses a source of events of the crate `mio` that reads and writes without blocking: a call that
@@ -41,7 +34,10 @@ impl Transport {
     ///
     /// When the connection is over, `source` is dropped: its peer sees the end then, and not before.
     pub fn from_source(source: impl Source + Read + Write + Send + 'static) -> Self {
-        Self(Kind::Source(Box::new(source)))
+        Self::new(move |worker| {
+            let source = Watched::entangled(worker, Box::new(source) as Box<dyn Pollable>)?;
+            Ok(Io { readiness: source.readiness().clone(), duplex: Box::new(Polled(source)) })
+        })
     }
 
     /// Uses a reader and a writer that may block, such as two pipes.
@@ -55,66 +51,45 @@ impl Transport {
     /// Returns the system's error if it has no thread to give.
     pub fn from_pair(read: impl Read + Send + 'static, write: impl Write + Send + 'static) -> io::Result<Self> {
         let readiness = Arc::default();
-        Ok(Self(Kind::Bridge(Bridge::start(read, write, &readiness)?, readiness)))
+        let bridge = Bridge::start(read, write, &readiness)?;
+        Ok(Self::new(move |_| Ok(Io { readiness, duplex: Box::new(bridge) })))
     }
 
-    /// Prepares the transport, and watches it for readiness.
-    pub(crate) fn open(self) -> io::Result<Io> {
-        let worker = Worker::of_transports()?;
-        match self.0 {
-            Kind::Tcp(tcp) => {
-                tcp.set_nonblocking(true)?;
-                let tcp = mio::net::TcpStream::from_std(tcp);
-                Self::connected(Watched::socket(&worker, tcp)?).open()
-            }
-            Kind::Connected(tcp) => {
-                tcp.set_nodelay(true)?;
-                Ok(Io { readiness: tcp.readiness().clone(), duplex: Box::new(tcp) })
-            }
-            #[cfg(unix)]
-            Kind::Unix(unix) => {
-                unix.set_nonblocking(true)?;
-                let unix = Watched::socket(&worker, mio::net::UnixStream::from_std(unix))?;
-                Ok(Io { readiness: unix.readiness().clone(), duplex: Box::new(unix) })
-            }
-            Kind::Source(source) => {
-                let source = Watched::entangled(&worker, source)?;
-                Ok(Io { readiness: source.readiness().clone(), duplex: Box::new(Polled(source)) })
-            }
-            Kind::Bridge(bridge, readiness) => Ok(Io { readiness, duplex: Box::new(bridge) }),
-            Kind::Stream(stream) => Self::from_pair(stream.try_clone()?, Finishing(stream))?.open(),
-        }
+    fn new(open: impl FnOnce(&Worker) -> io::Result<Io> + Send + 'static) -> Self {
+        Self(Box::new(open))
     }
 
     /// Takes a socket that was just accepted.
-    pub(crate) fn accepted(socket: mio::net::TcpStream) -> io::Result<Self> {
-        Ok(Self::connected(Watched::socket(&Worker::of_transports()?, socket)?))
+    pub(crate) fn accepted(socket: mio::net::TcpStream) -> Self {
+        Self::new(|worker| Self::connected(Watched::socket(worker, socket)?).open(worker))
     }
 
     /// Takes a socket that was just connected.
-    pub(crate) const fn connected(socket: Watched<mio::net::TcpStream>) -> Self {
-        Self(Kind::Connected(socket))
+    pub(crate) fn connected(socket: Watched<mio::net::TcpStream>) -> Self {
+        Self::new(|_| {
+            socket.set_nodelay(true)?;
+            Ok(Io { readiness: socket.readiness().clone(), duplex: Box::new(socket) })
+        })
+    }
+
+    pub(crate) fn open(self, worker: &Worker) -> io::Result<Io> {
+        (self.0)(worker)
     }
 }
 
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.0 {
-            Kind::Tcp(_) | Kind::Connected(_) => "Tcp",
-            #[cfg(unix)]
-            Kind::Unix(_) => "Unix",
-            Kind::Source(_) => "Source",
-            Kind::Bridge(..) => "Pair",
-            Kind::Stream(_) => "Stream",
-        };
-        f.debug_tuple("Transport").field(&format_args!("{kind}")).finish()
+        f.debug_struct("Transport").finish_non_exhaustive()
     }
 }
 
 /// The transport uses the socket alone: other handles to it must not be used any more.
 impl From<TcpStream> for Transport {
     fn from(tcp: TcpStream) -> Self {
-        Self(Kind::Tcp(tcp))
+        Self::new(|worker| {
+            tcp.set_nonblocking(true)?;
+            Self::accepted(mio::net::TcpStream::from_std(tcp)).open(worker)
+        })
     }
 }
 
@@ -122,14 +97,18 @@ impl From<TcpStream> for Transport {
 #[cfg(unix)]
 impl From<UnixStream> for Transport {
     fn from(unix: UnixStream) -> Self {
-        Self(Kind::Unix(unix))
+        Self::new(|worker| {
+            unix.set_nonblocking(true)?;
+            let unix = Watched::socket(worker, mio::net::UnixStream::from_std(unix))?;
+            Ok(Io { readiness: unix.readiness().clone(), duplex: Box::new(unix) })
+        })
     }
 }
 
 /// The transport is as by [`Transport::from_pair`], and shuts the stream down at its end.
 impl From<Stream> for Transport {
     fn from(stream: Stream) -> Self {
-        Self(Kind::Stream(stream))
+        Self::new(|worker| Self::from_pair(stream.try_clone()?, Finishing(stream))?.open(worker))
     }
 }
 
@@ -310,7 +289,7 @@ impl driver::Transport for Io {
     }
 
     fn has_short_packets(&self) -> bool {
-        self.duplex.tcp().is_some_and(|tcp| socket::has_short_packets(tcp))
+        self.duplex.tcp().is_some_and(socket::has_short_packets)
     }
 
     fn set_corked(&mut self, corked: bool) -> io::Result<()> {

@@ -82,7 +82,7 @@ fn connections_and_handshakes_add_no_thread() {
             (dialer, listener.accept().expect("it dials"))
         })
         .collect();
-    assert_eq!(threads(), before);
+    assert!(threads() <= before, "{} threads, and {before} before", threads());
     // Half of the handshakes are of each.
     let endpoint_address = endpoint.local_addr().expect("it listens");
     let silent: Vec<_> = (0..COUNT)
@@ -94,7 +94,7 @@ fn connections_and_handshakes_add_no_thread() {
         })
         .collect();
     std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(threads(), before);
+    assert!(threads() <= before, "{} threads, and {before} before", threads());
     let begin = Instant::now();
     for (dialer, accepted) in [&pairs[0], &pairs[COUNT / 2], &pairs[COUNT - 1]] {
         echo(dialer, accepted);
@@ -107,7 +107,7 @@ fn connections_and_handshakes_add_no_thread() {
         let error = socket.read(&mut [0]).expect_err("nothing is said, and nothing is closed");
         assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
     }
-    assert_eq!(threads(), before);
+    assert!(threads() <= before, "{} threads, and {before} before", threads());
 }
 
 #[test]
