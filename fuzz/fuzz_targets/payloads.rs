@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use peermux_core::time::Instant;
-use peermux_core::{Connection, Remote, Role, Transmit};
+use peermux_core::{Connection, ExpectedPeer, Role, Transmit};
 use peermux_fuzz::{Application, Input, TAG, config, fresh, responder_key};
 
 /// Puts `payload` and the tag where the payload of a flight stands: at its end, from `start` on.
@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
     let mut connection = match pick % 4 {
         // P1, and the record after it; or fallback, and P3.
         0 | 1 => {
-            let mut connection = fresh(Role::Responder, Remote::Anyone, config(options));
+            let mut connection = fresh(Role::Responder, ExpectedPeer::Any, config(options));
             m1[1216..1248].copy_from_slice(&[8; 32]);
             m1[1248..1264].copy_from_slice(&TAG);
             if pick % 4 == 0 {
@@ -49,7 +49,7 @@ fuzz_target!(|data: &[u8]| {
         }
         // P2, in IK or fallback; and the record after it.
         mode => {
-            let remote = if mode == 2 { Remote::Key(key) } else { Remote::Anyone };
+            let remote = if mode == 2 { ExpectedPeer::Key(key) } else { ExpectedPeer::Any };
             let mut connection = fresh(Role::Initiator, remote, config(options));
             flight(&mut connection);
             let mut m2 = [0; 1408];

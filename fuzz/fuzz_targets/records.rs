@@ -4,14 +4,14 @@
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use peermux_core::time::Instant;
-use peermux_core::{Remote, Role};
+use peermux_core::{ExpectedPeer, Role};
 use peermux_fuzz::{Application, Input, TAG, config, established, responder_key};
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
     let (pick, options) = (input.byte(), input.byte());
     let role = if pick & 1 == 0 { Role::Initiator } else { Role::Responder };
-    let remote = if pick & 2 == 0 { Remote::Key(responder_key().public_key()) } else { Remote::Anyone };
+    let remote = if pick & 2 == 0 { ExpectedPeer::Key(responder_key().public_key()) } else { ExpectedPeer::Any };
     let mut connection = established(role, remote, config(options));
     let mut application = Application::default();
     let mut now = Instant::ZERO;
@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     while !input.0.is_empty() {
         let (step, len) = (input.byte(), input.short());
         now = Instant::from_millis(now.as_micros() / 1000 + u64::from(step & 0x3f));
-        if connection.error().is_none() {
+        if connection.close_reason().is_none() {
             let mut record = BytesMut::zeroed(connection.next_input_len());
             let (plaintext, tag) = record.split_at_mut(connection.next_input_len() - TAG.len());
             tag.copy_from_slice(&TAG);

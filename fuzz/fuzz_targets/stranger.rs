@@ -4,7 +4,7 @@
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use peermux_core::time::Instant;
-use peermux_core::{Remote, Role};
+use peermux_core::{ExpectedPeer, Role};
 use peermux_fuzz::{Application, Input, config, fresh, responder_key};
 
 fuzz_target!(|data: &[u8]| {
@@ -12,7 +12,8 @@ fuzz_target!(|data: &[u8]| {
     let (pick, options) = (input.byte(), input.byte());
     let role = if pick & 1 == 0 { Role::Initiator } else { Role::Responder };
     let key = responder_key().public_key();
-    let remote = [Remote::Key(key), Remote::KeyOrAsk(key), Remote::Ask, Remote::Anyone][usize::from(pick >> 1) % 4];
+    let remote = [ExpectedPeer::Key(key), ExpectedPeer::KeyOrApprove(key), ExpectedPeer::Approve, ExpectedPeer::Any]
+        [usize::from(pick >> 1) % 4];
     let mut connection = fresh(role, remote, config(options));
     let mut application = Application::default();
     let mut now = Instant::ZERO;

@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::code::{ErrorCode, ProtocolErrorCode};
 use peermux_core::crypto::{
     AeadKey, AuthError, Encapsulated, KemKey, KemSecret, Provider, Rng, SealError, StaticSecret, Suite, TAG_LEN,
 };
 use peermux_core::time::Instant;
 use peermux_core::wire::Priority;
-use peermux_core::{Config, Connection, Event, Identity, Remote, Role, StreamId, Transmit};
+use peermux_core::{Config, Connection, Event, ExpectedPeer, Identity, Role, StreamId, Transmit};
 use zeroize::Zeroizing;
 
 /// Every ciphertext is its plaintext, and this.
@@ -88,25 +88,25 @@ pub fn responder_key() -> StaticSecret {
 pub fn config(pick: u8) -> Config {
     let small = pick & 1 == 0;
     Config {
-        max_record: if pick & 2 == 0 { 1 } else { 16 },
+        max_record_quanta: if pick & 2 == 0 { 1 } else { 16 },
         receive_window: if small { 64 << 10 } else { 1 << 20 },
         stream_receive_window: if small { 2048 } else { 1 << 16 },
         max_streams: if small { 16 } else { 200 },
         send_buffer: if small { 4096 } else { 1 << 16 },
         stream_send_buffer: if small { 2048 } else { 1 << 14 },
-        ask: pick & 4 != 0,
-        fallback: pick & 8 == 0,
+        approve_peers: pick & 4 != 0,
+        allow_fallback: pick & 8 == 0,
         provider: &Fake,
         ..Config::default()
     }
 }
 
 /// A connection that has neither sent nor received anything.
-pub fn fresh(role: Role, remote: Remote, config: Config) -> Connection {
+pub fn fresh(role: Role, remote: ExpectedPeer, config: Config) -> Connection {
     let (config, rng) = (Arc::new(config), &mut Rng::from_seed(&[7; 32]));
     match role {
         Role::Initiator => {
-            let identity = Identity::Known(StaticSecret::from_bytes(&[1; 32]));
+            let identity = Identity::Static(StaticSecret::from_bytes(&[1; 32]));
             Connection::initiator(config, identity, remote, Instant::ZERO, rng)
         }
         Role::Responder => Connection::responder(config, responder_key().into(), Instant::ZERO, rng),
@@ -123,8 +123,8 @@ pub fn carry(from: &mut Connection, to: &mut Connection, now: Instant) {
 }
 
 /// A connection after the handshake, whose peer the fuzzer is.
-pub fn established(role: Role, remote: Remote, config: Config) -> Connection {
-    let config = Config { fallback: true, ..config };
+pub fn established(role: Role, remote: ExpectedPeer, config: Config) -> Connection {
+    let config = Config { allow_fallback: true, ..config };
     let (mut initiator, mut responder) = match role {
         Role::Initiator => (fresh(Role::Initiator, remote, config), fresh(Role::Responder, remote, self::config(3))),
         Role::Responder => (fresh(Role::Initiator, remote, self::config(3)), fresh(Role::Responder, remote, config)),
@@ -136,7 +136,7 @@ pub fn established(role: Role, remote: Remote, config: Config) -> Connection {
         responder.accept_peer();
     }
     let connection = if role == Role::Initiator { initiator } else { responder };
-    assert!(connection.is_established(), "{:?}", connection.error());
+    assert!(connection.is_established(), "{:?}", connection.close_reason());
     connection
 }
 
@@ -152,9 +152,14 @@ impl Application {
     pub fn act(&mut self, connection: &mut Connection, now: Instant, input: &mut Input<'_>) {
         let pick = input.byte();
         match pick & 0x0f {
-            0 => self
-                .streams
-                .extend(connection.open(Some("fuzz/protocol"), Priority::new(pick >> 4, pick & 0x80 != 0)).ok()),
+            0 => self.streams.extend(
+                connection
+                    .open_stream(
+                        Some("fuzz/protocol"),
+                        Priority::from_urgency(pick >> 4).with_incremental(pick & 0x80 != 0),
+                    )
+                    .ok(),
+            ),
             1 => {
                 if let Some(id) = self.streams.pop() {
                     connection.release(id);
@@ -162,9 +167,9 @@ impl Application {
             }
             2 => connection.handle_timeout(now),
             3 => connection.accept_peer(),
-            4 => connection.refuse_peer(Code::Application(1), "refused"),
-            5 if pick & 0x80 != 0 => connection.close(Code::Application(2), "done"),
-            6 if pick & 0x80 != 0 => connection.drain(ProtocolCode::GOING_AWAY),
+            4 => connection.refuse_peer(ErrorCode::Application(1), "refused"),
+            5 if pick & 0x80 != 0 => connection.close(ErrorCode::Application(2), "done"),
+            6 if pick & 0x80 != 0 => connection.drain(ProtocolErrorCode::GOING_AWAY),
             7 if pick & 0x80 != 0 => connection.handle_eof(now),
             8 => self.streams.truncate(64),
             _ => self.act_on_stream(connection, pick >> 4, input.byte()),
@@ -176,15 +181,15 @@ impl Application {
         let Some(&id) = self.streams.get(usize::from(which) % self.streams.len().max(1)) else { return };
         let mut out = [0; 700];
         match pick {
-            0..=3 => _ = connection.recv(id).read(&mut out),
-            4 | 5 => _ = connection.recv(id).read_chunk(3000),
-            6..=8 => _ = connection.send(id).write(&out),
-            9 => _ = connection.send(id).finish(),
-            10 => connection.send(id).reset(Code::Application(3)),
-            11 => connection.recv(id).stop(Code::CANCELLED),
-            12 => connection.recv(id).request_priority(Priority::new(which, true)),
-            13 => connection.send(id).set_priority(Priority::new(which, false)),
-            14 => connection.refuse(id, Code::UNKNOWN_PROTOCOL),
+            0..=3 => _ = connection.recv_stream(id).read(&mut out),
+            4 | 5 => _ = connection.recv_stream(id).read_chunk(3000),
+            6..=8 => _ = connection.send_stream(id).write(&out),
+            9 => _ = connection.send_stream(id).finish(),
+            10 => connection.send_stream(id).reset(ErrorCode::Application(3)),
+            11 => connection.recv_stream(id).stop(ErrorCode::CANCELLED),
+            12 => connection.recv_stream(id).request_priority(Priority::from_urgency(which).with_incremental(true)),
+            13 => connection.send_stream(id).set_priority(Priority::from_urgency(which)),
+            14 => connection.refuse(id, ErrorCode::UNKNOWN_PROTOCOL),
             _ => connection.release(id),
         }
     }
@@ -196,7 +201,7 @@ impl Application {
             told += 1;
             assert!(told < 100_000, "events without end: {event:?}");
             if let Event::StreamOpened = event {
-                while let Some(id) = connection.accept() {
+                while let Some(id) = connection.accept_stream() {
                     self.streams.push(id);
                 }
             }
@@ -233,11 +238,11 @@ impl Application {
             connection.handle_timeout(now);
             self.outputs(connection, now, true);
         }
-        assert!(connection.is_closed(), "it never ends: {:?}", connection.error());
+        assert!(connection.is_closed(), "it never ends: {:?}", connection.close_reason());
         for &id in &self.streams {
             let mut out = [0; 64];
-            let _ = connection.recv(id).read(&mut out);
-            let _ = connection.send(id).write(&out);
+            let _ = connection.recv_stream(id).read(&mut out);
+            let _ = connection.send_stream(id).write(&out);
             connection.release(id);
         }
     }

@@ -23,12 +23,12 @@ use alloc::sync::Arc;
 use core::time::Duration;
 use std::println;
 
-use peermux_core::code::Code;
+use peermux_core::code::ErrorCode;
 use peermux_core::crypto::{Rng, StaticSecret};
 use peermux_core::error::{ReadError, WriteError};
 use peermux_core::time::Instant;
 use peermux_core::wire::{Priority, QUANTUM};
-use peermux_core::{Config, Connection, Event, Identity, Remote, ResponderKeys, StreamId, Transmit};
+use peermux_core::{Config, Connection, Event, ExpectedPeer, Identity, ResponderKeys, StreamId, Transmit};
 
 /// Everything on the wire is a whole number of quanta. The longest flight of the handshake is two of them, and with `max_record: 2`
 /// (see [`small`]) no record is longer. So this is room for whatever comes or goes at once.
@@ -45,7 +45,7 @@ fn byte(index: usize) -> u8 {
 /// A configuration for little memory. Every window is credit that the peer may use up, so it is memory that has to be there.
 fn small() -> Config {
     Config {
-        max_record: 2,
+        max_record_quanta: 2,
         receive_window: 64 * 1024,
         stream_receive_window: 4 * 1024,
         max_streams: 16,
@@ -169,7 +169,7 @@ impl Dialer {
             let mut chunk = [0; 256];
             let len = chunk.len().min(MESSAGE - self.sent);
             chunk[..len].iter_mut().zip(self.sent..).for_each(|(out, index)| *out = byte(index));
-            match connection.send(id).write(&chunk[..len]) {
+            match connection.send_stream(id).write(&chunk[..len]) {
                 // It may be fewer than were offered.
                 Ok(taken) => self.sent += taken,
                 Err(WriteError::Blocked) => return,
@@ -177,21 +177,21 @@ impl Dialer {
             }
         }
         // FIN follows what is queued. Doing this again changes nothing.
-        connection.send(id).finish().expect("this half was not reset");
+        connection.send_stream(id).finish().expect("this half was not reset");
     }
 
     /// Reads as long as there is something. After `Blocked`, `Event::Readable` says when there is more.
     fn read(&mut self, connection: &mut Connection, id: StreamId) {
         let mut chunk = [0; 256];
         loop {
-            match connection.recv(id).read(&mut chunk) {
+            match connection.recv_stream(id).read(&mut chunk) {
                 // The end of the stream: FIN was received, and all before it was read.
                 Ok(0) => {
                     assert_eq!(self.received, MESSAGE);
                     println!("dialer: all {MESSAGE} bytes are back");
                     // A stream exists until the application lets go of it.
                     connection.release(id);
-                    connection.close(Code::NO_ERROR, "done");
+                    connection.close(ErrorCode::NO_ERROR, "done");
                     return;
                 }
                 Ok(len) => {
@@ -210,7 +210,7 @@ impl Application for Dialer {
         match event {
             Event::Established(peer) => {
                 println!("dialer: the peer has proved the key {:?}, by {:?}", peer.key, peer.mode);
-                let id = connection.open(Some("example/echo"), Priority::default()).expect("nothing drains");
+                let id = connection.open_stream(Some("example/echo"), Priority::default()).expect("nothing drains");
                 self.write(connection, id);
                 // An event comes only to those who asked and were told `Blocked`; so reading begins here.
                 self.read(connection, id);
@@ -241,15 +241,15 @@ impl Echo {
     fn move_on(&mut self, connection: &mut Connection, id: StreamId) {
         loop {
             while self.from < self.to {
-                match connection.send(id).write(&self.held[self.from..self.to]) {
+                match connection.send_stream(id).write(&self.held[self.from..self.to]) {
                     Ok(taken) => self.from += taken,
                     Err(WriteError::Blocked) => return,
                     Err(error) => panic!("the dialer wants its bytes back: {error}"),
                 }
             }
-            match connection.recv(id).read(&mut self.held) {
+            match connection.recv_stream(id).read(&mut self.held) {
                 Ok(0) => {
-                    connection.send(id).finish().expect("this half was not reset");
+                    connection.send_stream(id).finish().expect("this half was not reset");
                     // Let go of: what was finished is still sent.
                     connection.release(id);
                     return;
@@ -267,9 +267,10 @@ impl Application for Echo {
         match event {
             Event::Established(peer) => println!("host:   the peer has proved the key {:?}", peer.key),
             Event::StreamOpened => {
-                while let Some(id) = connection.accept() {
-                    if self.stream.is_some() || connection.recv(id).protocol().as_deref() != Some("example/echo") {
-                        connection.refuse(id, Code::UNKNOWN_PROTOCOL);
+                while let Some(id) = connection.accept_stream() {
+                    if self.stream.is_some() || connection.recv_stream(id).protocol().as_deref() != Some("example/echo")
+                    {
+                        connection.refuse(id, ErrorCode::UNKNOWN_PROTOCOL);
                         continue;
                     }
                     self.stream = Some(id);
@@ -291,9 +292,9 @@ fn main() {
     let mut now = Instant::ZERO;
     let config = Arc::new(small());
     println!("at most {} bytes for one connection with one stream", config.memory_bound(1));
-    let remote = Remote::Key(host_key.public_key());
-    let identity = Identity::Known(dialer_key);
-    let dialer = Connection::initiator(config.clone(), identity, remote, now, &mut dialer_rng).expect("it is valid");
+    let expected = ExpectedPeer::Key(host_key.public_key());
+    let identity = Identity::Static(dialer_key);
+    let dialer = Connection::initiator(config.clone(), identity, expected, now, &mut dialer_rng).expect("it is valid");
     let host = Connection::responder(config, ResponderKeys::from(host_key), now, &mut host_rng).expect("it is valid");
     let mut dialer = Peer::new(dialer, Dialer::default());
     let mut host = Peer::new(host, Echo::new());
@@ -319,5 +320,5 @@ fn main() {
     let (sent, received) = dialer.connection.record_counts();
     println!("after {now:?} of virtual time: {sent} records there, {received} back");
     assert_eq!(dialer.application.received, MESSAGE);
-    assert!(dialer.connection.error().is_some_and(peermux_core::error::ConnectionError::is_orderly));
+    assert!(dialer.connection.close_reason().is_some_and(peermux_core::error::ConnectionError::is_orderly));
 }

@@ -3,12 +3,12 @@
 use alloc::string::String;
 use alloc::sync::Arc;
 
-use crate::code::Code;
+use crate::code::ErrorCode;
 use crate::connection::Connection;
 
 /// The decision of the application about a peer whose key is authenticated.
 ///
-/// Callbacks of the adapters return any type that converts into an `Approval`. `true` accepts the peer. `false` refuses it with [`Code::REFUSED`] and no reason.
+/// Callbacks of the adapters return any type that converts into an `Approval`. `true` accepts the peer. `false` refuses it with [`ErrorCode::REFUSED`] and no reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Approval {
     /// The peer is accepted.
@@ -17,7 +17,7 @@ pub enum Approval {
     /// (`docs/spec.md` section 7).
     Refuse {
         /// The code, of the application as a rule.
-        code: Code,
+        code: ErrorCode,
         /// The reason. At most 256 bytes of it are sent.
         reason: Arc<str>,
     },
@@ -26,13 +26,13 @@ pub enum Approval {
 impl Approval {
     /// Refuses the peer with a code of the application and a reason, of which at most 256 bytes are sent.
     pub fn refuse(code: u64, reason: impl Into<Arc<str>>) -> Self {
-        Self::Refuse { code: Code::Application(code), reason: reason.into() }
+        Self::Refuse { code: ErrorCode::Application(code), reason: reason.into() }
     }
 }
 
 impl From<bool> for Approval {
     fn from(accepts: bool) -> Self {
-        if accepts { Self::Accept } else { Self::Refuse { code: Code::REFUSED, reason: String::new().into() } }
+        if accepts { Self::Accept } else { Self::Refuse { code: ErrorCode::REFUSED, reason: String::new().into() } }
     }
 }
 

@@ -6,20 +6,20 @@ use crate::varint;
 
 /// An error code with the layer that it belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Code {
+pub enum ErrorCode {
     /// A code of the application, whose meaning the applications agreed upon. At most 2^62 − 1; a greater one is sent as 2^62 − 1.
     Application(u64),
     /// A code of peermux itself.
-    Protocol(ProtocolCode),
+    Protocol(ProtocolErrorCode),
 }
 
 /// A code of the protocol layer, as it stands on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ProtocolCode(pub u64);
+pub struct ProtocolErrorCode(pub u64);
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $value:literal;)*) => {
-        impl ProtocolCode {
+        impl ProtocolErrorCode {
             $($(#[$doc])* pub const $name: Self = Self($value);)*
 
             /// The name that the specification gives this code, if it gives it one.
@@ -78,15 +78,15 @@ codes! {
     CANCELLED = 0x14;
 }
 
-impl Code {
+impl ErrorCode {
     /// An orderly end, said by peermux.
-    pub const NO_ERROR: Self = Self::Protocol(ProtocolCode::NO_ERROR);
+    pub const NO_ERROR: Self = Self::Protocol(ProtocolErrorCode::NO_ERROR);
     /// Nothing was processed: what was refused may be tried again.
-    pub const REFUSED: Self = Self::Protocol(ProtocolCode::REFUSED);
+    pub const REFUSED: Self = Self::Protocol(ProtocolErrorCode::REFUSED);
     /// Nobody speaks the protocol that the stream names.
-    pub const UNKNOWN_PROTOCOL: Self = Self::Protocol(ProtocolCode::UNKNOWN_PROTOCOL);
+    pub const UNKNOWN_PROTOCOL: Self = Self::Protocol(ProtocolErrorCode::UNKNOWN_PROTOCOL);
     /// The application let go of a stream without a code of its own.
-    pub const CANCELLED: Self = Self::Protocol(ProtocolCode::CANCELLED);
+    pub const CANCELLED: Self = Self::Protocol(ProtocolErrorCode::CANCELLED);
 
     /// The layer's byte on the wire.
     pub(crate) const fn layer(self) -> u8 {
@@ -99,7 +99,7 @@ impl Code {
     /// The code's number on the wire, within its layer.
     pub const fn number(self) -> u64 {
         let number = match self {
-            Self::Application(number) | Self::Protocol(ProtocolCode(number)) => number,
+            Self::Application(number) | Self::Protocol(ProtocolErrorCode(number)) => number,
         };
         if number > varint::MAX { varint::MAX } else { number }
     }
@@ -107,13 +107,13 @@ impl Code {
     pub(crate) const fn from_wire(layer: u8, number: u64) -> Option<Self> {
         match layer {
             0 => Some(Self::Application(number)),
-            1 => Some(Self::Protocol(ProtocolCode(number))),
+            1 => Some(Self::Protocol(ProtocolErrorCode(number))),
             _ => None,
         }
     }
 }
 
-impl fmt::Display for ProtocolCode {
+impl fmt::Display for ProtocolErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
             Some(name) => f.write_str(name),
@@ -122,13 +122,13 @@ impl fmt::Display for ProtocolCode {
     }
 }
 
-impl fmt::Debug for ProtocolCode {
+impl fmt::Debug for ProtocolErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-impl fmt::Display for Code {
+impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Application(number) => write!(f, "application code {number}"),
@@ -137,7 +137,7 @@ impl fmt::Display for Code {
     }
 }
 
-impl fmt::Debug for Code {
+impl fmt::Debug for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }

@@ -25,7 +25,7 @@ const LEAST_KEEPALIVE: Duration = Duration::from_millis(10);
 pub struct Config {
     /// The largest record that this side takes and sends, in quanta of 1408 bytes: 1 to 16; 16 by default. A small device that
     /// takes 2 needs a receive buffer of 2816 bytes.
-    pub max_record: u8,
+    pub max_record_quanta: u8,
     /// What may be received that the application has not read, over all streams, in bytes: at least 4096 for each of `max_streams`, at most 1 GiB; 22 MiB by
     /// default. The windows of all streams together are never more than this, so streams that are left unread delay no other stream, however many they are
     /// (`docs/spec.md` section 11.1).
@@ -47,21 +47,21 @@ pub struct Config {
     /// How long an attempt of an adapter to open the transport may take, for each address. `None` leaves it to the system, which may take minutes. 15 s by default.
     pub connect_timeout: Option<Duration>,
     /// Silence after which the connection closes; at least 1 s; `None` is never. The lesser of both sides' holds. 60 s by default.
-    pub idle_timeout: Option<Duration>,
+    pub max_idle_timeout: Option<Duration>,
     /// The longest time that this side is silent: a PING leaves after a random time between half of this and all of it. From 10 ms to half of
-    /// `idle_timeout`. If the peer's idle timeout is shorter, half of that one holds instead. `None` sends none. 20 s by default.
-    pub keepalive: Option<Duration>,
-    /// Whether the application is asked about each peer ([`Event::PeerProved`](crate::Event::PeerProved)), or every one is accepted whose key is as
+    /// `max_idle_timeout`. If the peer's idle timeout is shorter, half of that one holds instead. `None` sends none. 20 s by default.
+    pub keep_alive_interval: Option<Duration>,
+    /// Whether the application is asked about each peer ([`Event::ApprovePeer`](crate::Event::ApprovePeer)), or every one is accepted whose key is as
     /// expected. A responder that is asked tells the initiator, which is established only when the answer was yes. `false` by default.
-    pub ask: bool,
+    pub approve_peers: bool,
     /// Responder: whether a dialer that does not know this side's key is answered at all. `true` by default; without it, this side's identity
     /// is never shown to a prober.
-    pub fallback: bool,
+    pub allow_fallback: bool,
     /// The shaping that this side proposes (`docs/spec.md` section 19). Of two proposals the stronger holds. [`Shaping::Quantised`] by default.
     pub shaping: Shaping,
     /// The strongest shaping that this side accepts; a peer that wants more is closed with SHAPING_REFUSED. [`Shaping::Bucketed`] by default, which costs at
     /// most 12 % more bytes. At least `shaping`.
-    pub shaping_limit: Shaping,
+    pub max_shaping: Shaping,
     /// An attestation of this side's static key ([`attestation`](crate::attestation)): 1 to 1024 bytes. One of more than 112 travels in a frame after the handshake, so a
     /// dialer cannot make its expectation depend on it.
     pub attestation: Option<Arc<[u8]>>,
@@ -82,19 +82,19 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            max_record: MAX_RECORD,
+            max_record_quanta: MAX_RECORD,
             receive_window: 22 << 20,
             stream_receive_window: 64 << 10,
             max_streams: 1024,
             send_buffer: 4 << 20,
             stream_send_buffer: 256 << 10,
             connect_timeout: Some(Duration::from_secs(15)),
-            idle_timeout: Some(Duration::from_secs(60)),
-            keepalive: Some(Duration::from_secs(20)),
-            ask: false,
-            fallback: true,
+            max_idle_timeout: Some(Duration::from_secs(60)),
+            keep_alive_interval: Some(Duration::from_secs(20)),
+            approve_peers: false,
+            allow_fallback: true,
             shaping: Shaping::Quantised,
-            shaping_limit: Shaping::Bucketed,
+            max_shaping: Shaping::Bucketed,
             attestation: None,
             early_data: false,
             key_log: None,
@@ -107,20 +107,20 @@ impl Default for Config {
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
-            .field("max_record", &self.max_record)
+            .field("max_record_quanta", &self.max_record_quanta)
             .field("receive_window", &self.receive_window)
             .field("stream_receive_window", &self.stream_receive_window)
             .field("max_streams", &self.max_streams)
             .field("send_buffer", &self.send_buffer)
             .field("stream_send_buffer", &self.stream_send_buffer)
             .field("connect_timeout", &self.connect_timeout)
-            .field("idle_timeout", &self.idle_timeout)
-            .field("keepalive", &self.keepalive)
-            .field("ask", &self.ask)
-            .field("fallback", &self.fallback)
+            .field("max_idle_timeout", &self.max_idle_timeout)
+            .field("keep_alive_interval", &self.keep_alive_interval)
+            .field("approve_peers", &self.approve_peers)
+            .field("allow_fallback", &self.allow_fallback)
             .field("early_data", &self.early_data)
             .field("shaping", &self.shaping)
-            .field("shaping_limit", &self.shaping_limit)
+            .field("max_shaping", &self.max_shaping)
             .field("grease", &self.grease)
             .field("provider", &self.provider)
             .finish_non_exhaustive()
@@ -201,13 +201,13 @@ impl Config {
     /// The settings that the peer is told (`docs/spec.md` section 4.4). Meaningful if [`Config::check`] succeeds.
     pub fn settings(&self) -> Settings {
         Settings {
-            max_record: self.max_record,
+            max_record: self.max_record_quanta,
             // The windows of streams are what holds the peer back. This limit is never reached, also while an update is on its way.
             initial_max_data: self.receive_window.saturating_mul(2),
             initial_max_stream_data: self.first_window(),
             initial_max_streams: self.first_streams(),
             idle_timeout: self
-                .idle_timeout
+                .max_idle_timeout
                 .map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).min(crate::varint::MAX)),
             shaping: self.shaping,
         }
@@ -218,7 +218,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::OutOfRange`] for the first field with a value that it must not have.
     pub fn check(&self) -> Result<(), ConfigError> {
-        check_number("max_record", self.max_record.into(), 1..=MAX_RECORD.into(), " quanta")?;
+        check_number("max_record_quanta", self.max_record_quanta.into(), 1..=MAX_RECORD.into(), " quanta")?;
         check_number("max_streams", self.max_streams, 16..=MAX_WINDOW / (2 * LEAST_WINDOW), "")?;
         self.check_receive_window()?;
         check_number("stream_receive_window", self.stream_receive_window, LEAST_WINDOW..=MAX_WINDOW, " bytes")?;
@@ -233,10 +233,10 @@ impl Config {
             let allowed = "one that `docs/spec.md` section 19.1 knows, with its size and interval in range";
             return Err(out_of_range("shaping", format!("{:?}", self.shaping), allowed.into(), "change it"));
         }
-        if !crate::shape::accepts(self.shaping_limit, self.shaping) {
+        if !crate::shape::accepts(self.max_shaping, self.shaping) {
             let allowed = format!("at least as strong as `shaping` ({:?})", self.shaping);
             let hint = "strengthen it, or weaken `shaping`";
-            return Err(out_of_range("shaping_limit", format!("{:?}", self.shaping_limit), allowed, hint));
+            return Err(out_of_range("max_shaping", format!("{:?}", self.max_shaping), allowed, hint));
         }
         if !self.provider.supports(Suite::ChaCha20Poly1305) {
             let allowed = "one that supports ChaCha20-Poly1305, which every peer speaks";
@@ -265,22 +265,22 @@ impl Config {
             let hint = "raise it, or use `None` to leave it to the system";
             return Err(out_of_range("connect_timeout", "0ns".into(), "more than zero".into(), hint));
         }
-        if let Some(timeout) = self.idle_timeout
+        if let Some(timeout) = self.max_idle_timeout
             && timeout < LEAST_IDLE_TIMEOUT
         {
             let allowed = format!("at least {LEAST_IDLE_TIMEOUT:?}");
             let hint = "raise it, or use `None` for no timeout";
-            return Err(out_of_range("idle_timeout", format!("{timeout:?}"), allowed, hint));
+            return Err(out_of_range("max_idle_timeout", format!("{timeout:?}"), allowed, hint));
         }
-        let Some(keepalive) = self.keepalive else { return Ok(()) };
-        let refused = |allowed, hint| Err(out_of_range("keepalive", format!("{keepalive:?}"), allowed, hint));
+        let Some(keepalive) = self.keep_alive_interval else { return Ok(()) };
+        let refused = |allowed, hint| Err(out_of_range("keep_alive_interval", format!("{keepalive:?}"), allowed, hint));
         if keepalive < LEAST_KEEPALIVE {
             return refused(format!("at least {LEAST_KEEPALIVE:?}"), "raise it, or use `None` for no PINGs");
         }
-        match self.idle_timeout {
+        match self.max_idle_timeout {
             Some(timeout) if keepalive > timeout / 2 => refused(
-                format!("at most {:?}: half of `idle_timeout` ({timeout:?})", timeout / 2),
-                "lower it, raise `idle_timeout`, or use `None` for no PINGs",
+                format!("at most {:?}: half of `max_idle_timeout` ({timeout:?})", timeout / 2),
+                "lower it, raise `max_idle_timeout`, or use `None` for no PINGs",
             ),
             _ => Ok(()),
         }
@@ -290,35 +290,35 @@ impl Config {
 /// Who this side is when it dials.
 pub enum Identity {
     /// The holder of a static key.
-    Known(StaticSecret),
+    Static(StaticSecret),
     /// Nobody: a static key is made for this connection, and the responder is told so.
     Anonymous,
 }
 
 impl From<StaticSecret> for Identity {
     fn from(secret: StaticSecret) -> Self {
-        Self::Known(secret)
+        Self::Static(secret)
     }
 }
 
 /// Whom this side dials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Remote {
+pub enum ExpectedPeer {
     /// The holder of this key, and nobody else.
     Key(PublicKey),
-    /// The holder of this key; or, where it has another one by now, whoever the application accepts ([`Event::PeerProved`](crate::Event::PeerProved)).
-    KeyOrAsk(PublicKey),
+    /// The holder of this key; or, where it has another one by now, whoever the application accepts ([`Event::ApprovePeer`](crate::Event::ApprovePeer)).
+    KeyOrApprove(PublicKey),
     /// Whoever is there, if the application accepts the key that it proves.
-    Ask,
+    Approve,
     /// Whoever is there.
-    Anyone,
+    Any,
 }
 
-impl Remote {
+impl ExpectedPeer {
     pub(crate) const fn key(&self) -> Option<PublicKey> {
         match self {
-            Self::Key(key) | Self::KeyOrAsk(key) => Some(*key),
-            Self::Ask | Self::Anyone => None,
+            Self::Key(key) | Self::KeyOrApprove(key) => Some(*key),
+            Self::Approve | Self::Any => None,
         }
     }
 }
@@ -367,35 +367,35 @@ mod tests {
             refused(|config| config.attestation = Some(Arc::from([]))),
             "invalid configuration: `attestation.len()` is 0, must be 1 to 1024 bytes; raise it"
         );
-        let limit = refused(|config| (config.shaping, config.shaping_limit) = (Shaping::Bucketed, Shaping::Quantised));
-        assert!(limit.contains("`shaping_limit` is Quantised, must be at least as strong as `shaping` (Bucketed)"));
+        let limit = refused(|config| (config.shaping, config.max_shaping) = (Shaping::Bucketed, Shaping::Quantised));
+        assert!(limit.contains("`max_shaping` is Quantised, must be at least as strong as `shaping` (Bucketed)"));
     }
 
     #[test]
     fn timers_that_would_end_a_healthy_connection_are_refused() {
         let timers = |idle, keepalive: Option<u64>| {
             move |config: &mut Config| {
-                config.idle_timeout = Some(Duration::from_millis(idle));
-                config.keepalive = keepalive.map(Duration::from_millis);
+                config.max_idle_timeout = Some(Duration::from_millis(idle));
+                config.keep_alive_interval = keepalive.map(Duration::from_millis);
             }
         };
         assert_eq!(
             refused(timers(999, None)),
-            "invalid configuration: `idle_timeout` is 999ms, must be at least 1s; raise it, or use `None` for no timeout"
+            "invalid configuration: `max_idle_timeout` is 999ms, must be at least 1s; raise it, or use `None` for no timeout"
         );
         assert_eq!(
             refused(timers(1000, Some(501))),
-            "invalid configuration: `keepalive` is 501ms, must be at most 500ms: half of `idle_timeout` (1s); \
-             lower it, raise `idle_timeout`, or use `None` for no PINGs"
+            "invalid configuration: `keep_alive_interval` is 501ms, must be at most 500ms: half of `max_idle_timeout` (1s); \
+             lower it, raise `max_idle_timeout`, or use `None` for no PINGs"
         );
-        assert!(refused(timers(1000, Some(9))).contains("`keepalive` is 9ms, must be at least 10ms"));
+        assert!(refused(timers(1000, Some(9))).contains("`keep_alive_interval` is 9ms, must be at least 10ms"));
         let mut config = Config::default();
         for valid in [timers(1000, Some(500)), timers(1000, None)] {
             valid(&mut config);
             assert_eq!(config.check(), Ok(()));
         }
-        config.idle_timeout = None;
-        config.keepalive = Some(Duration::from_secs(86_400));
+        config.max_idle_timeout = None;
+        config.keep_alive_interval = Some(Duration::from_secs(86_400));
         assert_eq!(config.check(), Ok(()));
     }
 }

@@ -13,8 +13,8 @@ use core::task::Waker;
 use core::time::Duration;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::code::ProtocolCode;
-use crate::connection::{Connection, EarlyOffer, Event, PeerInfo, Transmit};
+use crate::code::ProtocolErrorCode;
+use crate::connection::{Connection, EarlyDataOffer, Event, PeerInfo, Transmit};
 use crate::early::StrikeRegister;
 use crate::error::{OpenError, TransportError};
 use crate::time::Instant;
@@ -55,7 +55,7 @@ struct State {
     /// Early data was accepted, and nobody was told yet that the peer is claimed.
     claimed: bool,
     /// The peer drains the connection, for this reason.
-    drained: Option<ProtocolCode>,
+    drained: Option<ProtocolErrorCode>,
     /// The writer has taken bytes, and has not said since that the transport has them.
     unwritten: bool,
     /// See [`Driver::write_deadline`].
@@ -64,9 +64,9 @@ struct State {
 
 /// What the writer is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pump {
+pub enum WriteAction {
     /// Send what is in the buffer, and then do as the second one says.
-    Send(Then),
+    Send(AfterSend),
     /// Wait to be woken, at the latest until the timer, and then call [`Driver::handle_timeout`].
     Wait(Option<Instant>),
     /// Half-close the transport, once; then wait to be woken, at the latest until the timer.
@@ -77,31 +77,31 @@ pub enum Pump {
 
 /// What the writer is to do when all is with the transport that it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
+pub enum AfterSend {
     /// Something else waits already: ask again as soon as the transport takes more.
-    Ask,
-    /// As [`Pump::Wait`]; but whoever has to wait until the transport takes it all asks again.
-    Wait(Option<Instant>),
+    PollAgain,
+    /// As [`WriteAction::Wait`]; but whoever has to wait until the transport takes it all asks again.
+    Idle(Option<Instant>),
 }
 
-/// Who writes, where one reads.
+/// Whether [`Driver::handle_input`] wakes the writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writes {
-    /// The caller, who asks [`Driver::poll_transmit`] next.
-    Caller,
-    /// Another task or thread, which is woken.
-    Another,
+pub enum WakeWriter {
+    /// The caller is the writer, and calls [`Driver::poll_transmit`] next.
+    No,
+    /// The writer is another task or thread.
+    Yes,
 }
 
 impl Driver {
     /// Shares `connection`.
     pub fn new(connection: Connection) -> Arc<Self> {
-        Self::with_register(connection, None)
+        Self::with_strike_register(connection, None)
     }
 
     /// Shares `connection`, a responder's, and accepts the early data of first flights that `register` has not seen. The register serves all
     /// connections of a static key.
-    pub fn with_register(connection: Connection, register: Option<Arc<Mutex<StrikeRegister>>>) -> Arc<Self> {
+    pub fn with_strike_register(connection: Connection, register: Option<Arc<Mutex<StrikeRegister>>>) -> Arc<Self> {
         let state = State {
             connection,
             writer: None,
@@ -151,8 +151,8 @@ impl Driver {
     }
 
     /// The transport gave bytes: takes what is whole from the front of `input`.
-    pub fn handle_input(&self, now: Instant, input: &mut ReadBuffer, writes: Writes) {
-        let wake_writer = writes == Writes::Another;
+    pub fn handle_input(&self, now: Instant, input: &mut ReadBuffer, wake_writer: WakeWriter) {
+        let wake_writer = wake_writer == WakeWriter::Yes;
         loop {
             // No long record is opened under the lock.
             while input.next >= Connection::LONG_RECORD {
@@ -208,7 +208,7 @@ impl Driver {
 
     /// For the writer, when the transport can take more: the next thing to do. `waker` is woken when that changes. What is to be sent is put
     /// into `buffer`: a flight, a record, or several of a [burst](Connection::burst_len). The call says that the transport has all that was taken before.
-    pub fn poll_transmit(&self, now: Instant, buffer: &mut WriteBuffer, waker: &Waker) -> Pump {
+    pub fn poll_transmit(&self, now: Instant, buffer: &mut WriteBuffer, waker: &Waker) -> WriteAction {
         let mut former = None;
         let pump = self.act(false, |state| {
             let transmit = buffer.fill(&mut state.connection, now);
@@ -216,23 +216,25 @@ impl Driver {
             if let Transmit::Bytes(_) = transmit {
                 // To ask at once saves the writer another call, where nothing else waits.
                 let then = match state.connection.poll_transmit(now, &mut []) {
-                    Ok(Transmit::Idle) if !state.connection.is_closed() => Then::Wait(state.wait(waker, &mut former)),
-                    _ => Then::Ask,
+                    Ok(Transmit::Idle) if !state.connection.is_closed() => {
+                        AfterSend::Idle(state.wait(waker, &mut former))
+                    }
+                    _ => AfterSend::PollAgain,
                 };
-                buffer.followed_by(then == Then::Ask);
-                return Pump::Send(then);
+                buffer.followed_by(then == AfterSend::PollAgain);
+                return WriteAction::Send(then);
             }
             if state.connection.is_closed() {
-                return Pump::Close;
+                return WriteAction::Close;
             }
             let timer = state.wait(waker, &mut former);
             match transmit {
-                Transmit::Finished => Pump::HalfClose(timer),
-                _ => Pump::Wait(timer),
+                Transmit::Finished => WriteAction::HalfClose(timer),
+                _ => WriteAction::Wait(timer),
             }
         });
         drop(former);
-        if self.seal(buffer) { pump } else { Pump::Close }
+        if self.seal(buffer) { pump } else { WriteAction::Close }
     }
 
     /// Seals what is in `buffer`, not under the lock; false if that failed, which ends the connection.
@@ -262,7 +264,7 @@ impl Driver {
     }
 
     /// The reason of the peer's DRAIN, if it has arrived.
-    pub(crate) fn drained(&self) -> Option<ProtocolCode> {
+    pub(crate) fn drained(&self) -> Option<ProtocolErrorCode> {
         self.lock().drained
     }
 
@@ -277,7 +279,7 @@ impl Driver {
     /// after the connection ended for the application.
     pub fn write_deadline(&self, now: Instant) -> Option<Instant> {
         let mut state = self.lock();
-        state.connection.error()?;
+        state.connection.close_reason()?;
         let deadline = *state.write_deadline.get_or_insert(now + PATIENCE);
         state.connection.is_closed().then_some(deadline)
     }
@@ -288,7 +290,7 @@ impl Driver {
     }
 
     /// How many wait for a stream of the peer, or for the connection to move on.
-    pub fn waiting(&self) -> usize {
+    pub fn waiter_count(&self) -> usize {
         let state = self.lock();
         state.acceptors.len() + state.watchers.len()
     }
@@ -297,12 +299,12 @@ impl Driver {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(self: &Arc<Self>, protocol: Option<&str>, priority: Priority) -> Result<Stream, OpenError> {
-        let id = self.act(false, |state| state.connection.open(protocol, priority))?;
+    pub fn open_stream(self: &Arc<Self>, protocol: Option<&str>, priority: Priority) -> Result<Stream, OpenError> {
+        let id = self.act(false, |state| state.connection.open_stream(protocol, priority))?;
         Ok(Stream { driver: self.clone(), id })
     }
 
-    /// As [`Driver::open`], for a stream that may travel as early data: see [`Connection::open_early`].
+    /// As [`Driver::open_stream`], for a stream that may travel as early data: see [`Connection::open_early`].
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -330,7 +332,7 @@ impl State {
         while let Some(event) = self.connection.poll_event() {
             match event {
                 Event::StreamOpened => wakers.many.extend(core::mem::take(&mut self.acceptors).into_values()),
-                Event::PeerProved(_) => {
+                Event::ApprovePeer(_) => {
                     self.asked = true;
                     self.wake_watchers(wakers);
                 }
@@ -363,7 +365,7 @@ impl State {
     }
 
     /// Whether early data is seen for the first time.
-    fn strikes(&self, offer: &EarlyOffer) -> bool {
+    fn strikes(&self, offer: &EarlyDataOffer) -> bool {
         let Some(register) = &self.register else { return false };
         let mut register = register.lock().unwrap_or_else(PoisonError::into_inner);
         register.strike(&offer.ephemeral, offer.timestamp, offer.now).is_ok()

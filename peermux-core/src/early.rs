@@ -32,7 +32,7 @@ pub struct StrikeRegister {
 
 /// Why early data was refused. Nothing is lost by it: the initiator sends the data again in flight 3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum EarlyDataRefusal {
     /// The first flight was seen before: a replay.
     Seen,
     /// Its timestamp differs from this side's clock by more than 60 s.
@@ -43,7 +43,7 @@ pub enum Refusal {
     Full,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for EarlyDataRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Seen => "the first flight was seen before",
@@ -54,7 +54,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl core::error::Error for Refusal {}
+impl core::error::Error for EarlyDataRefusal {}
 
 impl StrikeRegister {
     /// A register for at most `capacity` first flights within 120 s, made at `now`, in milliseconds since 1970. Each takes some 150 bytes.
@@ -81,24 +81,24 @@ impl StrikeRegister {
     /// Whether a first flight with this `timestamp` and `ephemeral` key may deliver its early data, at `now`; times are in milliseconds since 1970. It is entered in the same step.
     ///
     /// # Errors
-    /// See [`Refusal`].
-    pub fn strike(&mut self, ephemeral: &PublicKey, timestamp: u64, now: u64) -> Result<(), Refusal> {
+    /// See [`EarlyDataRefusal`].
+    pub fn strike(&mut self, ephemeral: &PublicKey, timestamp: u64, now: u64) -> Result<(), EarlyDataRefusal> {
         self.advance(now);
         if timestamp.saturating_add(WINDOW_MS) < self.latest || timestamp > self.latest.saturating_add(WINDOW_MS) {
-            return Err(Refusal::Clock);
+            return Err(EarlyDataRefusal::Clock);
         }
         let young = self.latest < self.started.saturating_add(2 * WINDOW_MS);
         let refusal = if self.seen.contains(ephemeral.as_bytes()) {
-            Err(Refusal::Seen)
+            Err(EarlyDataRefusal::Seen)
         } else if self.may_have_dropped(timestamp) || !self.make_room(timestamp) {
-            Err(Refusal::Full)
+            Err(EarlyDataRefusal::Full)
         } else {
             // A young register enters what it refuses: it comes again in flight 3, and should not be accepted from a replay later.
             self.seen.insert(*ephemeral.as_bytes());
             self.by_time.insert((timestamp, *ephemeral.as_bytes()));
             Ok(())
         };
-        if young { Err(Refusal::Young) } else { refusal }
+        if young { Err(EarlyDataRefusal::Young) } else { refusal }
     }
 
     /// Forgets what is not acceptable any more.
@@ -176,10 +176,10 @@ mod tests {
         let mut register = StrikeRegister::new(10, START);
         assert_eq!(register.strike(&key(1), READY + 60_000, READY), Ok(()));
         for later in [0, 1, 59_999, 119_999, 120_000] {
-            assert_eq!(register.strike(&key(1), READY + 60_000, READY + later), Err(Refusal::Seen));
+            assert_eq!(register.strike(&key(1), READY + 60_000, READY + later), Err(EarlyDataRefusal::Seen));
         }
         // It is forgotten only when its timestamp is not acceptable any more.
-        assert_eq!(register.strike(&key(1), READY + 60_000, READY + 120_001), Err(Refusal::Clock));
+        assert_eq!(register.strike(&key(1), READY + 60_000, READY + 120_001), Err(EarlyDataRefusal::Clock));
         assert!(register.is_empty());
     }
 
@@ -188,34 +188,34 @@ mod tests {
         let mut register = StrikeRegister::new(10, START);
         assert_eq!(register.strike(&key(1), READY, READY), Ok(()));
         assert_eq!(register.strike(&key(2), READY + 200_000, READY + 200_000), Ok(()));
-        assert_eq!(register.strike(&key(1), READY, READY), Err(Refusal::Clock));
+        assert_eq!(register.strike(&key(1), READY, READY), Err(EarlyDataRefusal::Clock));
     }
 
     #[test]
     fn the_register_of_a_new_key_accepts_at_once() {
         let mut register = StrikeRegister::for_new_key(10, START);
         assert_eq!(register.strike(&key(1), START, START), Ok(()));
-        assert_eq!(register.strike(&key(1), START, START), Err(Refusal::Seen));
+        assert_eq!(register.strike(&key(1), START, START), Err(EarlyDataRefusal::Seen));
     }
 
     #[test]
     fn young_and_full_registers_refuse() {
         let mut register = StrikeRegister::new(2, START);
-        assert_eq!(register.strike(&key(1), READY - 1, READY - 1), Err(Refusal::Young));
+        assert_eq!(register.strike(&key(1), READY - 1, READY - 1), Err(EarlyDataRefusal::Young));
         assert_eq!(register.strike(&key(2), READY, READY), Ok(()));
-        assert_eq!(register.strike(&key(3), READY - 2, READY), Err(Refusal::Full), "the others are nearer");
+        assert_eq!(register.strike(&key(3), READY - 2, READY), Err(EarlyDataRefusal::Full), "the others are nearer");
         // The one that is farthest makes room, and nothing as old as it is acceptable any more.
         assert_eq!(register.strike(&key(3), READY, READY), Ok(()));
-        assert_eq!(register.strike(&key(1), READY - 1, READY), Err(Refusal::Full));
+        assert_eq!(register.strike(&key(1), READY - 1, READY), Err(EarlyDataRefusal::Full));
         assert_eq!(register.strike(&key(4), READY + 120_001, READY + 120_001), Ok(()));
-        assert_eq!(StrikeRegister::new(0, START).strike(&key(1), READY, READY), Err(Refusal::Full));
+        assert_eq!(StrikeRegister::new(0, START).strike(&key(1), READY, READY), Err(EarlyDataRefusal::Full));
     }
 
     #[test]
     fn what_a_young_register_refused_is_not_accepted_later() {
         let mut register = StrikeRegister::new(10, START);
-        assert_eq!(register.strike(&key(1), READY + 50_000, READY - 1), Err(Refusal::Young));
-        assert_eq!(register.strike(&key(1), READY + 50_000, READY + 50_000), Err(Refusal::Seen));
+        assert_eq!(register.strike(&key(1), READY + 50_000, READY - 1), Err(EarlyDataRefusal::Young));
+        assert_eq!(register.strike(&key(1), READY + 50_000, READY + 50_000), Err(EarlyDataRefusal::Seen));
     }
 
     #[test]
@@ -223,7 +223,7 @@ mod tests {
         for ahead in [u64::MAX, u64::MAX - 1, READY + 60_001, READY + 1_000_000_000_000] {
             let mut register = StrikeRegister::new(10, START);
             for number in 0..20 {
-                assert_eq!(register.strike(&key(number), ahead, READY), Err(Refusal::Clock));
+                assert_eq!(register.strike(&key(number), ahead, READY), Err(EarlyDataRefusal::Clock));
             }
             assert!(register.is_empty());
             assert_eq!(register.strike(&key(20), READY, READY), Ok(()));
@@ -275,12 +275,12 @@ mod tests {
                 let result = register.strike(&key(number), timestamp, now);
                 assert!(register.len() <= capacity);
                 if timestamp.abs_diff(now) > WINDOW_MS {
-                    assert_eq!(result, Err(Refusal::Clock));
+                    assert_eq!(result, Err(EarlyDataRefusal::Clock));
                 } else if result.is_ok() {
                     assert!(accepted.insert(number), "flight {number} was accepted twice");
                 } else if !accepted.contains(&number) {
                     // What it has not accepted it refuses only for want of room.
-                    assert_eq!(result, Err(Refusal::Full));
+                    assert_eq!(result, Err(EarlyDataRefusal::Full));
                 }
             }
         }

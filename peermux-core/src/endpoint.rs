@@ -1,7 +1,7 @@
 //! What an adapter's endpoint is built on, as its connections are on a [`Driver`]: which connection with a peer is used (`docs/spec.md` section 16), dials that
 //! several wait for, streams by the protocol that they name, and places for those who are not yet anybody.
 //!
-//! An adapter listens, dials, and runs handshakes. It gives each connection to the [`Endpoint`], in exchange for a [`Serving`] that it polls in a task or thread of its own. No call
+//! An adapter listens, dials, and runs handshakes. It gives each connection to the [`Endpoint`], in exchange for a [`ConnectionDriver`] that it polls in a task or thread of its own. No call
 //! here waits, and no waker is woken or dropped under the lock.
 
 use alloc::boxed::Box;
@@ -12,7 +12,7 @@ use core::net::SocketAddr;
 use core::task::{Poll, Waker};
 use std::sync::{Mutex, PoisonError};
 
-use crate::code::{Code, ProtocolCode};
+use crate::code::{ErrorCode, ProtocolErrorCode};
 use crate::connection::{Connection, PeerInfo};
 use crate::crypto::PublicKey;
 use crate::driver::{Driver, Stream};
@@ -25,12 +25,12 @@ mod places;
 mod streams;
 
 use dials::Dial;
-pub use dials::{Dialing, Next, Want};
-pub use places::Place;
+pub use dials::{ConnectRequest, ConnectStep, DialTask};
+pub use places::HandshakePermit;
 use streams::Queue;
-pub use streams::{Acceptor, RegisterError, Serving};
+pub use streams::{ConnectionDriver, ProtocolListener, RegisterError};
 
-/// A peer with more connections than this that are not closed keeps the place of each further one, until that is closed.
+/// A peer with more connections than this that are not closed keeps the permit of each further one, until that is closed.
 const CROWD: usize = 16;
 
 /// How much an endpoint takes on.
@@ -38,22 +38,22 @@ const CROWD: usize = 16;
 pub struct EndpointLimits {
     /// Accepted sockets at once whose peer is not confirmed, or whose handshake failed and which are not closed yet, and those of a peer that has many connections already; more dialers wait in the kernel's queue.
     /// 1024 by default; with 0 nobody who dials gets in.
-    pub unconfirmed: usize,
+    pub max_pending_handshakes: usize,
     /// Those of them from one IPv4 address, or one IPv6 network of 64 bits. The socket of a dialer beyond that is closed at once. 16 by default.
-    pub unconfirmed_per_address: usize,
-    /// Streams of one protocol, of one connection, that wait for their acceptor; those beyond are refused with REFUSED. Connections take turns. Of connections that are closed, so many
+    pub max_pending_handshakes_per_addr: usize,
+    /// Streams of one protocol, of one connection, that wait in their [`ProtocolListener`]; those beyond are refused with REFUSED. Connections take turns. Of connections that are closed, so many
     /// are kept in all. 128 by default; at least 1.
-    pub queued_streams: usize,
+    pub max_queued_streams: usize,
 }
 
 impl Default for EndpointLimits {
     fn default() -> Self {
-        Self { unconfirmed: 1024, unconfirmed_per_address: 16, queued_streams: 128 }
+        Self { max_pending_handshakes: 1024, max_pending_handshakes_per_addr: 16, max_queued_streams: 128 }
     }
 }
 
 /// An adapter's handle of a connection whose peer is confirmed. Clones are handles to the same one.
-pub trait Link: Clone {
+pub trait ConnectionHandle: Clone {
     /// The connection.
     fn driver(&self) -> &Arc<Driver>;
 
@@ -61,7 +61,7 @@ pub trait Link: Clone {
     fn peer(&self) -> &PeerInfo;
 
     /// The endpoint has decided something about the connection, and does it next: for adapters that log. Does nothing by default.
-    fn decided(&self, decision: &Decision) {
+    fn on_decision(&self, decision: &ConnectionAction) {
         let _ = decision;
     }
 }
@@ -69,9 +69,9 @@ pub trait Link: Clone {
 /// What an endpoint decides about one of its connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Decision {
+pub enum ConnectionAction {
     /// It drains: with DUPLICATE since there is another one with the same peer, with GOING_AWAY since the endpoint does.
-    Drain(ProtocolCode),
+    Drain(ProtocolErrorCode),
     /// It is closed with DUPLICATE, since the peer has too many with this side.
     CloseDuplicate,
     /// It is closed with REFUSED before anything of it is processed, since the endpoint drains.
@@ -81,7 +81,7 @@ pub enum Decision {
         /// The protocol that the stream names, if it does.
         protocol: Option<Arc<str>>,
         /// What the peer is told.
-        code: Code,
+        code: ErrorCode,
     },
 }
 
@@ -115,15 +115,15 @@ struct Held<C> {
     own: PublicKey,
 }
 
-/// [`Link::decided`].
-type Tell<C> = fn(&C, &Decision);
+/// [`ConnectionHandle::on_decision`].
+type Tell<C> = fn(&C, &ConnectionAction);
 
 /// What is done when the lock is gone.
 struct After<C> {
     ends: Vec<(Arc<Driver>, End)>,
-    refused: Vec<(Stream, Code)>,
+    refused: Vec<(Stream, ErrorCode)>,
     /// Who is told of which decision, and by what.
-    decided: Vec<(C, Decision, Tell<C>)>,
+    decisions: Vec<(C, ConnectionAction, Tell<C>)>,
     wake: Vec<Waker>,
     /// The last to hold a task, or a connection, may be among these.
     former: Vec<Waker>,
@@ -134,7 +134,7 @@ struct After<C> {
 
 /// How a connection is ended.
 enum End {
-    Drain(ProtocolCode),
+    Drain(ProtocolErrorCode),
     /// Closed with DUPLICATE.
     Duplicate,
     /// Closed with REFUSED: nothing of it was processed.
@@ -147,17 +147,17 @@ enum End {
 
 impl<C> After<C> {
     fn run(self) {
-        for (link, decision, tell) in self.decided {
+        for (link, decision, tell) in self.decisions {
             tell(&link, &decision);
         }
         for (driver, end) in self.ends {
             driver.with(|connection| match end {
                 End::Drain(code) => connection.drain(code),
-                End::Duplicate => connection.close(Code::Protocol(ProtocolCode::DUPLICATE), ""),
-                End::Refuse => connection.close(Code::REFUSED, "the endpoint is draining"),
+                End::Duplicate => connection.close(ErrorCode::Protocol(ProtocolErrorCode::DUPLICATE), ""),
+                End::Refuse => connection.close(ErrorCode::REFUSED, "the endpoint is draining"),
                 End::GiveUp if connection.is_established() => {}
                 End::GiveUpSilent if !connection.awaits_first_flight() => {}
-                End::GiveUp | End::GiveUpSilent => connection.close(Code::CANCELLED, ""),
+                End::GiveUp | End::GiveUpSilent => connection.close(ErrorCode::CANCELLED, ""),
             });
         }
         for (stream, code) in self.refused {
@@ -167,19 +167,19 @@ impl<C> After<C> {
     }
 }
 
-impl<C: Link> After<C> {
-    fn decide(&mut self, link: &C, decision: Decision) {
+impl<C: ConnectionHandle> After<C> {
+    fn decide(&mut self, link: &C, decision: ConnectionAction) {
         match decision {
-            Decision::Drain(code) => self.ends.push((link.driver().clone(), End::Drain(code))),
-            Decision::CloseDuplicate => self.ends.push((link.driver().clone(), End::Duplicate)),
-            Decision::Refuse => self.ends.push((link.driver().clone(), End::Refuse)),
-            Decision::RefuseStream { .. } => {}
+            ConnectionAction::Drain(code) => self.ends.push((link.driver().clone(), End::Drain(code))),
+            ConnectionAction::CloseDuplicate => self.ends.push((link.driver().clone(), End::Duplicate)),
+            ConnectionAction::Refuse => self.ends.push((link.driver().clone(), End::Refuse)),
+            ConnectionAction::RefuseStream { .. } => {}
         }
-        self.decided.push((link.clone(), decision, C::decided));
+        self.decisions.push((link.clone(), decision, C::on_decision));
     }
 
-    fn refuse(&mut self, link: &C, stream: Stream, code: Code) {
-        self.decide(link, Decision::RefuseStream { protocol: stream.protocol(), code });
+    fn refuse(&mut self, link: &C, stream: Stream, code: ErrorCode) {
+        self.decide(link, ConnectionAction::RefuseStream { protocol: stream.protocol(), code });
         self.refused.push((stream, code));
     }
 }
@@ -206,7 +206,7 @@ impl<C> Endpoint<C> {
         let mut after = After {
             ends: Vec::new(),
             refused: Vec::new(),
-            decided: Vec::new(),
+            decisions: Vec::new(),
             wake: Vec::new(),
             former: Vec::new(),
             links: Vec::new(),
@@ -219,15 +219,15 @@ impl<C> Endpoint<C> {
     }
 }
 
-impl<C: Link> Endpoint<C> {
-    /// Takes a connection whose peer was just confirmed, one that was not dialled here (for those see [`Dialing::finish`]), and ends those that it takes the place of. If the endpoint
+impl<C: ConnectionHandle> Endpoint<C> {
+    /// Takes a connection whose peer was just confirmed, one that was not dialled here (for those see [`DialTask::finish`]), and ends those that it takes the place of. If the endpoint
     /// drains, the connection is closed with REFUSED: the peer knows then that nothing of it was processed.
     ///
-    /// `place` is that of the handshake. It is free again when this returns; but if the peer has many connections that are not closed, it is kept until this one is. So a
+    /// `permit` is that of the handshake. It is free again when this returns; but if the peer has many connections that are not closed, it is kept until this one is. So a
     /// peer that dials again and again has to wait.
-    pub fn adopt(self: &Arc<Self>, now: Instant, link: &C, place: Option<Place<C>>) -> Serving<C> {
+    pub fn adopt(self: &Arc<Self>, now: Instant, link: &C, permit: Option<HandshakePermit<C>>) -> ConnectionDriver<C> {
         let (id, is_crowded) = self.act(|state, after| (state.adopt(now, link, after), state.is_crowded(link)));
-        Serving::new(self, id, link, place.filter(|_| is_crowded))
+        ConnectionDriver::new(self, id, link, permit.filter(|_| is_crowded))
     }
 
     /// Returns the connection with the holder of `peer`, if there is one that takes new streams.
@@ -236,7 +236,7 @@ impl<C: Link> Endpoint<C> {
     }
 
     /// Returns the connections that take new streams: one for each peer and static key of this side, and those with anonymous peers.
-    pub fn peers(&self) -> Vec<C> {
+    pub fn connections(&self) -> Vec<C> {
         self.act(|state, _| {
             let tables = state.tables.values();
             let ids = tables.flat_map(|table| table.peers().map(|(_, id)| id).chain(table.anonymous()));
@@ -246,17 +246,24 @@ impl<C: Link> Endpoint<C> {
     }
 
     /// For somebody who wants the connection with the holder of `peer`, and would dial `addresses` as the holder of `own`.
-    pub fn want(self: &Arc<Self>, own: PublicKey, peer: PublicKey, addresses: Arc<[SocketAddr]>) -> Want<C> {
-        Want::new(self, own, peer, addresses)
+    pub fn request(
+        self: &Arc<Self>,
+        own: PublicKey,
+        peer: PublicKey,
+        addresses: Arc<[SocketAddr]>,
+    ) -> ConnectRequest<C> {
+        ConnectRequest::new(self, own, peer, addresses)
     }
 
     /// Takes no more connections, and drains those that it has. Handshakes that the peer has begun go on, so that the peer can be told that it is refused;
     /// those of silent dialers are given up, and so are dials.
-    pub fn drain(self: &Arc<Self>) -> Drained<C> {
-        let key = self.act(|state, after| {
+    ///
+    /// Returns at once: [`Endpoint::idle_waiter`] tells when nothing is left.
+    pub fn drain(&self) {
+        self.act(|state, after| {
             state.drains = true;
             for held in state.links.values() {
-                after.decide(&held.link, Decision::Drain(ProtocolCode::GOING_AWAY));
+                after.decide(&held.link, ConnectionAction::Drain(ProtocolErrorCode::GOING_AWAY));
             }
             state.places.give_up_silent(after);
             let error = Arc::new(dials::is_draining());
@@ -264,20 +271,26 @@ impl<C: Link> Endpoint<C> {
                 state.tell(dial, Err(error.clone()), after);
             }
             state.tell_all(after);
-            state.number()
         });
-        Drained { endpoint: self.clone(), key }
     }
 }
 
-/// One that waits until an endpoint has drained.
-pub struct Drained<C> {
+impl<C> Endpoint<C> {
+    /// Returns a waiter for the moment at which the endpoint has no connection and no handshake, as after [`Endpoint::drain`].
+    pub fn idle_waiter(self: &Arc<Self>) -> IdleWaiter<C> {
+        let key = self.act(|state, _| state.number());
+        IdleWaiter { endpoint: self.clone(), key }
+    }
+}
+
+/// Waits until an endpoint has no connection and no handshake.
+pub struct IdleWaiter<C> {
     endpoint: Arc<Endpoint<C>>,
     key: u64,
 }
 
-impl<C> Drained<C> {
-    /// Ready once all connections are closed, and all peers that were in a handshake are refused; `waker` is woken then.
+impl<C> IdleWaiter<C> {
+    /// Ready once all connections are closed, and no peer is in a handshake (where the endpoint drains: once all that were are refused); `waker` is woken then.
     pub fn poll(&self, waker: &Waker) -> Poll<()> {
         self.endpoint.act(|state, after| {
             if state.links.is_empty() && !state.places.has_handshakes() {
@@ -289,13 +302,13 @@ impl<C> Drained<C> {
     }
 }
 
-impl<C> Drop for Drained<C> {
+impl<C> Drop for IdleWaiter<C> {
     fn drop(&mut self) {
         self.endpoint.act(|state, after| after.former.extend(state.watchers.remove(&self.key)));
     }
 }
 
-fn takes_streams<C: Link>(link: &C) -> bool {
+fn takes_streams<C: ConnectionHandle>(link: &C) -> bool {
     link.driver().look(|connection| connection.is_established() && !connection.is_draining())
 }
 
@@ -333,7 +346,7 @@ impl<C> State<C> {
     }
 }
 
-impl<C: Link> State<C> {
+impl<C: ConnectionHandle> State<C> {
     /// The connection with `peer` that takes new streams: the last one, where there are several static keys of this side; or the one of `own`.
     fn current(&mut self, now: Instant, own: Option<PublicKey>, peer: &PublicKey) -> Option<C> {
         let mut former = None;
@@ -358,11 +371,11 @@ impl<C: Link> State<C> {
         match driver.drained() {
             Some(code) => table.draining(now, id, Side::Peer, code),
             None if driver.look(Connection::is_draining) => {
-                table.draining(now, id, Side::Local, ProtocolCode::GOING_AWAY);
+                table.draining(now, id, Side::Local, ProtocolErrorCode::GOING_AWAY);
             }
             None => {}
         }
-        if let Some(error) = driver.look(|connection| connection.error().cloned()) {
+        if let Some(error) = driver.look(|connection| connection.close_reason().cloned()) {
             table.closed(now, id, &error);
         }
     }
@@ -375,7 +388,7 @@ impl<C: Link> State<C> {
         let own = own.unwrap_or_else(|| PublicKey::from_bytes([0; 32]));
         self.links.insert(id, Held { link: link.clone(), own });
         if self.drains {
-            after.decide(link, Decision::Refuse);
+            after.decide(link, ConnectionAction::Refuse);
             return id;
         }
         // One that has ended, or drains, is no duplicate.
@@ -384,10 +397,10 @@ impl<C: Link> State<C> {
         match self.table(own).confirmed(now, id, peer, role) {
             Verdict::Keep => {}
             Verdict::Crowded { close } => self.close(close, after),
-            Verdict::UntilTold { close } => close.into_iter().for_each(|close| self.close(close, after)),
+            Verdict::KeepUntilDrained { close } => close.into_iter().for_each(|close| self.close(close, after)),
             Verdict::Drain { drain, close } => {
                 if let Some(held) = self.links.get(&drain) {
-                    after.decide(&held.link, Decision::Drain(ProtocolCode::DUPLICATE));
+                    after.decide(&held.link, ConnectionAction::Drain(ProtocolErrorCode::DUPLICATE));
                 }
                 close.into_iter().for_each(|close| self.close(close, after));
             }
@@ -411,7 +424,7 @@ impl<C: Link> State<C> {
 
     fn close(&self, id: u64, after: &mut After<C>) {
         if let Some(held) = self.links.get(&id) {
-            after.decide(&held.link, Decision::CloseDuplicate);
+            after.decide(&held.link, ConnectionAction::CloseDuplicate);
         }
     }
 }

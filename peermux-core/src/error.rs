@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use core::fmt;
 
-use crate::code::{Code, ProtocolCode};
+use crate::code::{ErrorCode, ProtocolErrorCode};
 use crate::crypto::PublicKey;
 
 /// One of the two ends of a connection, seen from here.
@@ -26,14 +26,14 @@ impl fmt::Display for Side {
 
 /// A CLOSE that was sent or received.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Closed {
+pub struct CloseInfo {
     /// The code, with its layer.
-    pub code: Code,
+    pub code: ErrorCode,
     /// The reason, for people; often empty.
     pub reason: Arc<str>,
 }
 
-impl fmt::Display for Closed {
+impl fmt::Display for CloseInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.code, f)?;
         if !self.reason.is_empty() {
@@ -53,14 +53,14 @@ pub enum ConnectionError {
         /// Who closed first. Where both did at once, each side names itself.
         by: Side,
         /// What the side that closed said.
-        closed: Closed,
+        closed: CloseInfo,
         /// What the other side answered or said at the same time, once it is known.
-        answer: Option<Closed>,
+        answer: Option<CloseInfo>,
     },
     /// The peer broke the protocol; it was told by CLOSE (`docs/spec.md` section 13.6).
     Protocol(Violation),
     /// A record did not authenticate: something on the way changed it, or the peer is broken (`docs/spec.md` section 13.5).
-    Tampered,
+    DecryptError,
     /// The transport ended before the peer's last record (`docs/spec.md` section 13.4).
     Truncated,
     /// Nothing arrived for the idle timeout.
@@ -125,24 +125,24 @@ impl ConnectionError {
             Self::Closed { by, .. } => Some(*by),
             Self::Protocol(_) => Some(Side::Peer),
             Self::DecisionTimeout => Some(Side::Local),
-            Self::Handshake(_) | Self::Tampered | Self::Truncated | Self::IdleTimeout | Self::Transport(_) => None,
+            Self::Handshake(_) | Self::DecryptError | Self::Truncated | Self::IdleTimeout | Self::Transport(_) => None,
         }
     }
 
     /// The code that one side closed with, if one did.
-    pub fn code(&self) -> Option<Code> {
+    pub fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Closed { closed, .. } => Some(closed.code),
-            Self::Protocol(violation) => Some(Code::Protocol(violation.code)),
-            Self::IdleTimeout => Some(Code::Protocol(ProtocolCode::IDLE_TIMEOUT)),
-            Self::DecisionTimeout => Some(Code::Protocol(ProtocolCode::DECISION_TIMEOUT)),
+            Self::Protocol(violation) => Some(ErrorCode::Protocol(violation.code)),
+            Self::IdleTimeout => Some(ErrorCode::Protocol(ProtocolErrorCode::IDLE_TIMEOUT)),
+            Self::DecisionTimeout => Some(ErrorCode::Protocol(ProtocolErrorCode::DECISION_TIMEOUT)),
             _ => None,
         }
     }
 
     /// Whether this is an orderly end: a CLOSE by either side with NO_ERROR.
     pub fn is_orderly(&self) -> bool {
-        matches!(self, Self::Closed { closed, .. } if closed.code == Code::NO_ERROR)
+        matches!(self, Self::Closed { closed, .. } if closed.code == ErrorCode::NO_ERROR)
     }
 }
 
@@ -152,17 +152,19 @@ impl fmt::Display for ConnectionError {
             Self::Handshake(error) => write!(f, "handshake failed: {error}"),
             Self::Closed { by, closed, answer } => {
                 let layer = match closed.code {
-                    Code::Application(_) => "application",
-                    Code::Protocol(_) => "protocol",
+                    ErrorCode::Application(_) => "application",
+                    ErrorCode::Protocol(_) => "protocol",
                 };
                 write!(f, "closed by the {by} {layer}: {closed}")?;
                 match answer {
-                    Some(answer) if answer.code != Code::NO_ERROR => write!(f, "; the other side said {answer}"),
+                    Some(answer) if answer.code != ErrorCode::NO_ERROR => write!(f, "; the other side said {answer}"),
                     _ => Ok(()),
                 }
             }
             Self::Protocol(violation) => write!(f, "the peer broke the protocol: {violation}"),
-            Self::Tampered => f.write_str("a record from the peer does not authenticate: it was changed on the way"),
+            Self::DecryptError => {
+                f.write_str("a record from the peer does not authenticate: it was changed on the way")
+            }
             Self::Truncated => f.write_str("the transport ended before the peer closed the connection"),
             Self::IdleTimeout => f.write_str("nothing arrived from the peer for the idle timeout"),
             Self::DecisionTimeout => {
@@ -184,9 +186,9 @@ pub enum HandshakeError {
     /// The responder knows none of the keys that the initiator used, and is configured never to fall back.
     NoFallback,
     /// The responder's answer does not authenticate, in any mode.
-    Answer,
+    Flight2,
     /// The initiator's third flight does not authenticate.
-    ThirdFlight,
+    Flight3,
     /// A Diffie-Hellman result is zero: the peer used a point of low order.
     ZeroResult,
     /// The peer's payload authenticates and is malformed.
@@ -203,7 +205,7 @@ pub enum HandshakeError {
         proved: PublicKey,
     },
     /// The peer proved this side's own key: someone connects this side to itself.
-    OwnKey,
+    SelfConnection,
     /// The local application refused the responder.
     Refused,
     /// The transport ended before the handshake did.
@@ -219,8 +221,8 @@ impl fmt::Display for HandshakeError {
         f.write_str(match self {
             Self::EncapsulationKey => "what arrived is no first flight of peermux (invalid encapsulation key)",
             Self::NoFallback => "the dialer does not know this side's key, and this side never falls back",
-            Self::Answer => "the responder's answer does not authenticate",
-            Self::ThirdFlight => "the initiator's third flight does not authenticate",
+            Self::Flight2 => "the responder's answer does not authenticate",
+            Self::Flight3 => "the initiator's third flight does not authenticate",
             Self::ZeroResult => "a Diffie-Hellman result is zero (a point of low order)",
             Self::Payload(error) => return write!(f, "the peer's payload is malformed: {error}"),
             Self::Version => "no version of the protocol in common",
@@ -228,7 +230,7 @@ impl fmt::Display for HandshakeError {
             Self::UnexpectedKey { expected, proved } => {
                 return write!(f, "the responder proved the key {proved}, expected was {expected}");
             }
-            Self::OwnKey => "the peer proved this side's own key",
+            Self::SelfConnection => "the peer proved this side's own key",
             Self::Refused => "the local application refused the responder",
             Self::Truncated => "the transport ended before the handshake was complete",
             Self::Timeout => "the peer did not complete it by the deadline",
@@ -243,7 +245,7 @@ impl core::error::Error for HandshakeError {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The code that it was told.
-    pub code: ProtocolCode,
+    pub code: ProtocolErrorCode,
     /// What it did.
     pub what: &'static str,
     /// The stream that it did it on, by its id on the wire.
@@ -251,11 +253,11 @@ pub struct Violation {
 }
 
 impl Violation {
-    pub(crate) const fn new(code: ProtocolCode, what: &'static str) -> Self {
+    pub(crate) const fn new(code: ProtocolErrorCode, what: &'static str) -> Self {
         Self { code, what, stream: None }
     }
 
-    pub(crate) const fn on(code: ProtocolCode, what: &'static str, stream: u64) -> Self {
+    pub(crate) const fn on(code: ProtocolErrorCode, what: &'static str, stream: u64) -> Self {
         Self { code, what, stream: Some(stream) }
     }
 }
@@ -298,14 +300,14 @@ impl core::error::Error for OpenError {}
 /// Why nothing could be written to a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteError {
-    /// There is no room now: see [`Wait`] for what it waits for.
+    /// There is no room now: see [`BlockedOn`] for what it waits for.
     Blocked,
     /// The peer does not want the stream's data, for this reason.
-    Stopped(Code),
+    Stopped(ErrorCode),
     /// This half was finished or reset here before.
-    Finished,
+    Closed,
     /// There is no such stream: the application let go of it.
-    UnknownStream,
+    StreamClosed,
     /// The connection has ended.
     Connection(ConnectionError),
 }
@@ -315,8 +317,8 @@ impl fmt::Display for WriteError {
         match self {
             Self::Blocked => f.write_str("no room in the stream now"),
             Self::Stopped(code) => write!(f, "the peer does not want the stream's data: {code}"),
-            Self::Finished => f.write_str("the stream was finished or reset by this side"),
-            Self::UnknownStream => f.write_str("no such stream"),
+            Self::Closed => f.write_str("the stream was finished or reset by this side"),
+            Self::StreamClosed => f.write_str("no such stream"),
             Self::Connection(error) => fmt::Display::fmt(error, f),
         }
     }
@@ -330,11 +332,11 @@ pub enum ReadError {
     /// There is nothing now.
     Blocked,
     /// The peer gave the stream up, for this reason.
-    Reset(Code),
+    Reset(ErrorCode),
     /// This side said that it does not want the stream's data.
     Stopped,
     /// There is no such stream: the application let go of it.
-    UnknownStream,
+    StreamClosed,
     /// The connection has ended before the stream did.
     Connection(ConnectionError),
 }
@@ -345,7 +347,7 @@ impl fmt::Display for ReadError {
             Self::Blocked => f.write_str("nothing to read in the stream now"),
             Self::Reset(code) => write!(f, "the peer reset the stream: {code}"),
             Self::Stopped => f.write_str("this side has stopped reading the stream"),
-            Self::UnknownStream => f.write_str("no such stream"),
+            Self::StreamClosed => f.write_str("no such stream"),
             Self::Connection(error) => fmt::Display::fmt(error, f),
         }
     }
@@ -355,7 +357,7 @@ impl core::error::Error for ReadError {}
 
 /// What a stream's sending half waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Wait {
+pub enum BlockedOn {
     /// For the application: nothing is queued and there is room.
     Application,
     /// For the handshake, or for the decision about the peer.

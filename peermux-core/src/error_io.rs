@@ -30,7 +30,7 @@ fn kind(error: &ConnectionError) -> io::ErrorKind {
             io::ErrorKind::UnexpectedEof
         }
         ConnectionError::Handshake(_) | ConnectionError::Protocol(_) => io::ErrorKind::InvalidData,
-        ConnectionError::Tampered => io::ErrorKind::InvalidData,
+        ConnectionError::DecryptError => io::ErrorKind::InvalidData,
         ConnectionError::Closed { .. } => io::ErrorKind::ConnectionAborted,
         ConnectionError::Transport(error) => error.kind(),
     }
@@ -69,7 +69,7 @@ impl From<ReadError> for io::Error {
         let kind = match &error {
             ReadError::Blocked => io::ErrorKind::WouldBlock,
             ReadError::Reset(_) => io::ErrorKind::ConnectionReset,
-            ReadError::Stopped | ReadError::UnknownStream => io::ErrorKind::NotConnected,
+            ReadError::Stopped | ReadError::StreamClosed => io::ErrorKind::NotConnected,
             ReadError::Connection(error) => kind(error),
         };
         Self::new(kind, error)
@@ -81,8 +81,8 @@ impl From<WriteError> for io::Error {
         let kind = match &error {
             WriteError::Blocked => io::ErrorKind::WouldBlock,
             WriteError::Stopped(_) => io::ErrorKind::ConnectionReset,
-            WriteError::Finished => io::ErrorKind::BrokenPipe,
-            WriteError::UnknownStream => io::ErrorKind::NotConnected,
+            WriteError::Closed => io::ErrorKind::BrokenPipe,
+            WriteError::StreamClosed => io::ErrorKind::NotConnected,
             WriteError::Connection(error) => kind(error),
         };
         Self::new(kind, error)

@@ -31,7 +31,7 @@ impl Role {
 
 /// The mode that the handshake took (`docs/spec.md` section 3.1). Nobody outside can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mode {
+pub enum HandshakeMode {
     /// The initiator knew the responder's static key.
     Ik,
     /// It did not, or the responder holds that key no more.

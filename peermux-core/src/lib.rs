@@ -10,9 +10,9 @@
 //! ```text
 //!      application                                                       the transport
 //!
-//!   open, accept, release          +-----------------------+
-//!   send(id).write, finish ------->|                       |<------- handle_input, handle_slice
-//!   recv(id).read, stop            |       Connection      |<------- handle_eof
+//!   open_stream, accept_stream     +-----------------------+
+//!   send_stream(id).write, ..  --->|                       |<------- handle_input, handle_slice
+//!   recv_stream(id).read, ..       |       Connection      |<------- handle_eof
 //!                                  |                       |
 //!   accept_peer, drain, close ---->|  streams: mux         |<------- handle_timeout(now)
 //!                                  |  records: seal, open  |
@@ -54,11 +54,11 @@
 //! use std::sync::Arc;
 //! use std::time::Duration;
 //!
-//! use peermux_core::code::Code;
+//! use peermux_core::code::ErrorCode;
 //! use peermux_core::crypto::{Rng, StaticSecret};
 //! use peermux_core::time::Instant;
 //! use peermux_core::wire::Priority;
-//! use peermux_core::{Config, Connection, Event, Identity, Remote, ResponderKeys, Transmit};
+//! use peermux_core::{Config, Connection, Event, Identity, ExpectedPeer, ResponderKeys, Transmit};
 //!
 //! /// Moves all that one side has to say to the other. Whether there was anything.
 //! fn carry(from: &mut Connection, to: &mut Connection, now: Instant) -> bool {
@@ -81,9 +81,9 @@
 //! let (mut dialer_rng, mut host_rng) = (Rng::from_seed(&[3; 32]), Rng::from_seed(&[4; 32]));
 //! let mut now = Instant::ZERO;
 //! let config = Arc::new(Config::default());
-//! let remote = Remote::Key(host_key.public_key());
+//! let expected = ExpectedPeer::Key(host_key.public_key());
 //! let mut dialer =
-//!     Connection::initiator(config.clone(), Identity::Known(dialer_key), remote, now, &mut dialer_rng)?;
+//!     Connection::initiator(config.clone(), Identity::Static(dialer_key), expected, now, &mut dialer_rng)?;
 //! let mut host = Connection::responder(config, ResponderKeys::from(host_key), now, &mut host_rng)?;
 //!
 //! let mut answer = Vec::new();
@@ -94,19 +94,19 @@
 //!     while let Some(event) = dialer.poll_event() {
 //!         match event {
 //!             Event::Established(_) => {
-//!                 let id = dialer.open(Some("example/greeting"), Priority::default())?;
-//!                 dialer.send(id).write(b"hello")?;
-//!                 dialer.send(id).finish()?;
+//!                 let id = dialer.open_stream(Some("example/greeting"), Priority::default())?;
+//!                 dialer.send_stream(id).write(b"hello")?;
+//!                 dialer.send_stream(id).finish()?;
 //!                 // There is nothing to read yet. From here on an event will tell.
-//!                 assert!(dialer.recv(id).read(&mut [0; 64]).is_err());
+//!                 assert!(dialer.recv_stream(id).read(&mut [0; 64]).is_err());
 //!             }
 //!             Event::Readable(id) => {
 //!                 let mut buffer = [0; 64];
-//!                 while let Ok(len @ 1..) = dialer.recv(id).read(&mut buffer) {
+//!                 while let Ok(len @ 1..) = dialer.recv_stream(id).read(&mut buffer) {
 //!                     answer.extend_from_slice(&buffer[..len]);
 //!                 }
 //!                 dialer.release(id);
-//!                 dialer.close(Code::NO_ERROR, "done");
+//!                 dialer.close(ErrorCode::NO_ERROR, "done");
 //!             }
 //!             _ => {}
 //!         }
@@ -114,12 +114,12 @@
 //!
 //!     while let Some(event) = host.poll_event() {
 //!         if event == Event::StreamOpened {
-//!             while let Some(id) = host.accept() {
+//!             while let Some(id) = host.accept_stream() {
 //!                 let mut buffer = [0; 64];
 //!                 // All of so short a request came in one record.
-//!                 let len = host.recv(id).read(&mut buffer)?;
-//!                 host.send(id).write(&buffer[..len].to_ascii_uppercase())?;
-//!                 host.send(id).finish()?;
+//!                 let len = host.recv_stream(id).read(&mut buffer)?;
+//!                 host.send_stream(id).write(&buffer[..len].to_ascii_uppercase())?;
+//!                 host.send_stream(id).finish()?;
 //!                 host.release(id);
 //!             }
 //!         }
@@ -187,15 +187,15 @@ mod wakers;
 pub mod wire;
 
 pub use approval::Approval;
-pub use config::{Config, ConfigError, Identity, Remote, ResponderKeys};
-pub use connection::{Connection, EarlyOffer, Event, PeerInfo, RecvStream, SendStream, Transmit};
-pub use early::{Refusal, StrikeRegister};
-pub use id::{Mode, Role, StreamId};
+pub use config::{Config, ConfigError, ExpectedPeer, Identity, ResponderKeys};
+pub use connection::{Connection, EarlyDataOffer, Event, PeerInfo, RecvStream, SendStream, Transmit};
+pub use early::{EarlyDataRefusal, StrikeRegister};
+pub use id::{HandshakeMode, Role, StreamId};
 pub use key_log::{KeyLog, TrafficSecrets};
 pub use peers::{PeerTable, Verdict};
 #[cfg(feature = "std")]
 pub use retry::is_retryable;
-pub use stats::{FrameCounts, Stats, StreamStats, WaitTimes};
+pub use stats::{BlockedTimes, ConnectionStats, FrameCounts, StreamStats};
 
 /// The largest input buffer, in bytes, with which the memory bound of a connection holds: that of one record of the largest size. A reader that
 /// reads [`Connection::next_input_len`] bytes of a long record moves no part of the next one.

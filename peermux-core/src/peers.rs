@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::code::{Code, ProtocolCode};
+use crate::code::{ErrorCode, ProtocolErrorCode};
 use crate::connection::PeerInfo;
 use crate::crypto::PublicKey;
 use crate::error::{ConnectionError, Side};
@@ -78,7 +78,7 @@ pub enum Verdict<H> {
         close: H,
     },
     /// There are others, and the peer decides. This one is used until the peer drains it.
-    UntilTold {
+    KeepUntilDrained {
         /// One that is to be closed with DUPLICATE, since the peer does not decide and there are too many.
         close: Option<H>,
     },
@@ -121,7 +121,7 @@ impl<H: Copy + Ord> PeerTable<H> {
         let closed = match verdict {
             Verdict::Keep => None,
             Verdict::Crowded { close } => Some(close),
-            Verdict::UntilTold { close } | Verdict::Drain { close, .. } => close,
+            Verdict::KeepUntilDrained { close } | Verdict::Drain { close, .. } => close,
         };
         if let Some(closed) = closed {
             self.handles.remove(&closed);
@@ -131,7 +131,7 @@ impl<H: Copy + Ord> PeerTable<H> {
 
     /// A side drains the connection: this one, for another reason than a [`Verdict`], or the peer, which said `code`
     /// ([`Event::Draining`](crate::Event::Draining)). It closes no other connection: what is open on one that drains already may finish.
-    pub fn draining(&mut self, now: Instant, handle: H, by: Side, code: ProtocolCode) {
+    pub fn draining(&mut self, now: Instant, handle: H, by: Side, code: ProtocolErrorCode) {
         self.now = self.now.max(now);
         let Some(Some(key)) = self.handles.get(&handle).copied() else { return };
         let Some(peer) = self.peers.get_mut(&key) else { return };
@@ -140,7 +140,7 @@ impl<H: Copy + Ord> PeerTable<H> {
             Side::Local => entry.drained_by_us = true,
             Side::Peer => {
                 let told = core::mem::replace(&mut entry.drained_by_peer, true);
-                if !told && entry.dialled && code == ProtocolCode::DUPLICATE {
+                if !told && entry.dialled && code == ProtocolErrorCode::DUPLICATE {
                     self.drained_off(key);
                 }
             }
@@ -154,7 +154,7 @@ impl<H: Copy + Ord> PeerTable<H> {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let Some(entry) = peer.remove(handle) else { return };
         let duplicate =
-            error.code() == Some(Code::Protocol(ProtocolCode::DUPLICATE)) && error.side() == Some(Side::Peer);
+            error.code() == Some(ErrorCode::Protocol(ProtocolErrorCode::DUPLICATE)) && error.side() == Some(Side::Peer);
         if duplicate && entry.dialled && !entry.drained_by_peer {
             // It need not be told twice.
             self.drained_off(key);
@@ -194,7 +194,7 @@ impl<H: Copy + Ord> PeerTable<H> {
     }
 
     /// Before this moment the holder of `peer` must not be dialled; it may lie in the past. `None` if it never drained this side off, or has a connection with it.
-    pub fn not_before(&self, peer: &PublicKey) -> Option<Instant> {
+    pub fn retry_after(&self, peer: &PublicKey) -> Option<Instant> {
         let peer = self.peers.get(peer)?;
         peer.back_off.as_ref().filter(|_| peer.current().is_none()).map(|last| last.until)
     }
@@ -273,7 +273,7 @@ impl<H: Copy + Ord> Peer<H> {
         }
         let first = rest.iter().position(Entry::drains).unwrap_or(0);
         let close = (others >= MOST).then(|| self.connections.remove(first).handle);
-        Verdict::UntilTold { close }
+        Verdict::KeepUntilDrained { close }
     }
 }
 
@@ -283,8 +283,8 @@ mod tests {
 
     use super::*;
     use crate::crypto::Suite;
-    use crate::error::Closed;
-    use crate::id::Mode;
+    use crate::error::CloseInfo;
+    use crate::id::HandshakeMode;
 
     const US: u8 = 5;
     /// This side decides about connections with the one, and not with the other.
@@ -297,7 +297,7 @@ mod tests {
 
     fn info(number: u8, anonymous: bool) -> PeerInfo {
         let suite = Suite::ChaCha20Poly1305;
-        PeerInfo { key: key(number), anonymous, mode: Mode::Ik, suite, version: 1, attestation: None }
+        PeerInfo { key: key(number), anonymous, mode: HandshakeMode::Ik, suite, version: 1, attestation: None }
     }
 
     fn table() -> PeerTable<u64> {
@@ -322,7 +322,7 @@ mod tests {
     }
 
     fn until_told() -> Verdict<u64> {
-        Verdict::UntilTold { close: None }
+        Verdict::KeepUntilDrained { close: None }
     }
 
     #[test]
@@ -354,10 +354,10 @@ mod tests {
         let mut table = table();
         assert_eq!(verdicts(&mut table, SMALLER, &[(0, WE), (1, THEY)]), [Verdict::Keep, until_told()]);
         assert_eq!(table.current(&key(SMALLER)), Some(2));
-        table.draining(at(2), 2, Side::Peer, ProtocolCode::DUPLICATE);
+        table.draining(at(2), 2, Side::Peer, ProtocolErrorCode::DUPLICATE);
         assert_eq!(table.current(&key(SMALLER)), Some(1));
         // There is another one, so nothing is to be dialled.
-        assert_eq!(table.not_before(&key(SMALLER)), None);
+        assert_eq!(table.retry_after(&key(SMALLER)), None);
     }
 
     #[test]
@@ -386,7 +386,7 @@ mod tests {
         // What was to be closed is forgotten already.
         table.closed(at(2), 1, &ConnectionError::Truncated);
         // The application drains the one that is left: the others may finish all the same.
-        table.draining(at(3), 100, Side::Local, ProtocolCode::GOING_AWAY);
+        table.draining(at(3), 100, Side::Local, ProtocolErrorCode::GOING_AWAY);
         assert_eq!((table.len(), table.current(&key(GREATER))), (MOST, None));
         assert_eq!(table.confirmed(at(4), 101, &peer, THEY), Verdict::Crowded { close: 2 });
         assert_eq!((table.len(), table.current(&key(GREATER))), (MOST, Some(101)));
@@ -397,12 +397,12 @@ mod tests {
         let peer = info(GREATER, false);
         let mut table = table();
         table.confirmed(at(0), 1, &peer, WE);
-        table.draining(at(1), 1, Side::Local, ProtocolCode::GOING_AWAY);
+        table.draining(at(1), 1, Side::Local, ProtocolErrorCode::GOING_AWAY);
         assert_eq!(table.confirmed(at(2), 2, &peer, THEY), Verdict::Keep);
         // The peer drains it, this side does not yet: it is told, and though the dials cross its own is not kept.
         let mut table = self::table();
         table.confirmed(at(0), 1, &peer, WE);
-        table.draining(at(1), 1, Side::Peer, ProtocolCode::GOING_AWAY);
+        table.draining(at(1), 1, Side::Peer, ProtocolErrorCode::GOING_AWAY);
         assert_eq!(table.confirmed(at(2), 2, &peer, THEY), drain(1));
         assert_eq!(table.current(&key(GREATER)), Some(2));
     }
@@ -428,7 +428,7 @@ mod tests {
         assert_eq!(table.confirmed(at(0), 4, &info(GREATER, false), THEY), Verdict::Keep);
         assert_eq!(table.anonymous().collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(table.peers().collect::<Vec<_>>(), [(key(GREATER), 4)]);
-        table.draining(at(0), 1, Side::Peer, ProtocolCode::DUPLICATE);
+        table.draining(at(0), 1, Side::Peer, ProtocolErrorCode::DUPLICATE);
         table.closed(at(0), 1, &ConnectionError::IdleTimeout);
         assert_eq!(table.len(), 3);
     }
@@ -444,10 +444,10 @@ mod tests {
     /// Dials `peer` at `second` and is drained off one second later; when it may dial again, in seconds from then.
     fn flap(table: &mut PeerTable<u64>, handle: u64, second: u64) -> Option<u64> {
         table.confirmed(at(second), handle, &info(SMALLER, false), WE);
-        table.draining(at(second + 1), handle, Side::Peer, ProtocolCode::DUPLICATE);
-        let closed = Closed { code: Code::NO_ERROR, reason: "".into() };
+        table.draining(at(second + 1), handle, Side::Peer, ProtocolErrorCode::DUPLICATE);
+        let closed = CloseInfo { code: ErrorCode::NO_ERROR, reason: "".into() };
         table.closed(at(second + 1), handle, &ConnectionError::Closed { by: Side::Peer, closed, answer: None });
-        table.not_before(&key(SMALLER)).map(|until| until.saturating_since(at(second + 1)).as_secs())
+        table.retry_after(&key(SMALLER)).map(|until| until.saturating_since(at(second + 1)).as_secs())
     }
 
     #[test]
@@ -470,39 +470,39 @@ mod tests {
         let mut table = table();
         // It did not dial.
         table.confirmed(at(0), 1, &peer, THEY);
-        table.draining(at(1), 1, Side::Peer, ProtocolCode::DUPLICATE);
-        assert_eq!(table.not_before(&key(SMALLER)), None);
+        table.draining(at(1), 1, Side::Peer, ProtocolErrorCode::DUPLICATE);
+        assert_eq!(table.retry_after(&key(SMALLER)), None);
         // It was not a duplicate.
         table.confirmed(at(2), 2, &peer, WE);
-        table.draining(at(3), 2, Side::Peer, ProtocolCode::GOING_AWAY);
-        assert_eq!(table.not_before(&key(SMALLER)), None);
+        table.draining(at(3), 2, Side::Peer, ProtocolErrorCode::GOING_AWAY);
+        assert_eq!(table.retry_after(&key(SMALLER)), None);
         // DRAIN came before the other connection was confirmed, as when dials cross: then it waits no more.
         table.confirmed(at(4), 3, &peer, WE);
-        table.draining(at(5), 3, Side::Peer, ProtocolCode::DUPLICATE);
-        assert_eq!(table.not_before(&key(SMALLER)), Some(at(20)));
+        table.draining(at(5), 3, Side::Peer, ProtocolErrorCode::DUPLICATE);
+        assert_eq!(table.retry_after(&key(SMALLER)), Some(at(20)));
         table.confirmed(at(6), 4, &peer, THEY);
-        assert_eq!(table.not_before(&key(SMALLER)), None);
+        assert_eq!(table.retry_after(&key(SMALLER)), None);
         table.closed(at(7), 4, &ConnectionError::Truncated);
-        assert_eq!(table.not_before(&key(SMALLER)), None);
+        assert_eq!(table.retry_after(&key(SMALLER)), None);
     }
 
     #[test]
     fn a_close_with_duplicate_counts_as_a_drain_and_not_twice() {
         let peer = info(SMALLER, false);
-        let closed = Closed { code: Code::Protocol(ProtocolCode::DUPLICATE), reason: "".into() };
+        let closed = CloseInfo { code: ErrorCode::Protocol(ProtocolErrorCode::DUPLICATE), reason: "".into() };
         let by = |by| ConnectionError::Closed { by, closed: closed.clone(), answer: None };
         let mut table = table();
         table.confirmed(at(0), 1, &peer, WE);
         table.closed(at(1), 1, &by(Side::Local));
-        assert_eq!(table.not_before(&key(SMALLER)), None);
+        assert_eq!(table.retry_after(&key(SMALLER)), None);
         table.confirmed(at(2), 2, &peer, WE);
         table.closed(at(3), 2, &by(Side::Peer));
-        assert_eq!(table.not_before(&key(SMALLER)), Some(at(18)));
+        assert_eq!(table.retry_after(&key(SMALLER)), Some(at(18)));
         table.confirmed(at(18), 3, &peer, WE);
-        table.draining(at(20), 3, Side::Peer, ProtocolCode::DUPLICATE);
-        table.draining(at(21), 3, Side::Peer, ProtocolCode::DUPLICATE);
+        table.draining(at(20), 3, Side::Peer, ProtocolErrorCode::DUPLICATE);
+        table.draining(at(21), 3, Side::Peer, ProtocolErrorCode::DUPLICATE);
         table.closed(at(22), 3, &by(Side::Peer));
-        assert_eq!(table.not_before(&key(SMALLER)), Some(at(50)));
+        assert_eq!(table.retry_after(&key(SMALLER)), Some(at(50)));
     }
 
     #[test]
@@ -511,15 +511,15 @@ mod tests {
         let mut table = table();
         let mut closed = vec![];
         for handle in 0..100 {
-            if let Verdict::UntilTold { close } = table.confirmed(at(handle), handle, &peer, THEY) {
+            if let Verdict::KeepUntilDrained { close } = table.confirmed(at(handle), handle, &peer, THEY) {
                 closed.extend(close);
             }
             assert_eq!(table.current(&key(SMALLER)), Some(handle));
         }
         assert_eq!((table.len(), closed), (MOST, (0..100 - MOST as u64).collect()));
         // Those that it drains and never closes go first.
-        table.draining(at(100), 99, Side::Peer, ProtocolCode::DUPLICATE);
-        assert_eq!(table.confirmed(at(100), 100, &peer, THEY), Verdict::UntilTold { close: Some(99) });
+        table.draining(at(100), 99, Side::Peer, ProtocolErrorCode::DUPLICATE);
+        assert_eq!(table.confirmed(at(100), 100, &peer, THEY), Verdict::KeepUntilDrained { close: Some(99) });
     }
 
     #[test]
@@ -527,20 +527,20 @@ mod tests {
         let mut table = table();
         for peer in 0..US {
             table.confirmed(at(0), u64::from(peer), &info(peer, false), WE);
-            table.draining(at(0), u64::from(peer), Side::Peer, ProtocolCode::DUPLICATE);
+            table.draining(at(0), u64::from(peer), Side::Peer, ProtocolErrorCode::DUPLICATE);
             table.closed(at(0), u64::from(peer), &ConnectionError::Truncated);
         }
         assert_eq!(table.peers.len(), usize::from(US));
         table.confirmed(at(2000), 100, &info(SMALLER, false), WE);
-        table.draining(at(2000), 100, Side::Peer, ProtocolCode::DUPLICATE);
+        table.draining(at(2000), 100, Side::Peer, ProtocolErrorCode::DUPLICATE);
         assert_eq!(table.peers.len(), 1);
-        assert_eq!(table.not_before(&key(SMALLER)), Some(at(2015)));
+        assert_eq!(table.retry_after(&key(SMALLER)), Some(at(2015)));
     }
 
     #[test]
     fn unknown_and_repeated_handles_and_a_clock_that_jumps_back_do_no_harm() {
         let mut table = table();
-        table.draining(at(0), 1, Side::Peer, ProtocolCode::DUPLICATE);
+        table.draining(at(0), 1, Side::Peer, ProtocolErrorCode::DUPLICATE);
         table.closed(at(0), 1, &ConnectionError::Truncated);
         let dials = [(100, WE), (0, THEY)];
         assert_eq!(verdicts(&mut table, GREATER, &dials), [Verdict::Keep, drain(2)]);

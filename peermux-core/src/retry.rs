@@ -1,6 +1,6 @@
 //! Which errors say that the peer processed nothing, so that the same can be tried again.
 
-use crate::code::{Code, ProtocolCode};
+use crate::code::{ErrorCode, ProtocolErrorCode};
 use crate::error::{ConnectionError, HandshakeError, OpenError, ReadError, Side, WriteError};
 
 impl ConnectionError {
@@ -12,7 +12,7 @@ impl ConnectionError {
         match self {
             Self::Handshake(error) => matches!(error, HandshakeError::Truncated | HandshakeError::Timeout),
             Self::Closed { by: Side::Peer, closed, .. } => {
-                [Code::REFUSED, Code::Protocol(ProtocolCode::DECISION_TIMEOUT)].contains(&closed.code)
+                [ErrorCode::REFUSED, ErrorCode::Protocol(ProtocolErrorCode::DECISION_TIMEOUT)].contains(&closed.code)
             }
             _ => false,
         }
@@ -39,9 +39,9 @@ impl ReadError {
     /// the connection as [`ConnectionError::is_retryable`] says. Of a stream that [was early](crate::RecvStream::is_early) it may have processed something before it refused the connection.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Reset(code) => *code == Code::REFUSED,
+            Self::Reset(code) => *code == ErrorCode::REFUSED,
             Self::Connection(error) => is_refusal(error),
-            Self::Blocked | Self::Stopped | Self::UnknownStream => false,
+            Self::Blocked | Self::Stopped | Self::StreamClosed => false,
         }
     }
 }
@@ -50,9 +50,9 @@ impl WriteError {
     /// Returns `true` if the peer has processed nothing of the stream, as for [`ReadError::is_retryable`].
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Stopped(code) => *code == Code::REFUSED,
+            Self::Stopped(code) => *code == ErrorCode::REFUSED,
             Self::Connection(error) => is_refusal(error),
-            Self::Blocked | Self::Finished | Self::UnknownStream => false,
+            Self::Blocked | Self::Closed | Self::StreamClosed => false,
         }
     }
 }
@@ -71,43 +71,46 @@ pub fn is_retryable(error: &std::io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Closed;
+    use crate::error::CloseInfo;
 
-    fn closed(by: Side, code: Code) -> ConnectionError {
-        ConnectionError::Closed { by, closed: Closed { code, reason: "".into() }, answer: None }
+    fn closed(by: Side, code: ErrorCode) -> ConnectionError {
+        ConnectionError::Closed { by, closed: CloseInfo { code, reason: "".into() }, answer: None }
     }
 
     #[test]
     fn what_was_refused_can_be_tried_again_and_what_may_have_been_processed_cannot() {
-        assert!(closed(Side::Peer, Code::REFUSED).is_retryable());
-        assert!(closed(Side::Peer, Code::Protocol(ProtocolCode::DECISION_TIMEOUT)).is_retryable());
+        assert!(closed(Side::Peer, ErrorCode::REFUSED).is_retryable());
+        assert!(closed(Side::Peer, ErrorCode::Protocol(ProtocolErrorCode::DECISION_TIMEOUT)).is_retryable());
         assert!(ConnectionError::Handshake(HandshakeError::Truncated).is_retryable());
         assert!(ConnectionError::Handshake(HandshakeError::Timeout).is_retryable());
-        assert!(!ConnectionError::Handshake(HandshakeError::Answer).is_retryable());
-        assert!(!closed(Side::Local, Code::REFUSED).is_retryable());
-        assert!(!closed(Side::Peer, Code::NO_ERROR).is_retryable());
-        assert!(!closed(Side::Peer, Code::Application(Code::REFUSED.number())).is_retryable());
+        assert!(!ConnectionError::Handshake(HandshakeError::Flight2).is_retryable());
+        assert!(!closed(Side::Local, ErrorCode::REFUSED).is_retryable());
+        assert!(!closed(Side::Peer, ErrorCode::NO_ERROR).is_retryable());
+        assert!(!closed(Side::Peer, ErrorCode::Application(ErrorCode::REFUSED.number())).is_retryable());
         assert!(!ConnectionError::Truncated.is_retryable());
         assert!(
             OpenError::Draining.is_retryable() && OpenError::Connection(ConnectionError::IdleTimeout).is_retryable()
         );
         assert!(!OpenError::Name.is_retryable());
-        assert!(ReadError::Reset(Code::REFUSED).is_retryable() && !ReadError::Reset(Code::CANCELLED).is_retryable());
-        assert!(ReadError::Connection(closed(Side::Peer, Code::REFUSED)).is_retryable());
+        assert!(
+            ReadError::Reset(ErrorCode::REFUSED).is_retryable()
+                && !ReadError::Reset(ErrorCode::CANCELLED).is_retryable()
+        );
+        assert!(ReadError::Connection(closed(Side::Peer, ErrorCode::REFUSED)).is_retryable());
         assert!(!ReadError::Stopped.is_retryable());
         let early = ConnectionError::Handshake(HandshakeError::Truncated);
         assert!(!ReadError::Connection(early.clone()).is_retryable() && !WriteError::Connection(early).is_retryable());
-        assert!(WriteError::Stopped(Code::REFUSED).is_retryable() && !WriteError::Finished.is_retryable());
+        assert!(WriteError::Stopped(ErrorCode::REFUSED).is_retryable() && !WriteError::Closed.is_retryable());
     }
 
     #[cfg(feature = "std")]
     #[test]
     fn errors_of_adapters_are_looked_into() {
         use std::io;
-        assert!(is_retryable(&ReadError::Reset(Code::REFUSED).into()));
-        assert!(is_retryable(&WriteError::Stopped(Code::REFUSED).into()));
+        assert!(is_retryable(&ReadError::Reset(ErrorCode::REFUSED).into()));
+        assert!(is_retryable(&WriteError::Stopped(ErrorCode::REFUSED).into()));
         assert!(is_retryable(&OpenError::Draining.into()));
-        assert!(is_retryable(&closed(Side::Peer, Code::REFUSED).into()));
+        assert!(is_retryable(&closed(Side::Peer, ErrorCode::REFUSED).into()));
         assert!(!is_retryable(&ReadError::Stopped.into()));
         assert!(!is_retryable(&io::ErrorKind::ConnectionRefused.into()));
     }

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use crate::error::Wait;
+use crate::error::BlockedOn;
 use crate::wire::FrameKind;
 
 /// Frames by their kind.
@@ -44,7 +44,7 @@ impl Default for FrameCounts {
 
 /// How long writers were held up, by what they waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct WaitTimes {
+pub struct BlockedTimes {
     /// For the peer's application to read the stream.
     pub credit: Duration,
     /// For the peer's application to read other streams of the connection.
@@ -55,24 +55,24 @@ pub struct WaitTimes {
 
 /// The same in microseconds, which is half as large.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Waited {
+pub(crate) struct BlockedMicros {
     credit: u64,
     connection_credit: u64,
     transport: u64,
 }
 
-impl Waited {
-    pub(crate) fn add(&mut self, wait: Wait, time: Duration) {
+impl BlockedMicros {
+    pub(crate) fn add(&mut self, wait: BlockedOn, time: Duration) {
         let total = match wait {
-            Wait::Credit => &mut self.credit,
-            Wait::ConnectionCredit => &mut self.connection_credit,
+            BlockedOn::Credit => &mut self.credit,
+            BlockedOn::ConnectionCredit => &mut self.connection_credit,
             _ => &mut self.transport,
         };
         *total = total.saturating_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     }
 
-    pub(crate) const fn times(&self) -> WaitTimes {
-        WaitTimes {
+    pub(crate) const fn times(&self) -> BlockedTimes {
+        BlockedTimes {
             credit: Duration::from_micros(self.credit),
             connection_credit: Duration::from_micros(self.connection_credit),
             transport: Duration::from_micros(self.transport),
@@ -82,7 +82,7 @@ impl Waited {
 
 /// What a connection has done so far, and what it holds now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Stats {
+pub struct ConnectionStats {
     /// Bytes written to the transport, handshake included.
     pub bytes_sent: u64,
     /// Bytes taken from the transport, handshake included.
@@ -112,11 +112,11 @@ pub struct Stats {
     /// Payload bytes that the peer lets this side send still, over all streams.
     pub credit: u64,
     /// The round trip time, smoothed; zero before the first measurement.
-    pub round_trip: Duration,
+    pub rtt: Duration,
     /// The size of a record at most, as the transport's rate has it, in quanta.
     pub largest_record: u8,
     /// How long writers were held up.
-    pub waited: WaitTimes,
+    pub blocked: BlockedTimes,
 }
 
 /// What a stream has done so far, and what it holds now.
@@ -135,5 +135,5 @@ pub struct StreamStats {
     /// The window that this side gives the peer, in bytes.
     pub receive_window: u64,
     /// How long its writer was held up.
-    pub waited: WaitTimes,
+    pub blocked: BlockedTimes,
 }

@@ -3,17 +3,17 @@
 //! An adapter makes a [`Trace`] when it dials or accepts, starts the connection by [`Trace::start`], and keeps it with its handle. It calls the other methods where what they tell
 //! happens. The documentation of the adapters lists the events and their levels.
 
-pub use told::{Trace, in_span, instrument};
+pub use imp::{Trace, in_span, instrument};
 
 #[cfg(not(feature = "tracing"))]
-mod told {
+mod imp {
     use alloc::sync::Arc;
     use core::net::SocketAddr;
     use std::io;
 
     use crate::PeerInfo;
     use crate::driver::{Driver, Stream};
-    use crate::endpoint::Decision;
+    use crate::endpoint::ConnectionAction;
 
     /// What is told of one connection: nothing, without the feature `tracing`.
     #[derive(Clone, Debug)]
@@ -39,19 +39,19 @@ mod told {
         }
 
         /// Tells that early data was accepted.
-        pub const fn early_accepted(&self, _: &PeerInfo) {}
+        pub const fn on_early_accepted(&self, _: &PeerInfo) {}
         /// Tells what is new, before anything else is told that comes after it.
-        pub const fn look(&self) {}
+        pub const fn flush(&self) {}
         /// Tells of a stream that was opened here.
-        pub const fn opened(&self, _: &Stream) {}
+        pub const fn on_stream_opened(&self, _: &Stream) {}
         /// Tells of a stream of the peer that was accepted.
-        pub const fn stream_accepted(&self, _: &Stream) {}
+        pub const fn on_stream_accepted(&self, _: &Stream) {}
         /// Tells that the application drains the connection.
-        pub const fn drains(&self, _: &Driver) {}
+        pub const fn on_drain(&self, _: &Driver) {}
         /// Tells that an endpoint gives the connection to one more who wants it.
-        pub const fn shared(&self) {}
+        pub const fn on_reuse(&self) {}
         /// Tells what an endpoint has decided.
-        pub const fn decided(&self, _: &Decision) {}
+        pub const fn on_decision(&self, _: &ConnectionAction) {}
     }
 
     /// `future`, in the span that this is called in.
@@ -66,7 +66,7 @@ mod told {
 }
 
 #[cfg(feature = "tracing")]
-mod told {
+mod imp {
     use alloc::string::ToString;
     use alloc::sync::Arc;
     use alloc::task::Wake;
@@ -82,9 +82,9 @@ mod told {
     use tracing::{Level, Span, debug, enabled, error_span, info, trace, warn};
 
     use crate::PeerInfo;
-    use crate::code::{Code, ProtocolCode};
+    use crate::code::{ErrorCode, ProtocolErrorCode};
     use crate::driver::{Driver, Stream, Waiter};
-    use crate::endpoint::Decision;
+    use crate::endpoint::ConnectionAction;
     use crate::error::ConnectionError;
 
     /// The number of the last connection, of this process.
@@ -92,17 +92,17 @@ mod told {
 
     /// What is told of one connection, in its span. Clones tell of the same one.
     #[derive(Clone)]
-    pub struct Trace(Arc<Life>);
+    pub struct Trace(Arc<SpanState>);
 
-    struct Life {
+    struct SpanState {
         span: Span,
         initiator: bool,
-        told: Mutex<Told>,
+        reported: Mutex<Reported>,
     }
 
     /// How far it is told.
     #[derive(Default)]
-    struct Told {
+    struct Reported {
         /// From the beginning to the end, which is told last.
         waiter: Option<Waiter>,
         established: bool,
@@ -122,7 +122,7 @@ mod told {
             let address = address.map(display);
             // Of the highest level, so that it is there for every event that is shown.
             let span = error_span!(target: "peermux", "connection", id, role, address, peer = Empty);
-            Self(Arc::new(Life { span, initiator, told: Mutex::default() }))
+            Self(Arc::new(SpanState { span, initiator, reported: Mutex::default() }))
         }
 
         /// Tells that somebody is dialled, whose address may be known.
@@ -145,28 +145,28 @@ mod told {
         /// That of `start`.
         pub fn start(&self, driver: &Arc<Driver>, start: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
             self.0.span.in_scope(start)?;
-            self.0.told.lock().unwrap_or_else(PoisonError::into_inner).waiter = Some(driver.waiter());
-            self.look();
+            self.0.reported.lock().unwrap_or_else(PoisonError::into_inner).waiter = Some(driver.waiter());
+            self.flush();
             Ok(())
         }
 
         /// Tells that early data was accepted, of the peer as it claims to be.
-        pub fn early_accepted(&self, peer: &PeerInfo) {
+        pub fn on_early_accepted(&self, peer: &PeerInfo) {
             debug!(target: "peermux", parent: &self.0.span, claimed = %peer.key, "early data accepted");
         }
 
         /// Tells what is new, before anything else is told that comes after it.
-        pub fn look(&self) {
-            self.0.look();
+        pub fn flush(&self) {
+            self.0.flush();
         }
 
         /// Tells of a stream that was opened here.
-        pub fn opened(&self, stream: &Stream) {
+        pub fn on_stream_opened(&self, stream: &Stream) {
             self.stream(stream, "stream opened");
         }
 
         /// Tells of a stream of the peer that was accepted.
-        pub fn stream_accepted(&self, stream: &Stream) {
+        pub fn on_stream_accepted(&self, stream: &Stream) {
             self.stream(stream, "stream accepted");
         }
 
@@ -182,32 +182,32 @@ mod told {
                 stream = ?stream.id(),
                 protocol = protocol.as_deref(),
                 urgency = priority.urgency(),
-                incremental = priority.incremental(),
+                incremental = priority.is_incremental(),
                 "{what}"
             );
         }
 
         /// Tells that the application drains the connection.
-        pub fn drains(&self, driver: &Driver) {
-            if driver.with(|connection| connection.error().is_none() && !connection.is_draining()) {
-                self.0.draining("local", ProtocolCode::GOING_AWAY);
+        pub fn on_drain(&self, driver: &Driver) {
+            if driver.with(|connection| connection.close_reason().is_none() && !connection.is_draining()) {
+                self.0.draining("local", ProtocolErrorCode::GOING_AWAY);
             }
         }
 
         /// Tells that an endpoint gives the connection to one more who wants it.
-        pub fn shared(&self) {
+        pub fn on_reuse(&self) {
             debug!(target: "peermux", parent: &self.0.span, "used again");
         }
 
         /// Tells what an endpoint has decided.
-        pub fn decided(&self, decision: &Decision) {
+        pub fn on_decision(&self, decision: &ConnectionAction) {
             match decision {
-                Decision::Drain(code) => self.0.draining("local", *code),
-                Decision::CloseDuplicate => {
+                ConnectionAction::Drain(code) => self.0.draining("local", *code),
+                ConnectionAction::CloseDuplicate => {
                     debug!(target: "peermux", parent: &self.0.span, "closed as a duplicate");
                 }
-                Decision::Refuse => debug!(target: "peermux", parent: &self.0.span, "refused while draining"),
-                Decision::RefuseStream { protocol, code } => {
+                ConnectionAction::Refuse => debug!(target: "peermux", parent: &self.0.span, "refused while draining"),
+                ConnectionAction::RefuseStream { protocol, code } => {
                     let protocol = protocol.as_deref();
                     debug!(target: "peermux", parent: &self.0.span, protocol, %code, "stream refused");
                 }
@@ -215,32 +215,32 @@ mod told {
         }
     }
 
-    impl Wake for Life {
+    impl Wake for SpanState {
         fn wake(self: Arc<Self>) {
-            self.look();
+            self.flush();
         }
 
         fn wake_by_ref(self: &Arc<Self>) {
-            self.look();
+            self.flush();
         }
     }
 
-    impl Life {
+    impl SpanState {
         /// Under one lock, so that all is told in the order in which it happened.
-        fn look(self: &Arc<Self>) {
+        fn flush(self: &Arc<Self>) {
             let waker = Waker::from(self.clone());
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            let Told { waiter, established, drained } = &mut *told;
+            let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+            let Reported { waiter, established, drained } = &mut *reported;
             let Some(poll) = waiter else { return };
             if !*established && let Poll::Ready(Ok(peer)) = poll.poll_confirmed(&waker) {
                 *established = true;
                 self.established(&peer);
             }
-            if !*drained && let Poll::Ready(code) = poll.poll_drained(&waker) {
+            if !*drained && let Poll::Ready(code) = poll.poll_peer_draining(&waker) {
                 *drained = true;
                 self.draining("peer", code);
             }
-            if let Poll::Ready(error) = poll.poll_ended(&waker) {
+            if let Poll::Ready(error) = poll.poll_close_reason(&waker) {
                 // What it holds would hold this.
                 *waiter = None;
                 self.ended(&error, *established);
@@ -260,7 +260,7 @@ mod told {
             );
         }
 
-        fn draining(&self, by: &'static str, code: ProtocolCode) {
+        fn draining(&self, by: &'static str, code: ProtocolErrorCode) {
             debug!(target: "peermux", parent: &self.span, by, %code, "draining");
         }
 
@@ -281,11 +281,14 @@ mod told {
     fn is_expected(error: &ConnectionError) -> bool {
         let ConnectionError::Closed { closed, .. } = error else { return false };
         match closed.code {
-            Code::Application(_) => true,
-            Code::Protocol(code) => {
-                [ProtocolCode::NO_ERROR, ProtocolCode::GOING_AWAY, ProtocolCode::DUPLICATE, ProtocolCode::CANCELLED]
-                    .contains(&code)
-            }
+            ErrorCode::Application(_) => true,
+            ErrorCode::Protocol(code) => [
+                ProtocolErrorCode::NO_ERROR,
+                ProtocolErrorCode::GOING_AWAY,
+                ProtocolErrorCode::DUPLICATE,
+                ProtocolErrorCode::CANCELLED,
+            ]
+            .contains(&code),
         }
     }
 

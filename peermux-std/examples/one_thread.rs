@@ -17,7 +17,7 @@ use std::time::Duration;
 use peermux_core::error::{ReadError, WriteError};
 use peermux_core::time::Instant;
 use peermux_core::{Config, Connection, Event, ResponderKeys, StreamId, Transmit};
-use peermux_std::{Priority, Remote, StaticSecret, connect};
+use peermux_std::{ExpectedPeer, Priority, StaticSecret, connect};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The largest record, in bytes, and so the largest piece of input that can be incomplete.
@@ -148,7 +148,7 @@ impl Shout {
     fn on_event(&mut self, connection: &mut Connection, event: Event) {
         match event {
             Event::StreamOpened => {
-                while let Some(id) = connection.accept() {
+                while let Some(id) = connection.accept_stream() {
                     self.streams.insert(id, Dialogue::default());
                     self.move_on(connection, id);
                 }
@@ -174,7 +174,7 @@ impl Dialogue {
     fn move_on(&mut self, connection: &mut Connection, id: StreamId) -> bool {
         while !self.asked {
             let mut chunk = [0; 1024];
-            match connection.recv(id).read(&mut chunk) {
+            match connection.recv_stream(id).read(&mut chunk) {
                 Ok(0) => {
                     self.asked = true;
                     self.text.make_ascii_uppercase();
@@ -186,14 +186,14 @@ impl Dialogue {
             }
         }
         while self.answered < self.text.len() {
-            match connection.send(id).write(&self.text[self.answered..]) {
+            match connection.send_stream(id).write(&self.text[self.answered..]) {
                 Ok(len) => self.answered += len,
                 Err(WriteError::Blocked) => return true,
                 Err(_) => return false,
             }
         }
         // FIN follows what is queued, even if the stream is let go of now.
-        let _ = connection.send(id).finish();
+        let _ = connection.send_stream(id).finish();
         false
     }
 }
@@ -206,8 +206,8 @@ fn main() -> io::Result<()> {
     let address = listener.local_addr()?;
 
     let renter = thread::spawn(move || -> io::Result<usize> {
-        let connection = connect(address, renter_key, Remote::Key(host), peermux_std::Config::default())?;
-        let mut stream = connection.open("example/shout", Priority::default())?;
+        let connection = connect(address, renter_key, ExpectedPeer::Key(host), peermux_std::Config::default())?;
+        let mut stream = connection.open_stream(Some("example/shout"), Priority::default())?;
         // More than all windows and buffers hold.
         stream.write_all(&vec![b'a'; 3_000_000])?;
         stream.shutdown(Shutdown::Write)?;
@@ -216,6 +216,7 @@ fn main() -> io::Result<()> {
         assert!(answer.iter().all(|&byte| byte == b'A'));
         drop(stream);
         connection.close(0, "done");
+        connection.transport_closed();
         Ok(answer.len())
     });
 

@@ -15,8 +15,8 @@ use crate::reach::reach;
 use crate::signal::Signal;
 use crate::stream::Stream;
 use crate::{
-    Approval, Code, Config, ConnectionError, Identity, OpenError, PeerInfo, Priority, ProtocolCode, PublicKey, Remote,
-    Stats,
+    Approval, Config, ConnectionError, ConnectionStats, ErrorCode, ExpectedPeer, Identity, OpenError, PeerInfo,
+    Priority, ProtocolErrorCode, PublicKey,
 };
 
 /// A connection to a peer. Clones are handles to the same one. When the last handle is dropped the connection drains: what is open on it goes on, and it closes
@@ -37,43 +37,43 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.trace.drains(&self.driver);
+        self.trace.on_drain(&self.driver);
         // Streams that are held go on, and what was finished is sent.
         self.driver.with(|connection| {
-            connection.drain(ProtocolCode::GOING_AWAY);
+            connection.drain(ProtocolErrorCode::GOING_AWAY);
             // Nobody is left to accept these, and the connection would wait for them.
-            while let Some(id) = connection.accept() {
-                connection.refuse(id, Code::REFUSED);
+            while let Some(id) = connection.accept_stream() {
+                connection.refuse(id, ErrorCode::REFUSED);
             }
         });
     }
 }
 
-/// Dials `address`, as `identity`, for `remote`.
+/// Dials `address`, as `identity`, for the peer that is `expected`.
 ///
 /// If `address` names several, they are tried as RFC 8305 says: one more every 250 ms, or as soon as an attempt has failed, with families in turns. The first that answers is
 /// taken. Each attempt may take [`Config::connect_timeout`]. Then this waits for the handshake, 15 s at most, and for the decision of the peer's application if that is asked, 18 s more at most. Looking a name up has no limit here.
 ///
 /// # Errors
 /// One that holds a [`ConnectError`](crate::ConnectError), with all addresses that were tried, a [`ConnectionError`] or a [`ConfigError`](crate::ConfigError): see
-/// [`io::Error::get_ref`]. If a field of `config` is out of range, nobody is dialled. Peers that are to be asked about ([`Remote::Ask`], [`Config::ask`]) are refused: use [`connect_with`].
+/// [`io::Error::get_ref`]. If a field of `config` is out of range, nobody is dialled. Peers that are to be asked about ([`ExpectedPeer::Approve`], [`Config::approve_peers`]) are refused: use [`connect_with`].
 pub fn connect(
     address: impl ToSocketAddrs,
     identity: impl Into<Identity>,
-    remote: Remote,
+    expected: ExpectedPeer,
     config: Config,
 ) -> io::Result<Connection> {
-    connect_with(address, identity, remote, config, |_| false)
+    connect_with(address, identity, expected, config, |_| false)
 }
 
-/// As [`connect`]; `accept` decides about the peer where the configuration or `remote` says so: it returns a `bool` or an [`Approval`].
+/// As [`connect`]; `accept` decides about the peer where the configuration or `expected` says so: it returns a `bool` or an [`Approval`].
 ///
 /// # Errors
 /// As for [`connect`].
 pub fn connect_with<A: Into<Approval>>(
     address: impl ToSocketAddrs,
     identity: impl Into<Identity>,
-    remote: Remote,
+    expected: ExpectedPeer,
     config: Config,
     accept: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
@@ -81,21 +81,21 @@ pub fn connect_with<A: Into<Approval>>(
     let addresses: Vec<_> = address.to_socket_addrs()?.collect();
     // Nothing stops it, so there is a socket or an error.
     let socket = reach(&addresses, config.connect_timeout, None)?.ok_or(io::ErrorKind::Interrupted)?;
-    connect_over(socket, identity, remote, config, accept)
+    connect_socket(socket, identity, expected, config, accept)
 }
 
 /// As [`connect_with`], over a socket that was just connected.
 ///
 /// # Errors
 /// As for [`connect`].
-pub fn connect_over<A: Into<Approval>>(
+pub fn connect_socket<A: Into<Approval>>(
     socket: TcpStream,
     identity: impl Into<Identity>,
-    remote: Remote,
+    expected: ExpectedPeer,
     config: Config,
     accept: impl FnMut(&PeerInfo) -> A,
 ) -> io::Result<Connection> {
-    establish(begin(socket, identity.into(), remote, Arc::new(config))?, accept)
+    establish(begin(socket, identity.into(), expected, Arc::new(config))?, accept)
         .map_err(ConnectionError::into_dial_error)
 }
 
@@ -132,10 +132,16 @@ impl Started {
 }
 
 /// Begins a handshake as the one who dialled.
-pub(crate) fn begin(socket: TcpStream, identity: Identity, remote: Remote, config: Arc<Config>) -> io::Result<Started> {
+pub(crate) fn begin(
+    socket: TcpStream,
+    identity: Identity,
+    expected: ExpectedPeer,
+    config: Arc<Config>,
+) -> io::Result<Started> {
     let clock = Clock::start();
-    let connection = peermux_core::Connection::initiator(config, identity, remote, clock.now(), &mut getrandom::SysRng)
-        .map_err(invalid)?;
+    let connection =
+        peermux_core::Connection::initiator(config, identity, expected, clock.now(), &mut getrandom::SysRng)
+            .map_err(invalid)?;
     Started::new(socket, connection, clock, Trace::dialing)
 }
 
@@ -147,10 +153,10 @@ pub(crate) fn establish<A: Into<Approval>>(
     let signal = Arc::<Signal>::default();
     let mut waiter = driver.waiter();
     loop {
-        match signal.block_on_forever(|waker| waiter.poll_progress(waker))? {
+        match signal.block_on_forever(|waker| waiter.poll_handshake(waker))? {
             // Early data is not accepted here: there is no strike register.
             Progress::Claimed(_) => {}
-            Progress::Ask(peer) => {
+            Progress::ApprovePeer(peer) => {
                 // If `accept` panics, nobody is left to decide.
                 let mut abandon = Abandon(Some(&driver));
                 let approval = accept(&peer).into();
@@ -158,7 +164,7 @@ pub(crate) fn establish<A: Into<Approval>>(
                 driver.with(|connection| connection.decide_peer(&approval));
             }
             Progress::Established(peer) => {
-                trace.look();
+                trace.flush();
                 let handle = Handle { driver, peer, addresses, signal, trace };
                 return Ok(Connection { handle: Arc::new(handle) });
             }
@@ -172,22 +178,21 @@ struct Abandon<'a>(Option<&'a Driver>);
 impl Drop for Abandon<'_> {
     fn drop(&mut self) {
         if let Some(driver) = self.0 {
-            driver.with(|connection| connection.close(Code::CANCELLED, ""));
+            driver.with(|connection| connection.close(ErrorCode::CANCELLED, ""));
         }
     }
 }
 
 impl Connection {
-    /// Opens a stream that speaks `protocol`, a name of 1 to 64 bytes of printable ASCII without space; an empty one names none.
+    /// Opens a stream that speaks `protocol`, a name of 1 to 64 bytes of printable ASCII without space, or that names none.
     ///
     /// Nothing waits: the peer learns of the stream with the first bytes that are written to it, or when it is read, flushed or shut down.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(&self, protocol: &str, priority: Priority) -> Result<Stream, OpenError> {
-        let protocol = (!protocol.is_empty()).then_some(protocol);
-        let stream = self.handle.driver.open(protocol, priority)?;
-        self.handle.trace.opened(&stream);
+    pub fn open_stream(&self, protocol: Option<&str>, priority: Priority) -> Result<Stream, OpenError> {
+        let stream = self.handle.driver.open_stream(protocol, priority)?;
+        self.handle.trace.on_stream_opened(&stream);
         Ok(Stream::new(stream))
     }
 
@@ -195,10 +200,10 @@ impl Connection {
     ///
     /// # Errors
     /// Why the connection ended, once all streams that were opened before are accepted.
-    pub fn accept(&self) -> Result<Stream, ConnectionError> {
+    pub fn accept_stream(&self) -> Result<Stream, ConnectionError> {
         let mut waiter = self.handle.driver.waiter();
         let stream = self.handle.signal.block_on_forever(|waker| waiter.poll_accept(waker))?;
-        self.handle.trace.stream_accepted(&stream);
+        self.handle.trace.on_stream_accepted(&stream);
         Ok(Stream::new(stream))
     }
 
@@ -212,24 +217,24 @@ impl Connection {
     }
 
     /// Returns the socket's address on the peer's side.
-    pub fn peer_addr(&self) -> SocketAddr {
+    pub fn remote_addr(&self) -> SocketAddr {
         self.handle.addresses.peer
     }
 
     /// Returns what the connection has done so far, and what it holds now.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> ConnectionStats {
         self.handle.driver.look(peermux_core::Connection::stats)
     }
 
     /// Returns the round trip time, smoothed; zero before the first measurement.
-    pub fn round_trip(&self) -> Duration {
-        self.handle.driver.look(peermux_core::Connection::round_trip)
+    pub fn rtt(&self) -> Duration {
+        self.handle.driver.look(peermux_core::Connection::rtt)
     }
 
     /// Fills `out` with keying material for the application, in the shape of RFC 5705: both sides get the same bytes for the same `label` and `context`
     /// (`docs/spec.md` section 5). Returns `None` if `label` is longer than 255 bytes, or if `out` is empty or longer than 16,320.
-    pub fn export(&self, label: &[u8], context: &[u8], out: &mut [u8]) -> Option<()> {
-        self.handle.driver.look(|connection| connection.export(label, context, out))
+    pub fn export_keying_material(&self, label: &[u8], context: &[u8], out: &mut [u8]) -> Option<()> {
+        self.handle.driver.look(|connection| connection.export_keying_material(label, context, out))
     }
 
     /// Returns the channel binding: the handshake's hash, the same on both sides, and of no other connection.
@@ -257,35 +262,48 @@ impl Connection {
         self.handle.signal.block_on_forever(|waker| waiter.poll_attestation(waker))
     }
 
-    /// Closes the connection with a code of the application's and a reason of at most 256 bytes, and waits until the peer knows, or 3 s have
-    /// passed. What is queued is dropped: use [`Connection::drain`] to let it finish.
+    /// Closes the connection with a code of the application's and a reason of at most 256 bytes. What is queued is dropped: use [`Connection::drain`]
+    /// to let it finish.
+    ///
+    /// Returns at once, and the connection has ended for this side. The connection's threads send CLOSE after that: a program that exits waits for
+    /// [`Connection::transport_closed`] first.
     pub fn close(&self, code: u64, reason: &str) {
-        self.handle.driver.with(|connection| connection.close(Code::Application(code), reason));
-        self.closed();
+        self.handle.driver.with(|connection| connection.close(ErrorCode::Application(code), reason));
     }
 
     /// Opens no more streams, asks the peer to open none, and closes once all that are open are done and dropped. The streams that the
     /// peer has opened are among these, so accept them to the last.
+    ///
+    /// Returns at once. [`Connection::closed`] waits until the connection has drained:
+    ///
+    /// ```
+    /// # fn drain(connection: peermux_std::Connection) {
+    /// connection.drain();
+    /// connection.closed();
+    /// # }
+    /// ```
     pub fn drain(&self) {
-        self.handle.trace.drains(&self.handle.driver);
-        self.handle.driver.with(|connection| connection.drain(ProtocolCode::GOING_AWAY));
-        self.closed();
+        self.handle.trace.on_drain(&self.handle.driver);
+        self.handle.driver.with(|connection| connection.drain(ProtocolErrorCode::GOING_AWAY));
     }
 
-    /// Waits until the connection has ended, and says why.
-    pub fn ended(&self) -> ConnectionError {
+    /// Waits until the connection has ended for the application, and returns the reason. The transport may still have something to send and to receive: see
+    /// [`Connection::transport_closed`].
+    pub fn closed(&self) -> ConnectionError {
         let mut waiter = self.handle.driver.waiter();
-        self.handle.signal.block_on_forever(|waker| waiter.poll_ended(waker))
+        self.handle.signal.block_on_forever(|waker| waiter.poll_close_reason(waker))
     }
 
-    fn closed(&self) {
+    /// Waits until the transport has this side's last record, and nothing is to be sent or received any more: as a rule the peer knows then that the connection
+    /// is closed. After [`Connection::close`] that takes 3 s at most, or a little more.
+    pub fn transport_closed(&self) {
         let mut waiter = self.handle.driver.waiter();
-        self.handle.signal.block_on_forever(|waker| waiter.poll_closed(waker));
+        self.handle.signal.block_on_forever(|waker| waiter.poll_transport_closed(waker));
     }
 
-    /// Why the connection ended, if it has.
-    pub fn error(&self) -> Option<ConnectionError> {
-        self.handle.driver.look(|connection| connection.error().cloned())
+    /// Returns why the connection ended, if it has.
+    pub fn close_reason(&self) -> Option<ConnectionError> {
+        self.handle.driver.look(|connection| connection.close_reason().cloned())
     }
 
     /// The shared state machine, for all that this adapter does not show.

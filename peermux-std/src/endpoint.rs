@@ -8,7 +8,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use peermux_core::driver::Driver;
-use peermux_core::endpoint::{self, Decision, Drained, EndpointLimits, Link, Next, RegisterError, Serving};
+use peermux_core::endpoint::{
+    self, ConnectStep, ConnectionAction, ConnectionDriver, ConnectionHandle, EndpointLimits, RegisterError,
+};
 
 use crate::listener::{Door, bind, invalid};
 use crate::pump::Clock;
@@ -24,20 +26,20 @@ mod outgoing;
 /// Where two sides dial each other at once, or one dials again because the other does not know yet that a connection is dead, one of the connections drains:
 /// what is open on it may finish, and new streams go on the other one. A handle of that connection then says [`OpenError::Draining`](crate::OpenError::Draining),
 /// and [`Endpoint::connect`] gives the other one. Streams that crossed the decision were not processed and can be opened again: they end with
-/// [`Code::REFUSED`](crate::Code::REFUSED), and [`is_retryable`](crate::is_retryable) says so.
+/// [`ErrorCode::REFUSED`](crate::ErrorCode::REFUSED), and [`is_retryable`](crate::is_retryable) says so.
 ///
 /// The endpoint holds its connections, so one stays when its handles are dropped; it ends when a side drains or closes it, or is not heard of any more. Clones are handles to the same endpoint; when
-/// the last one is dropped it drains, as by [`Endpoint::drain`], but without waiting for its peers. Early data is refused, and comes again by itself.
+/// the last one is dropped it drains, as by [`Endpoint::drain`]. Early data is refused, and comes again by itself.
 ///
 /// # Threads
 ///
 /// | name | how many | until |
 /// | --- | --- | --- |
 /// | `peermux-accept` | 1 | the endpoint drains |
-/// | `peermux-peer` | 1 for each dialer that is not confirmed ([`EndpointLimits::unconfirmed`] at most), each dial that is under way (one for each peer that somebody waits for, and one more for each list of addresses that no other dial of that peer tries), and each connection | the handshake has failed, or the connection is closed |
+/// | `peermux-peer` | 1 for each dialer that is not confirmed ([`EndpointLimits::max_pending_handshakes`] at most), each dial that is under way (one for each peer that somebody waits for, and one more for each list of addresses that no other dial of that peer tries), and each connection | the handshake has failed, or the connection is closed |
 /// | `peermux-read`, `peermux-write` | 1 each, for each handshake and connection, as without an endpoint | its socket is closed |
 ///
-/// Each of them waits in the kernel, and none by trying again and again. They end by themselves; nobody needs to join them. Applications decide about peers (`accept` of [`Endpoint::over`]) in a thread `peermux-peer`.
+/// Each of them waits in the kernel, and none by trying again and again. They end by themselves; nobody needs to join them. Applications decide about peers (`accept` of [`Endpoint::from_listener`]) in a thread `peermux-peer`.
 ///
 /// ```
 /// # use peermux_std::{Config, Endpoint, Priority, StaticSecret};
@@ -57,15 +59,16 @@ mod outgoing;
 /// });
 ///
 /// let connection = renter.connect(host.local_addr(), host.public_key())?;
-/// let mut stream = connection.open("example/echo", Priority::default())?;
+/// let mut stream = connection.open_stream(Some("example/echo"), Priority::default())?;
 /// stream.write_all(b"hello")?;
 /// stream.shutdown(Shutdown::Write)?;
 /// let mut answer = Vec::new();
 /// stream.read_to_end(&mut answer)?;
 /// assert_eq!(answer, b"hello");
 /// drop(stream);
-/// // All finishes, and the acceptor says that nothing more comes.
+/// // All finishes, and the listener says that nothing more comes.
 /// host.drain();
+/// host.wait_idle();
 /// serving.join().expect("no panic");
 /// # Ok(())
 /// # }
@@ -84,21 +87,20 @@ struct Handle {
 
 impl Handle {
     /// Begins to drain. The port is free when this returns.
-    fn drain(&self) -> Drained<Connection> {
-        let drained = self.shared.links.drain();
+    fn drain(&self) {
+        self.shared.links.drain();
         let accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((thread, stop)) = accepting {
             drop(stop);
             // It calls nothing of the application's, so it cannot be this thread.
             let _ = thread.join();
         }
-        drained
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        drop(self.drain());
+        self.drain();
     }
 }
 
@@ -114,7 +116,7 @@ struct Shared {
     links: Arc<endpoint::Endpoint<Connection>>,
 }
 
-impl Link for Connection {
+impl ConnectionHandle for Connection {
     fn driver(&self) -> &Arc<Driver> {
         self.driver()
     }
@@ -123,8 +125,8 @@ impl Link for Connection {
         self.peer()
     }
 
-    fn decided(&self, decision: &Decision) {
-        self.trace().decided(decision);
+    fn on_decision(&self, decision: &ConnectionAction) {
+        self.trace().on_decision(decision);
     }
 }
 
@@ -135,15 +137,15 @@ impl Endpoint {
     /// The error of the socket; or that of a field of `config`, as a [`ConfigError`](crate::ConfigError).
     pub fn bind(address: impl ToSocketAddrs, keys: impl Into<ResponderKeys>, config: Config) -> io::Result<Self> {
         let keys = keys.into();
-        Self::over(bind(address)?, move || keys.clone(), config, EndpointLimits::default(), |_| true)
+        Self::from_listener(bind(address)?, move || keys.clone(), config, EndpointLimits::default(), |_| true)
     }
 
     /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; this side dials as the holder of the current one. Connections
-    /// that dialers have made to the previous key live beside those of the current one. `accept` decides about each peer, whoever dialled, if [`Config::ask`] is set: it returns a `bool` or an [`Approval`].
+    /// that dialers have made to the previous key live beside those of the current one. `accept` decides about each peer, whoever dialled, if [`Config::approve_peers`] is set: it returns a `bool` or an [`Approval`].
     ///
     /// # Errors
     /// As for [`Endpoint::bind`].
-    pub fn over<A: Into<Approval>>(
+    pub fn from_listener<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
@@ -209,24 +211,24 @@ impl Endpoint {
     ) -> io::Result<Connection> {
         let shared = &self.handle.shared;
         if let Some(connection) = self.connection(&peer) {
-            connection.trace().shared();
+            connection.trace().on_reuse();
             return Ok(connection);
         }
-        let mut want = shared.links.want(self.public_key(), peer, address.to_socket_addrs()?.collect());
+        let mut request = shared.links.request(self.public_key(), peer, address.to_socket_addrs()?.collect());
         // A timeout beyond the end of time is none.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let signal = Arc::<Signal>::default();
         let waker = signal.waker();
         loop {
             let (seen, now) = (signal.seen(), shared.clock.now());
-            match want.next(now, &waker) {
-                Next::Found(connection) => return Ok(connection),
-                Next::Failed(error) => return Err(error),
-                Next::Dial(dialing) => {
+            match request.step(now, &waker) {
+                ConnectStep::Found(connection) => return Ok(connection),
+                ConnectStep::Failed(error) => return Err(error),
+                ConnectStep::Dial(dialing) => {
                     let shared = shared.clone();
                     spawn(move || shared.dial(dialing))?;
                 }
-                Next::Wait(until) => {
+                ConnectStep::Wait(until) => {
                     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                         return Err(io::Error::new(io::ErrorKind::TimedOut, "there is no connection in time"));
                     }
@@ -244,27 +246,41 @@ impl Endpoint {
     }
 
     /// The connections that take new streams: one for each peer, and those with anonymous ones. Whom each is with, [`Connection::peer`] says.
-    pub fn peers(&self) -> Vec<Connection> {
-        self.handle.shared.links.peers()
+    pub fn connections(&self) -> Vec<Connection> {
+        self.handle.shared.links.connections()
     }
 
     /// Takes the streams that name `protocol`, on whichever connection; those that name none if it is empty. Streams that name a protocol
-    /// without an acceptor are refused with [`Code::UNKNOWN_PROTOCOL`](crate::Code::UNKNOWN_PROTOCOL).
+    /// that nothing listens for are refused with [`ErrorCode::UNKNOWN_PROTOCOL`](crate::ErrorCode::UNKNOWN_PROTOCOL).
     ///
-    /// An acceptor that is slow delays no other one: of each connection at most [`EndpointLimits::queued_streams`] wait for it, and more are refused with
-    /// [`Code::REFUSED`](crate::Code::REFUSED), so that they can be opened again. Connections take turns, so that a peer that opens many streams delays only itself.
+    /// A listener that is slow delays no other one: of each connection at most [`EndpointLimits::max_queued_streams`] wait for it, and more are refused with
+    /// [`ErrorCode::REFUSED`](crate::ErrorCode::REFUSED), so that they can be opened again. Connections take turns, so that a peer that opens many streams delays only itself.
     ///
     /// # Errors
     /// See [`RegisterError`].
-    pub fn register(&self, protocol: &str) -> Result<Acceptor, RegisterError> {
-        Ok(Acceptor { streams: self.handle.shared.links.register(protocol)?, signal: Arc::default() })
+    pub fn register(&self, protocol: &str) -> Result<ProtocolListener, RegisterError> {
+        Ok(ProtocolListener { streams: self.handle.shared.links.register(protocol)?, signal: Arc::default() })
     }
 
-    /// Accepts and dials no more, drains all connections, and waits until all of their streams are done and they are closed. Streams that wait for an acceptor are
-    /// still given to it. The port is free as soon as this begins.
+    /// Accepts and dials no more, and drains all connections: each closes once its streams are done. Streams that wait in a [`ProtocolListener`] are still given to it. The port
+    /// is free when this returns.
+    ///
+    /// Waits for no peer. [`Endpoint::wait_idle`] waits until the endpoint has drained:
+    ///
+    /// ```
+    /// # fn drain(endpoint: peermux_std::Endpoint) {
+    /// endpoint.drain();
+    /// endpoint.wait_idle();
+    /// # }
+    /// ```
     pub fn drain(&self) {
-        let drained = self.handle.drain();
-        Arc::<Signal>::default().block_on_forever(|waker| drained.poll(waker));
+        self.handle.drain();
+    }
+
+    /// Waits until all connections are closed, and no dialer is in a handshake. Unless the endpoint [drains](Endpoint::drain), there may be new ones after that.
+    pub fn wait_idle(&self) {
+        let idle = self.handle.shared.links.idle_waiter();
+        Arc::<Signal>::default().block_on_forever(|waker| idle.poll(waker));
     }
 }
 
@@ -276,18 +292,18 @@ impl fmt::Debug for Endpoint {
 }
 
 /// Takes the streams of one protocol. When it is dropped, those that wait are refused, and the protocol is unknown.
-pub struct Acceptor {
-    streams: endpoint::Acceptor<Connection>,
+pub struct ProtocolListener {
+    streams: endpoint::ProtocolListener<Connection>,
     /// Where those wait that accept.
     signal: Arc<Signal>,
 }
 
-impl Acceptor {
+impl ProtocolListener {
     /// The next stream that names the protocol, and the connection that it came on, which says who the peer is and opens streams to it. `None` once the endpoint has
     /// drained. Several threads may wait at once; each stream goes to one of them.
     pub fn accept(&self) -> Option<(Stream, Connection)> {
         let (stream, connection) = self.signal.block_on_forever(|waker| self.streams.poll_accept(waker))?;
-        connection.trace().stream_accepted(&stream);
+        connection.trace().on_stream_accepted(&stream);
         Some((Stream::new(stream), connection))
     }
 
@@ -297,9 +313,9 @@ impl Acceptor {
     }
 }
 
-impl fmt::Debug for Acceptor {
+impl fmt::Debug for ProtocolListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Acceptor").field("protocol", &self.protocol()).finish_non_exhaustive()
+        f.debug_struct("ProtocolListener").field("protocol", &self.protocol()).finish_non_exhaustive()
     }
 }
 
@@ -308,7 +324,7 @@ fn spawn(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name("peermux-peer".into()).spawn(run).map(drop)
 }
 
-/// Gives the peer's streams to the acceptors, until the connection is closed.
-fn serve(mut serving: Serving<Connection>, clock: Clock) {
+/// Gives the peer's streams to the listeners of their protocols, until the connection is closed.
+fn serve(mut serving: ConnectionDriver<Connection>, clock: Clock) {
     Arc::<Signal>::default().block_on_forever(|waker| serving.poll(clock.now(), waker));
 }

@@ -5,7 +5,7 @@
 //! priority. Calls wait for what they need; handles can be dropped, and streams shut down, at any time.
 //!
 //! ```
-//! # use peermux_std::{Config, Listener, Priority, Remote, StaticSecret, connect};
+//! # use peermux_std::{Config, Listener, Priority, ExpectedPeer, StaticSecret, connect};
 //! # use std::io::{Read, Write};
 //! # use std::net::Shutdown;
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,7 +16,7 @@
 //!
 //! std::thread::spawn(move || {
 //!     let connection = listener.accept().expect("a renter dials");
-//!     while let Ok(mut stream) = connection.accept() {
+//!     while let Ok(mut stream) = connection.accept_stream() {
 //!         let mut request = Vec::new();
 //!         stream.read_to_end(&mut request).expect("the renter finishes");
 //!         stream.write_all(&request).expect("the renter reads");
@@ -25,14 +25,15 @@
 //! });
 //!
 //! let renter_key = StaticSecret::from_bytes(&[2; 32]);
-//! let connection = connect(address, renter_key, Remote::Key(host), Config::default())?;
-//! let mut stream = connection.open("example/echo", Priority::default())?;
+//! let connection = connect(address, renter_key, ExpectedPeer::Key(host), Config::default())?;
+//! let mut stream = connection.open_stream(Some("example/echo"), Priority::default())?;
 //! stream.write_all(b"hello")?;
 //! stream.shutdown(Shutdown::Write)?;
 //! let mut answer = Vec::new();
 //! stream.read_to_end(&mut answer)?;
 //! assert_eq!(answer, b"hello");
 //! connection.close(0, "done");
+//! connection.transport_closed();
 //! # Ok(())
 //! # }
 //! ```
@@ -71,18 +72,18 @@ mod reach;
 mod signal;
 mod stream;
 
-pub use connection::{Connection, connect, connect_over, connect_with};
-pub use endpoint::{Acceptor, Endpoint};
-pub use listener::{AcceptError, Listener, accept_over};
+pub use connection::{Connection, connect, connect_socket, connect_with};
+pub use endpoint::{Endpoint, ProtocolListener};
+pub use listener::{AcceptError, Listener, accept_socket};
 pub use stream::Stream;
 
-pub use peermux_core::code::{Code, ProtocolCode};
+pub use peermux_core::code::{ErrorCode, ProtocolErrorCode};
 pub use peermux_core::crypto::{PublicKey, StaticSecret};
 pub use peermux_core::dialing::ConnectError;
 pub use peermux_core::endpoint::{EndpointLimits, RegisterError};
 pub use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};
 pub use peermux_core::wire::Priority;
 pub use peermux_core::{
-    Approval, Config, ConfigError, Identity, KeyLog, Mode, PeerInfo, Remote, ResponderKeys, Stats, StreamStats,
-    TrafficSecrets, is_retryable,
+    Approval, Config, ConfigError, ConnectionStats, ExpectedPeer, HandshakeMode, Identity, KeyLog, PeerInfo,
+    ResponderKeys, StreamStats, TrafficSecrets, is_retryable,
 };

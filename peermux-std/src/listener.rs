@@ -80,15 +80,15 @@ impl Listener {
     /// The error of the socket; or that of a field of `config`, as a [`ConfigError`](crate::ConfigError).
     pub fn bind(address: impl ToSocketAddrs, key: StaticSecret, config: Config) -> io::Result<Self> {
         let keys = move || ResponderKeys::from(key.clone());
-        Self::over(bind(address)?, keys, config, |_| true)
+        Self::from_listener(bind(address)?, keys, config, |_| true)
     }
 
     /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; `accept` decides about each peer if
-    /// [`Config::ask`] is set: it returns a `bool` or an [`Approval`].
+    /// [`Config::approve_peers`] is set: it returns a `bool` or an [`Approval`].
     ///
     /// # Errors
     /// As for [`Listener::bind`].
-    pub fn over<A: Into<Approval>>(
+    pub fn from_listener<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
@@ -99,7 +99,7 @@ impl Listener {
         let (door, stopper) = Door::new(socket)?;
         let (outcome, outcomes) = sync_channel(READY);
         let places = Arc::new(AtomicUsize::new(HANDSHAKES));
-        let acceptor = Acceptor { door, keys, config: Arc::new(config), accept: Arc::new(accept), outcome, places };
+        let acceptor = AcceptLoop { door, keys, config: Arc::new(config), accept: Arc::new(accept), outcome, places };
         let thread = thread::Builder::new().name("peermux-accept".into()).spawn(move || acceptor.run())?;
         Ok(Self { address, outcomes: Some(Mutex::new(outcomes)), accepting: Some((thread, stopper)) })
     }
@@ -109,13 +109,13 @@ impl Listener {
         self.address
     }
 
-    /// The next connection. Dialers that fail are passed over: see [`Listener::next`].
+    /// The next connection. Dialers that fail are passed over: see [`Listener::next_outcome`].
     ///
     /// # Errors
     /// Only if the thread that accepts is gone, as after a panic of `keys`.
     pub fn accept(&self) -> io::Result<Connection> {
         loop {
-            match self.next() {
+            match self.next_outcome() {
                 Some(Ok(connection)) => return Ok(connection),
                 Some(Err(_)) => {}
                 None => return Err(io::Error::other("the listener's thread has ended")),
@@ -124,7 +124,7 @@ impl Listener {
     }
 
     /// What became of the next one who dialled; `None` if the thread that accepts is gone. Several threads may wait at once.
-    pub fn next(&self) -> Option<Result<Connection, AcceptError>> {
+    pub fn next_outcome(&self) -> Option<Result<Connection, AcceptError>> {
         self.outcomes.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
     }
 }
@@ -189,7 +189,7 @@ impl Door {
     }
 }
 
-struct Acceptor<K, F> {
+struct AcceptLoop<K, F> {
     door: Door,
     keys: K,
     config: Arc<Config>,
@@ -199,7 +199,7 @@ struct Acceptor<K, F> {
     places: Arc<AtomicUsize>,
 }
 
-impl<K, F, A> Acceptor<K, F>
+impl<K, F, A> AcceptLoop<K, F>
 where
     K: Fn() -> ResponderKeys,
     A: Into<Approval>,
@@ -247,7 +247,7 @@ where
             // (`docs/spec.md` section 13.1). So there are never more sockets without a peer than places.
             if let Some(driver) = driver.filter(|_| failed) {
                 let mut waiter = driver.waiter();
-                Arc::<Signal>::default().block_on_forever(|waker| waiter.poll_closed(waker));
+                Arc::<Signal>::default().block_on_forever(|waker| waiter.poll_transport_closed(waker));
             }
             drop(place);
         };
@@ -265,11 +265,11 @@ impl Drop for Place {
     }
 }
 
-/// Accepts one peer over a socket that was just accepted, as the holder of `keys`. `accept` decides about the peer if [`Config::ask`] is set.
+/// Accepts one peer over a socket that was just accepted, as the holder of `keys`. `accept` decides about the peer if [`Config::approve_peers`] is set.
 ///
 /// # Errors
 /// The error of the socket, or one that holds a [`ConnectionError`](crate::ConnectionError) or a [`ConfigError`](crate::ConfigError).
-pub fn accept_over<A: Into<Approval>>(
+pub fn accept_socket<A: Into<Approval>>(
     socket: TcpStream,
     keys: impl Into<ResponderKeys>,
     config: Config,

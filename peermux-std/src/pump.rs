@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use peermux_core::driver::{Driver, Pump, ReadBuffer, Then, WriteBuffer, Writes};
+use peermux_core::driver::{AfterSend, Driver, ReadBuffer, WakeWriter, WriteAction, WriteBuffer};
 use peermux_core::time::Instant as Moment;
 use peermux_core::trace::in_span;
 use rustix::buffer::spare_capacity;
@@ -149,7 +149,7 @@ impl Loops {
                 Err(error) => return self.fail(&error),
             };
             match arrived {
-                true => self.driver.handle_input(self.clock.now(), &mut buffer, Writes::Another),
+                true => self.driver.handle_input(self.clock.now(), &mut buffer, WakeWriter::Yes),
                 false => self.driver.handle_eof(self.clock.now()),
             }
             // The writer ends the connection, when the socket has all that was begun.
@@ -173,15 +173,15 @@ impl Loops {
         loop {
             let seen = self.signal.seen();
             let timer = match self.send(&mut unsent) {
-                Ok(Pump::Send(_)) => continue,
-                Ok(Pump::Wait(timer)) => timer,
-                Ok(Pump::HalfClose(timer)) => {
+                Ok(WriteAction::Send(_)) => continue,
+                Ok(WriteAction::Wait(timer)) => timer,
+                Ok(WriteAction::HalfClose(timer)) => {
                     if !std::mem::replace(&mut half_closed, true) {
                         let _ = self.socket.shutdown(Shutdown::Write);
                     }
                     timer
                 }
-                Ok(Pump::Close) => return self.end(),
+                Ok(WriteAction::Close) => return self.end(),
                 Err(error) => return self.fail(&error),
             };
             if !self.signal.wait(seen, timer.and_then(|timer| self.clock.at(timer))) {
@@ -191,7 +191,7 @@ impl Loops {
     }
 
     /// Sends records until there are no more.
-    fn send(&self, unsent: &mut usize) -> io::Result<Pump> {
+    fn send(&self, unsent: &mut usize) -> io::Result<WriteAction> {
         let mut holds = false;
         let pump = self.send_all(unsent, &mut holds)?;
         if holds {
@@ -201,14 +201,14 @@ impl Loops {
     }
 
     /// What goes into each record is decided when the socket can take it. `holds` says whether the socket holds something back for more.
-    fn send_all(&self, unsent: &mut usize, holds: &mut bool) -> io::Result<Pump> {
+    fn send_all(&self, unsent: &mut usize, holds: &mut bool) -> io::Result<WriteAction> {
         let waker = self.signal.waker();
         let mut buffer = WriteBuffer::default();
         let mut corked = false;
         loop {
             let pump = self.driver.poll_transmit(self.clock.now(), &mut buffer, &waker);
-            let Pump::Send(then) = pump else { return Ok(pump) };
-            let more = then == Then::Ask;
+            let WriteAction::Send(then) = pump else { return Ok(pump) };
+            let more = then == AfterSend::PollAgain;
             let full = self.short_segments && buffer.fills_packets();
             if std::mem::replace(&mut corked, full) != full {
                 cork(&self.socket, full)?;
@@ -222,8 +222,8 @@ impl Loops {
             if more {
                 self.wait_writable()?;
             }
-            if let Then::Wait(timer) = then {
-                return Ok(Pump::Wait(timer));
+            if let AfterSend::Idle(timer) = then {
+                return Ok(WriteAction::Wait(timer));
             }
         }
     }

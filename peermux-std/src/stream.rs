@@ -11,7 +11,7 @@ use bytes::Bytes;
 use peermux_core::driver;
 
 use crate::signal::Signal;
-use crate::{Code, ConnectionError, Priority, ReadError, StreamStats, WriteError};
+use crate::{ConnectionError, ErrorCode, Priority, ReadError, StreamStats, WriteError};
 
 /// A stream of a connection: [`Read`] and [`Write`], also as `&Stream`, so that threads can share it.
 ///
@@ -97,7 +97,7 @@ impl Stream {
     ///
     /// # Errors
     /// Returns the [`ConnectionError`] if the connection ended before the half did.
-    pub fn stopped(&self) -> Result<Option<Code>, ConnectionError> {
+    pub fn stopped(&self) -> Result<Option<ErrorCode>, ConnectionError> {
         self.shared.stopped.block_on_forever(|waker| self.shared.stream.poll_stopped(waker))
     }
 
@@ -146,7 +146,7 @@ impl Stream {
     /// Of the sending half only: a [`WriteError`]. If it is [`WriteError::Blocked`] the end follows all the same.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         if matches!(how, Shutdown::Read | Shutdown::Both) {
-            self.stop(Code::CANCELLED);
+            self.stop(ErrorCode::CANCELLED);
         }
         if matches!(how, Shutdown::Write | Shutdown::Both) {
             self.shared.write.block_on(WriteError::Blocked, |waker| self.shared.stream.poll_finish(waker))?;
@@ -176,13 +176,13 @@ impl Stream {
     }
 
     /// Tells the peer that nothing more is wanted, and why. Threads that read are woken.
-    pub fn stop(&self, code: Code) {
+    pub fn stop(&self, code: ErrorCode) {
         self.shared.stream.stop(code);
         self.shared.read.signal.notify();
     }
 
     /// Gives the sending half up: what is queued is dropped, and the peer learns `code`. Threads that write are woken.
-    pub fn reset(&self, code: Code) {
+    pub fn reset(&self, code: ErrorCode) {
         self.shared.stream.reset(code);
         self.shared.write.signal.notify();
     }
@@ -190,17 +190,17 @@ impl Stream {
     /// Asks the peer to send with `priority`.
     pub fn request_priority(&self, priority: Priority) {
         let stream = &self.shared.stream;
-        stream.driver().with(|connection| connection.recv(stream.id()).request_priority(priority));
+        stream.driver().with(|connection| connection.recv_stream(stream.id()).request_priority(priority));
     }
 
     /// Sends with `priority` from now on.
     pub fn set_priority(&self, priority: Priority) {
         let stream = &self.shared.stream;
-        stream.driver().with(|connection| connection.send(stream.id()).set_priority(priority));
+        stream.driver().with(|connection| connection.send_stream(stream.id()).set_priority(priority));
     }
 
     /// Refuses a stream of the peer: both halves end with `code`.
-    pub fn refuse(self, code: Code) {
+    pub fn refuse(self, code: ErrorCode) {
         self.shared.stream.refuse(code);
         self.shared.stopped.notify();
         self.shared.read.signal.notify();

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use collector::Collector;
-use peermux_std::{Config, Listener, Priority, Remote, StaticSecret, connect};
+use peermux_std::{Config, ExpectedPeer, Listener, Priority, StaticSecret, connect};
 
 const DATA: &[u8] = b"what a stream carries";
 
@@ -55,21 +55,23 @@ fn a_life_is_told_in_order_on_both_sides_and_without_secrets() {
     let (address, key) = (listener.local_addr(), secret(1).public_key());
     let answering = thread::spawn(move || {
         let connection = listener.accept().expect("it dials");
-        let mut stream = connection.accept().expect("the peer opens");
+        let mut stream = connection.accept_stream().expect("the peer opens");
         let mut came = Vec::new();
         stream.read_to_end(&mut came).expect("the peer finishes");
         assert_eq!(came, DATA);
         stream.shutdown(Shutdown::Write).expect("the peer reads");
         drop(stream);
-        assert!(connection.ended().is_orderly());
+        assert!(connection.closed().is_orderly());
     });
-    let dialer = connect(address, secret(2), Remote::Key(key), Config::default()).expect("it listens");
-    let mut stream = dialer.open("test/1", Priority::new(2, true)).expect("it is open");
+    let dialer = connect(address, secret(2), ExpectedPeer::Key(key), Config::default()).expect("it listens");
+    let mut stream =
+        dialer.open_stream(Some("test/1"), Priority::from_urgency(2).with_incremental(true)).expect("it is open");
     stream.write_all(DATA).expect("there is room");
     stream.shutdown(Shutdown::Write).expect("the peer reads");
     assert_eq!(stream.read(&mut [0]).expect("the peer finishes"), 0);
     drop(stream);
     dialer.drain();
+    dialer.transport_closed();
     answering.join().expect("no panic");
 
     let established = "INFO established version=1 suite=";

@@ -7,12 +7,12 @@
 
 use std::io;
 
-use peermux_tokio::{Config, Connection, Listener, Priority, Remote, StaticSecret, connect};
+use peermux_tokio::{Config, Connection, ExpectedPeer, Listener, Priority, StaticSecret, connect};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Answers each stream by what was asked, in capitals.
 async fn serve(connection: Connection) -> io::Result<()> {
-    while let Ok(mut stream) = connection.accept().await {
+    while let Ok(mut stream) = connection.accept_stream().await {
         let mut question = String::new();
         stream.read_to_string(&mut question).await?;
         stream.write_all(question.to_uppercase().as_bytes()).await?;
@@ -33,9 +33,9 @@ async fn main() -> io::Result<()> {
     tokio::spawn(async move { serve(listener.accept().await?).await });
 
     // Only the holder of that key will do.
-    let connection = connect(address, renter_key, Remote::Key(host), Config::default()).await?;
+    let connection = connect(address, renter_key, ExpectedPeer::Key(host), Config::default()).await?;
     // Any number of streams. Urgency 0 goes first, 7 last; streams that are incremental take turns.
-    let mut stream = connection.open("example/shout", Priority::new(2, false))?;
+    let mut stream = connection.open_stream(Some("example/shout"), Priority::from_urgency(2))?;
     stream.write_all(b"hello").await?;
     stream.shutdown().await?;
     let mut answer = String::new();
@@ -44,6 +44,7 @@ async fn main() -> io::Result<()> {
     println!("{answer}, says {host:?}");
 
     drop(stream);
-    connection.close(0, "done").await;
+    connection.close(0, "done");
+    connection.transport_closed().await;
     Ok(())
 }

@@ -10,7 +10,10 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use peermux_core::driver::Driver;
-use peermux_core::endpoint::{self, Decision, EndpointLimits, Link, Next, RegisterError, Serving, Want};
+use peermux_core::endpoint::{
+    self, ConnectRequest, ConnectStep, ConnectionAction, ConnectionDriver, ConnectionHandle, EndpointLimits,
+    RegisterError,
+};
 use tokio::net::{TcpListener, ToSocketAddrs, lookup_host};
 use tokio::task::JoinHandle;
 
@@ -28,7 +31,7 @@ mod outgoing;
 /// Where two sides dial each other at once, or one dials again because the other does not know yet that a connection is dead, one of the connections drains:
 /// what is open on it may finish, and new streams go on the other one. A handle of that connection then says [`OpenError::Draining`](crate::OpenError::Draining),
 /// and [`Endpoint::connect`] gives the other one. Streams that crossed the decision were not processed and can be opened again: they end with
-/// [`Code::REFUSED`](crate::Code::REFUSED), and [`is_retryable`](crate::is_retryable) says so.
+/// [`ErrorCode::REFUSED`](crate::ErrorCode::REFUSED), and [`is_retryable`](crate::is_retryable) says so.
 ///
 /// The endpoint holds its connections, so one stays when its handles are dropped; it ends when a side drains or closes it, or is not heard of any more. Clones are handles to the same endpoint; when
 /// the last one is dropped it drains, as by [`Endpoint::drain`]. Early data is refused, and comes again by itself.
@@ -46,7 +49,7 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.accepting.abort();
-        drop(self.shared.links.drain());
+        self.shared.links.drain();
     }
 }
 
@@ -62,7 +65,7 @@ struct Shared {
     links: Arc<endpoint::Endpoint<Connection>>,
 }
 
-impl Link for Connection {
+impl ConnectionHandle for Connection {
     fn driver(&self) -> &Arc<Driver> {
         self.driver()
     }
@@ -71,8 +74,8 @@ impl Link for Connection {
         self.peer()
     }
 
-    fn decided(&self, decision: &Decision) {
-        self.trace().decided(decision);
+    fn on_decision(&self, decision: &ConnectionAction) {
+        self.trace().on_decision(decision);
     }
 }
 
@@ -86,18 +89,24 @@ impl Endpoint {
     /// Dropping the future leaves nothing behind.
     pub async fn bind(address: impl ToSocketAddrs, keys: impl Into<ResponderKeys>, config: Config) -> io::Result<Self> {
         let keys = keys.into();
-        Self::over(TcpListener::bind(address).await?, move || keys.clone(), config, EndpointLimits::default(), |_| true)
+        Self::from_listener(
+            TcpListener::bind(address).await?,
+            move || keys.clone(),
+            config,
+            EndpointLimits::default(),
+            |_| true,
+        )
     }
 
     /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; this side dials as the holder of the current one. Connections
-    /// that dialers have made to the previous key live beside those of the current one. `accept` decides about each peer, whoever dialled, if [`Config::ask`] is set: it returns a `bool` or an [`Approval`].
+    /// that dialers have made to the previous key live beside those of the current one. `accept` decides about each peer, whoever dialled, if [`Config::approve_peers`] is set: it returns a `bool` or an [`Approval`].
     ///
     /// # Errors
     /// As for [`Endpoint::bind`].
     ///
     /// # Panics
     /// Outside of a Tokio runtime, in which the endpoint's tasks run.
-    pub fn over<A: Into<Approval>>(
+    pub fn from_listener<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
@@ -142,16 +151,16 @@ impl Endpoint {
     pub async fn connect(&self, address: impl ToSocketAddrs, peer: PublicKey) -> io::Result<Connection> {
         let shared = &self.handle.shared;
         if let Some(connection) = self.connection(&peer) {
-            connection.trace().shared();
+            connection.trace().on_reuse();
             return Ok(connection);
         }
-        let mut want = shared.links.want(self.public_key(), peer, lookup_host(address).await?.collect());
+        let mut request = shared.links.request(self.public_key(), peer, lookup_host(address).await?.collect());
         loop {
-            match shared.next(&mut want).await {
-                Next::Found(connection) => return Ok(connection),
-                Next::Failed(error) => return Err(error),
-                Next::Dial(dialing) => drop(tokio::spawn(outgoing::dial(dialing, shared.clone()))),
-                Next::Wait(_) => {}
+            match shared.next_step(&mut request).await {
+                ConnectStep::Found(connection) => return Ok(connection),
+                ConnectStep::Failed(error) => return Err(error),
+                ConnectStep::Dial(dialing) => drop(tokio::spawn(outgoing::dial(dialing, shared.clone()))),
+                ConnectStep::Wait(_) => {}
             }
         }
     }
@@ -163,32 +172,45 @@ impl Endpoint {
     }
 
     /// The connections that take new streams: one for each peer, and those with anonymous ones. Whom each is with, [`Connection::peer`] says.
-    pub fn peers(&self) -> Vec<Connection> {
-        self.handle.shared.links.peers()
+    pub fn connections(&self) -> Vec<Connection> {
+        self.handle.shared.links.connections()
     }
 
     /// Takes the streams that name `protocol`, on whichever connection; those that name none if it is empty. Streams that name a protocol
-    /// without an acceptor are refused with [`Code::UNKNOWN_PROTOCOL`](crate::Code::UNKNOWN_PROTOCOL).
+    /// that nothing listens for are refused with [`ErrorCode::UNKNOWN_PROTOCOL`](crate::ErrorCode::UNKNOWN_PROTOCOL).
     ///
-    /// An acceptor that is slow delays no other one: of each connection at most [`EndpointLimits::queued_streams`] wait for it, and more are refused with
-    /// [`Code::REFUSED`](crate::Code::REFUSED), so that they can be opened again. Connections take turns, so that a peer that opens many streams delays only itself.
+    /// A listener that is slow delays no other one: of each connection at most [`EndpointLimits::max_queued_streams`] wait for it, and more are refused with
+    /// [`ErrorCode::REFUSED`](crate::ErrorCode::REFUSED), so that they can be opened again. Connections take turns, so that a peer that opens many streams delays only itself.
     ///
     /// # Errors
     /// See [`RegisterError`].
-    pub fn register(&self, protocol: &str) -> Result<Acceptor, RegisterError> {
+    pub fn register(&self, protocol: &str) -> Result<ProtocolListener, RegisterError> {
         let streams = self.handle.shared.links.register(protocol)?;
-        Ok(Acceptor { streams, signal: Arc::default() })
+        Ok(ProtocolListener { streams, signal: Arc::default() })
     }
 
-    /// Accepts and dials no more, drains all connections, and waits until all of their streams are done and they are closed. Streams that wait for an acceptor are
-    /// still given to it.
+    /// Accepts and dials no more, and drains all connections: each closes once its streams are done. Streams that wait in a [`ProtocolListener`] are still given to it.
+    ///
+    /// Returns at once. [`Endpoint::wait_idle`] waits until the endpoint has drained:
+    ///
+    /// ```
+    /// # async fn drain(endpoint: peermux_tokio::Endpoint) {
+    /// endpoint.drain();
+    /// endpoint.wait_idle().await;
+    /// # }
+    /// ```
+    pub fn drain(&self) {
+        self.handle.accepting.abort();
+        self.handle.shared.links.drain();
+    }
+
+    /// Waits until all connections are closed, and no dialer is in a handshake. Unless the endpoint [drains](Endpoint::drain), there may be new ones after that.
     ///
     /// # Cancel safety
-    /// The endpoint drains even if the future is dropped after its first poll.
-    pub async fn drain(&self) {
-        self.handle.accepting.abort();
-        let drained = self.handle.shared.links.drain();
-        poll_fn(|cx| drained.poll(cx.waker())).await;
+    /// The future can be dropped at any time.
+    pub async fn wait_idle(&self) {
+        let idle = self.handle.shared.links.idle_waiter();
+        poll_fn(|cx| idle.poll(cx.waker())).await;
     }
 }
 
@@ -200,13 +222,13 @@ impl fmt::Debug for Endpoint {
 }
 
 /// Takes the streams of one protocol. When it is dropped, those that wait are refused, and the protocol is unknown.
-pub struct Acceptor {
-    streams: endpoint::Acceptor<Connection>,
+pub struct ProtocolListener {
+    streams: endpoint::ProtocolListener<Connection>,
     /// Where tasks wait for a stream.
     signal: Arc<Signal>,
 }
 
-impl Acceptor {
+impl ProtocolListener {
     /// The next stream that names the protocol, and the connection that it came on, which says who the peer is and opens streams to it. `None` once the endpoint has
     /// drained. Several tasks may wait at once; each stream goes to one of them.
     ///
@@ -214,7 +236,7 @@ impl Acceptor {
     /// No stream is lost when the future is dropped.
     pub async fn accept(&self) -> Option<(Stream, Connection)> {
         let (stream, connection) = self.signal.wait(|waker| self.streams.poll_accept(waker)).await?;
-        connection.trace().stream_accepted(&stream);
+        connection.trace().on_stream_accepted(&stream);
         Some((Stream::new(stream, connection.transport()), connection))
     }
 
@@ -224,22 +246,22 @@ impl Acceptor {
     }
 }
 
-impl fmt::Debug for Acceptor {
+impl fmt::Debug for ProtocolListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Acceptor").field("protocol", &self.protocol()).finish_non_exhaustive()
+        f.debug_struct("ProtocolListener").field("protocol", &self.protocol()).finish_non_exhaustive()
     }
 }
 
 impl Shared {
     /// What there is to do for somebody who wants a connection, when it is not to wait any more.
-    async fn next(&self, want: &mut Want<Connection>) -> Next<Connection> {
+    async fn next_step(&self, request: &mut ConnectRequest<Connection>) -> ConnectStep<Connection> {
         let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
         poll_fn(|cx| {
             loop {
                 let now = self.clock.now();
-                match want.next(now, cx.waker()) {
-                    Next::Wait(None) => return Poll::Pending,
-                    Next::Wait(Some(until)) => {
+                match request.step(now, cx.waker()) {
+                    ConnectStep::Wait(None) => return Poll::Pending,
+                    ConnectStep::Wait(Some(until)) => {
                         timer.as_mut().reset(tokio::time::Instant::now() + until.saturating_since(now));
                         ready!(timer.as_mut().poll(cx));
                     }
@@ -251,7 +273,7 @@ impl Shared {
     }
 }
 
-/// Gives the peer's streams to the acceptors, until the connection is closed.
-async fn serve(mut serving: Serving<Connection>, clock: Clock) {
+/// Gives the peer's streams to the listeners of their protocols, until the connection is closed.
+async fn serve(mut serving: ConnectionDriver<Connection>, clock: Clock) {
     poll_fn(|cx| serving.poll(clock.now(), cx.waker())).await;
 }

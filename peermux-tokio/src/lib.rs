@@ -5,7 +5,7 @@
 //! priority.
 //!
 //! ```
-//! # use peermux_tokio::{Config, Listener, Priority, Remote, StaticSecret, connect};
+//! # use peermux_tokio::{Config, Listener, Priority, ExpectedPeer, StaticSecret, connect};
 //! # use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,7 +16,7 @@
 //!
 //! tokio::spawn(async move {
 //!     let connection = listener.accept().await.expect("a renter dials");
-//!     while let Ok(mut stream) = connection.accept().await {
+//!     while let Ok(mut stream) = connection.accept_stream().await {
 //!         let mut request = Vec::new();
 //!         stream.read_to_end(&mut request).await.expect("the renter finishes");
 //!         stream.write_all(&request).await.expect("the renter reads");
@@ -25,14 +25,15 @@
 //! });
 //!
 //! let renter_key = StaticSecret::from_bytes(&[2; 32]);
-//! let connection = connect(address, renter_key, Remote::Key(host), Config::default()).await?;
-//! let mut stream = connection.open("example/echo", Priority::default())?;
+//! let connection = connect(address, renter_key, ExpectedPeer::Key(host), Config::default()).await?;
+//! let mut stream = connection.open_stream(Some("example/echo"), Priority::default())?;
 //! stream.write_all(b"hello").await?;
 //! stream.shutdown().await?;
 //! let mut answer = Vec::new();
 //! stream.read_to_end(&mut answer).await?;
 //! assert_eq!(answer, b"hello");
-//! connection.close(0, "done").await;
+//! connection.close(0, "done");
+//! connection.transport_closed().await;
 //! # Ok(())
 //! # }
 //! ```
@@ -81,19 +82,19 @@ mod stream;
 mod sync;
 mod transport;
 
-pub use connection::{Connection, Dialing, connect, connect_over, connect_with};
-pub use endpoint::{Acceptor, Endpoint};
-pub use listener::{AcceptError, Listener, accept_over};
+pub use connection::{Connecting, Connection, connect, connect_socket, connect_with};
+pub use endpoint::{Endpoint, ProtocolListener};
+pub use listener::{AcceptError, Listener, accept_socket};
 pub use relay::relay;
 pub use stream::{ReadHalf, Stream, WriteHalf};
 
-pub use peermux_core::code::{Code, ProtocolCode};
+pub use peermux_core::code::{ErrorCode, ProtocolErrorCode};
 pub use peermux_core::crypto::{PublicKey, StaticSecret};
 pub use peermux_core::dialing::ConnectError;
 pub use peermux_core::endpoint::{EndpointLimits, RegisterError};
 pub use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};
 pub use peermux_core::wire::Priority;
 pub use peermux_core::{
-    Approval, Config, ConfigError, Identity, KeyLog, Mode, PeerInfo, Remote, ResponderKeys, Stats, StreamStats,
-    StrikeRegister, TrafficSecrets, is_retryable,
+    Approval, Config, ConfigError, ConnectionStats, ExpectedPeer, HandshakeMode, Identity, KeyLog, PeerInfo,
+    ResponderKeys, StreamStats, StrikeRegister, TrafficSecrets, is_retryable,
 };

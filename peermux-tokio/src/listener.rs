@@ -85,28 +85,34 @@ impl Listener {
     /// Dropping the future leaves nothing behind.
     pub async fn bind(address: impl ToSocketAddrs, key: StaticSecret, config: Config) -> io::Result<Self> {
         let keys = move || ResponderKeys::from(key.clone());
-        Self::over(TcpListener::bind(address).await?, keys, config, |_| true)
+        Self::from_listener(TcpListener::bind(address).await?, keys, config, |_| true)
     }
 
     /// Listens on a socket that is bound. `keys` gives the keys of each connection, so that they can change; `accept` decides about each peer if
-    /// [`Config::ask`] is set: it returns a `bool` or an [`Approval`].
+    /// [`Config::approve_peers`] is set: it returns a `bool` or an [`Approval`].
     ///
     /// # Errors
     /// As for [`Listener::bind`].
     ///
     /// # Panics
     /// Outside of a Tokio runtime, in which the listener's task runs.
-    pub fn over<A: Into<Approval>>(
+    pub fn from_listener<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
         accept: impl Fn(&PeerInfo) -> A + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let register = config.early_data.then(|| StrikeRegister::new(FIRST_FLIGHTS, unix_millis()));
-        Self::with_register(socket, keys, config, register.map(|register| Arc::new(Mutex::new(register))), accept)
+        Self::with_strike_register(
+            socket,
+            keys,
+            config,
+            register.map(|register| Arc::new(Mutex::new(register))),
+            accept,
+        )
     }
 
-    /// As [`Listener::over`], with a strike register of the application's: one that several listeners of a key share, or one
+    /// As [`Listener::from_listener`], with a strike register of the application's: one that several listeners of a key share, or one
     /// [for a new key](StrikeRegister::for_new_key). Without one, early data is refused and goes again.
     ///
     /// # Errors
@@ -114,7 +120,7 @@ impl Listener {
     ///
     /// # Panics
     /// Outside of a Tokio runtime, in which the listener's task runs.
-    pub fn with_register<A: Into<Approval>>(
+    pub fn with_strike_register<A: Into<Approval>>(
         socket: TcpListener,
         keys: impl Fn() -> ResponderKeys + Send + Sync + 'static,
         config: Config,
@@ -135,7 +141,7 @@ impl Listener {
         self.address
     }
 
-    /// The next connection. Dialers that fail are passed over: see [`Listener::next`].
+    /// The next connection. Dialers that fail are passed over: see [`Listener::next_outcome`].
     ///
     /// # Errors
     /// Only if the task that accepts is gone, as when the runtime shuts down or after a panic of `keys`.
@@ -144,7 +150,7 @@ impl Listener {
     /// No connection is lost when the future is dropped.
     pub async fn accept(&self) -> io::Result<Connection> {
         loop {
-            match self.next().await {
+            match self.next_outcome().await {
                 Some(Ok(connection)) => return Ok(connection),
                 Some(Err(_)) => {}
                 None => return Err(io::Error::other("the listener's task has ended")),
@@ -156,7 +162,7 @@ impl Listener {
     ///
     /// # Cancel safety
     /// No outcome is lost when the future is dropped.
-    pub async fn next(&self) -> Option<Result<Connection, AcceptError>> {
+    pub async fn next_outcome(&self) -> Option<Result<Connection, AcceptError>> {
         // What the channel asks of Tokio's budget would wake all who wait.
         let poll = |waker: &Waker| {
             let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -233,7 +239,7 @@ async fn handshake(
         Err(error) => {
             let _ = outcome.send(Err(failed(error.into()))).await;
             let mut waiter = driver.waiter();
-            poll_fn(|cx| waiter.poll_closed(cx.waker())).await;
+            poll_fn(|cx| waiter.poll_transport_closed(cx.waker())).await;
         }
     }
 }
@@ -250,12 +256,12 @@ pub(crate) fn start(
     let mut connection =
         peermux_core::Connection::responder(config, keys, clock.now(), &mut getrandom::SysRng).map_err(invalid)?;
     connection.set_wall_clock(clock.now(), unix_millis());
-    let transport = Transport::new(Driver::with_register(connection, register), clock, Addresses::of(&socket));
+    let transport = Transport::new(Driver::with_strike_register(connection, register), clock, Addresses::of(&socket));
     trace.start(transport.driver(), || pump::start(socket, &transport))?;
     Ok((transport, trace))
 }
 
-/// Accepts one peer over a socket that was just accepted, as the holder of `keys`. `accept` decides about the peer if [`Config::ask`] is set. Early data is
+/// Accepts one peer over a socket that was just accepted, as the holder of `keys`. `accept` decides about the peer if [`Config::approve_peers`] is set. Early data is
 /// refused, since a single connection has nobody to remember what was seen: it goes again by itself.
 ///
 /// # Errors
@@ -263,7 +269,7 @@ pub(crate) fn start(
 ///
 /// # Cancel safety
 /// Dropping the future gives the connection up.
-pub async fn accept_over<A: Into<Approval>>(
+pub async fn accept_socket<A: Into<Approval>>(
     socket: TcpStream,
     keys: impl Into<ResponderKeys>,
     config: Config,

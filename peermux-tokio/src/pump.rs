@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use peermux_core::driver::{Waiter, Writes};
+use peermux_core::driver::{Waiter, WakeWriter};
 use peermux_core::error::TransportError;
 use peermux_core::time::Instant;
 use peermux_core::trace::instrument;
@@ -143,7 +143,7 @@ impl Pump {
     fn blocked(&self, cx: &Context<'_>, closed: &mut Waiter, now: Instant) -> io::Result<Option<Instant>> {
         let driver = self.transport.driver();
         // Others may end it.
-        let _ = closed.poll_closed(cx.waker());
+        let _ = closed.poll_transport_closed(cx.waker());
         match driver.write_deadline(now) {
             None => Ok(driver.poll_timeout()),
             Some(deadline) if now >= deadline => Err(io::ErrorKind::TimedOut.into()),
@@ -156,7 +156,7 @@ impl Pump {
         if self.at_end {
             return Ok(0);
         }
-        match io.receive(&self.transport, now, Writes::Caller)? {
+        match io.receive(&self.transport, now, WakeWriter::No)? {
             Receives::Bytes(len) => return Ok(len),
             Receives::Nothing => {}
             Receives::End => {

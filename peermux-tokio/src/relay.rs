@@ -20,7 +20,7 @@ use crate::{Stream, WriteError};
 /// This function is not cancel safe: bytes that were read from one side and not yet written to the other are lost if the future is dropped. The stream is reset then.
 pub async fn relay(local: &mut (impl AsyncRead + AsyncWrite + Unpin), stream: Stream) -> io::Result<(u64, u64)> {
     let (mut local_read, mut local_write) = split(local);
-    let (mut read, mut write) = stream.split();
+    let (mut read, mut write) = stream.into_split();
     let up = async {
         let sent = async {
             copy(&mut local_read, &mut write).await?;

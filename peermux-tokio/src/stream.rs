@@ -13,13 +13,13 @@ use tokio::task::coop;
 
 use crate::signal::Signal;
 use crate::transport::Transport;
-use crate::{Code, ConnectionError, Priority, ReadError, StreamStats, WriteError};
+use crate::{ConnectionError, ErrorCode, Priority, ReadError, StreamStats, WriteError};
 
 /// A stream of a connection: [`AsyncRead`] and [`AsyncWrite`].
 ///
 /// `shutdown` finishes the sending half and waits until that is with the transport; `flush` waits until all that was written is. Dropping a stream
 /// that was not shut down resets it: the peer never takes that for its end. What is with the transport stands in a record, and the system may not have it yet: before a program or its
-/// runtime ends, it waits for [`Connection::drain`](crate::Connection::drain) or [`Connection::close`](crate::Connection::close).
+/// runtime ends, it closes or drains the connection and waits for [`Connection::transport_closed`](crate::Connection::transport_closed).
 ///
 /// Reads and writes are cancel safe: a future that is dropped has taken nothing.
 ///
@@ -49,7 +49,7 @@ struct Shared {
 }
 
 impl Shared {
-    async fn stopped(self: Arc<Self>) -> Result<Option<Code>, ConnectionError> {
+    async fn stopped(self: Arc<Self>) -> Result<Option<ErrorCode>, ConnectionError> {
         self.stopped.get_or_init(Arc::default).wait(|waker| self.stream.poll_stopped(waker)).await
     }
 
@@ -123,13 +123,15 @@ impl Stream {
     }
 
     /// Splits the stream into halves that can live in different tasks.
-    pub fn split(self) -> (ReadHalf, WriteHalf) {
+    pub fn into_split(self) -> (ReadHalf, WriteHalf) {
         (self.read, self.write)
     }
 
-    /// Joins the halves of one stream; gives them back if they are not of one.
-    #[expect(clippy::missing_errors_doc, reason = "said above")]
-    pub fn join(read: ReadHalf, write: WriteHalf) -> Result<Self, (ReadHalf, WriteHalf)> {
+    /// Reunites the halves of one stream.
+    ///
+    /// # Errors
+    /// Returns both halves if they are not of one stream.
+    pub fn reunite(read: ReadHalf, write: WriteHalf) -> Result<Self, (ReadHalf, WriteHalf)> {
         if Arc::ptr_eq(&read.shared, &write.shared) { Ok(Self { read, write }) } else { Err((read, write)) }
     }
 
@@ -146,7 +148,7 @@ impl Stream {
     ///
     /// # Cancel safety
     /// The future can be dropped at any time.
-    pub fn stopped(&self) -> impl Future<Output = Result<Option<Code>, ConnectionError>> + Send + use<> {
+    pub fn stopped(&self) -> impl Future<Output = Result<Option<ErrorCode>, ConnectionError>> + Send + use<> {
         self.read.shared.clone().stopped()
     }
 
@@ -156,17 +158,17 @@ impl Stream {
     }
 
     /// The receiving half.
-    pub const fn reader(&mut self) -> &mut ReadHalf {
+    pub const fn read_half(&mut self) -> &mut ReadHalf {
         &mut self.read
     }
 
     /// The sending half.
-    pub const fn writer(&mut self) -> &mut WriteHalf {
+    pub const fn write_half(&mut self) -> &mut WriteHalf {
         &mut self.write
     }
 
     /// Refuses a stream of the peer: both halves end with `code`.
-    pub fn refuse(self, code: Code) {
+    pub fn refuse(self, code: ErrorCode) {
         self.read.shared.stream.refuse(code);
     }
 }
@@ -185,14 +187,14 @@ impl ReadHalf {
     }
 
     /// Tells the peer that nothing more is wanted, and why.
-    pub fn stop(&mut self, code: Code) {
+    pub fn stop(&mut self, code: ErrorCode) {
         self.shared.stream.stop(code);
     }
 
     /// Asks the peer to send with `priority`.
     pub fn request_priority(&mut self, priority: Priority) {
         let id = self.shared.stream.id();
-        self.shared.stream.driver().with(|connection| connection.recv(id).request_priority(priority));
+        self.shared.stream.driver().with(|connection| connection.recv_stream(id).request_priority(priority));
     }
 }
 
@@ -205,7 +207,7 @@ impl WriteHalf {
     ///
     /// # Cancel safety
     /// The future can be dropped at any time.
-    pub fn stopped(&self) -> impl Future<Output = Result<Option<Code>, ConnectionError>> + Send + use<> {
+    pub fn stopped(&self) -> impl Future<Output = Result<Option<ErrorCode>, ConnectionError>> + Send + use<> {
         self.shared.clone().stopped()
     }
 
@@ -224,14 +226,14 @@ impl WriteHalf {
     }
 
     /// Gives this half up: what is queued is dropped, and the peer learns `code`.
-    pub fn reset(&mut self, code: Code) {
+    pub fn reset(&mut self, code: ErrorCode) {
         self.shared.stream.reset(code);
     }
 
     /// Sends with `priority` from now on.
     pub fn set_priority(&mut self, priority: Priority) {
         let id = self.shared.stream.id();
-        self.shared.stream.driver().with(|connection| connection.send(id).set_priority(priority));
+        self.shared.stream.driver().with(|connection| connection.send_stream(id).set_priority(priority));
     }
 }
 

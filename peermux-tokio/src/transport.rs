@@ -11,7 +11,7 @@ use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BufMut;
-use peermux_core::driver::{Driver, Pump, ReadBuffer, Then, WriteBuffer, Writes};
+use peermux_core::driver::{AfterSend, Driver, ReadBuffer, WakeWriter, WriteAction, WriteBuffer};
 use peermux_core::time::Instant;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -80,7 +80,7 @@ pub(crate) struct Io {
     /// So much of the output is written.
     written: usize,
     /// What to do when all of it is.
-    then: Option<Then>,
+    then: Option<AfterSend>,
     /// The socket took no more, and the connection's task has not heard from it since.
     blocked: bool,
     /// As the socket was told.
@@ -108,7 +108,7 @@ pub(crate) enum Sends {
     Idle(usize, Option<Instant>),
     /// The socket takes no more.
     Blocked,
-    /// As [`Pump::HalfClose`].
+    /// As [`WriteAction::HalfClose`].
     HalfClose(Option<Instant>),
     /// Nothing is to be sent or received any more.
     Over,
@@ -213,7 +213,7 @@ impl Io {
     /// How many bytes were moved.
     fn step(&mut self, transport: &Transport) -> io::Result<usize> {
         let now = transport.clock.now();
-        let received = match self.receive(transport, now, Writes::Another)? {
+        let received = match self.receive(transport, now, WakeWriter::Yes)? {
             Receives::Bytes(len) => len,
             Receives::Nothing | Receives::End => 0,
         };
@@ -231,11 +231,16 @@ impl Io {
 
     /// Reads on after a failure: the peer may have said why, before it went.
     pub(crate) fn drain(&mut self, transport: &Transport, now: Instant) {
-        while matches!(self.receive(transport, now, Writes::Caller), Ok(Receives::Bytes(_))) {}
+        while matches!(self.receive(transport, now, WakeWriter::No), Ok(Receives::Bytes(_))) {}
     }
 
     /// Reads what is there, up to a record.
-    pub(crate) fn receive(&mut self, transport: &Transport, now: Instant, writes: Writes) -> io::Result<Receives> {
+    pub(crate) fn receive(
+        &mut self,
+        transport: &Transport,
+        now: Instant,
+        wake_writer: WakeWriter,
+    ) -> io::Result<Receives> {
         let Some(socket) = self.socket.as_ref().filter(|_| self.error.is_none()) else { return Ok(Receives::Nothing) };
         let mut read = None;
         let result = socket.try_io(Interest::READABLE, || {
@@ -249,7 +254,7 @@ impl Io {
         match read {
             Some((0, _)) => Ok(Receives::End),
             Some((len, _)) => {
-                transport.driver.handle_input(now, &mut self.input, writes);
+                transport.driver.handle_input(now, &mut self.input, wake_writer);
                 Ok(Receives::Bytes(len))
             }
             None => {
@@ -271,37 +276,37 @@ impl Io {
             return Ok(Sends::Blocked);
         }
         if self.written == self.output.bytes().len() {
-            if self.then == Some(Then::Ask) && !takes_more(socket) {
+            if self.then == Some(AfterSend::PollAgain) && !takes_more(socket) {
                 self.blocked = true;
                 return Ok(Sends::Blocked);
             }
             let pump = match waker {
                 Some(waker) => transport.driver.poll_transmit(now, &mut self.output, waker),
                 None => match transport.driver.transmit_records(now, &mut self.output) {
-                    Some(true) => Pump::Send(Then::Ask),
+                    Some(true) => WriteAction::Send(AfterSend::PollAgain),
                     // The connection's task will ask.
-                    Some(false) => Pump::Send(Then::Wait(None)),
-                    None => Pump::Wait(None),
+                    Some(false) => WriteAction::Send(AfterSend::Idle(None)),
+                    None => WriteAction::Wait(None),
                 },
             };
             transport.crowded.store(self.output.is_crowded(), Relaxed);
             match pump {
-                Pump::Send(then) => {
+                WriteAction::Send(then) => {
                     (self.written, self.then) = (0, Some(then));
                     let corked = self.short_segments && self.output.fills_packets();
                     if std::mem::replace(&mut self.corked, corked) != corked {
                         cork(socket, corked)?;
                     }
                 }
-                Pump::Wait(timer) => {
+                WriteAction::Wait(timer) => {
                     self.rest()?;
                     return Ok(Sends::Idle(0, timer));
                 }
-                Pump::HalfClose(timer) => {
+                WriteAction::HalfClose(timer) => {
                     self.rest()?;
                     return Ok(Sends::HalfClose(timer));
                 }
-                Pump::Close => {
+                WriteAction::Close => {
                     self.socket = None;
                     return Ok(Sends::Over);
                 }
@@ -313,7 +318,7 @@ impl Io {
         }
         let rest = &self.output.bytes()[self.written..];
         let whole = rest.len();
-        let len = write(socket, rest, self.then == Some(Then::Ask) && self.short_segments)?;
+        let len = write(socket, rest, self.then == Some(AfterSend::PollAgain) && self.short_segments)?;
         match len {
             Some(0) if whole > 0 => return Err(io::ErrorKind::WriteZero.into()),
             Some(len) => self.written += len,
@@ -322,10 +327,10 @@ impl Io {
         if len != Some(whole) {
             self.blocked = true;
             // Until the rest is written, there may be something else: the driver is asked again.
-            self.then = self.then.filter(|then| *then == Then::Ask);
+            self.then = self.then.filter(|then| *then == AfterSend::PollAgain);
             return Ok(len.map_or(Sends::Blocked, Sends::Bytes));
         }
-        if let Some(Then::Wait(timer)) = self.then {
+        if let Some(AfterSend::Idle(timer)) = self.then {
             self.rest()?;
             return Ok(Sends::Idle(whole, timer));
         }
@@ -334,7 +339,7 @@ impl Io {
 
     /// There is nothing to send: no buffer is held, and nothing waits for more.
     fn rest(&mut self) -> io::Result<()> {
-        let holds = self.corked || (self.then == Some(Then::Ask) && self.short_segments);
+        let holds = self.corked || (self.then == Some(AfterSend::PollAgain) && self.short_segments);
         (self.output, self.written, self.then) = (WriteBuffer::default(), 0, None);
         self.corked = false;
         match &self.socket {
@@ -469,7 +474,7 @@ mod tests {
     fn a_helper_wakes_the_task_that_has_found_it_at_work_in_its_first_poll() {
         let (clock, address) = (Clock::start(), SocketAddr::from(([127, 0, 0, 1], 1)));
         let key = peermux_core::crypto::StaticSecret::from_bytes(&[1; 32]);
-        let remote = peermux_core::Remote::Anyone;
+        let remote = peermux_core::ExpectedPeer::Any;
         let connection = peermux_core::Connection::initiator(
             Arc::default(),
             key.into(),

@@ -8,7 +8,8 @@ use std::io;
 
 use collector::Collector;
 use peermux_tokio::{
-    Code, Config, Connection, Endpoint, Listener, Priority, PublicKey, ReadError, Remote, StaticSecret, connect,
+    Config, Connection, Endpoint, ErrorCode, ExpectedPeer, Listener, Priority, PublicKey, ReadError, StaticSecret,
+    connect,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -41,7 +42,7 @@ fn events(collector: &Collector, role: &str) -> Vec<String> {
 
 async fn pair(remote: PublicKey) -> io::Result<(Connection, Connection)> {
     let listener = Listener::bind("127.0.0.1:0", secret(1), Config::default()).await?;
-    let dial = connect(listener.local_addr(), secret(2), Remote::Key(remote), Config::default());
+    let dial = connect(listener.local_addr(), secret(2), ExpectedPeer::Key(remote), Config::default());
     tokio::try_join!(dial, listener.accept())
 }
 
@@ -50,11 +51,12 @@ async fn a_life_is_told_in_order_on_both_sides_and_without_secrets() {
     let collector = Collector::default();
     let _guard = tracing::subscriber::set_default(collector.clone());
     let (dialer, listener) = pair(secret(1).public_key()).await.expect("they meet");
-    let mut one = dialer.open("test/1", Priority::new(2, true)).expect("it is open");
+    let mut one =
+        dialer.open_stream(Some("test/1"), Priority::from_urgency(2).with_incremental(true)).expect("it is open");
     one.write_all(DATA).await.expect("there is room");
     let asked = async { one.shutdown().await.expect("the peer reads") };
     let answered = async {
-        let mut two = listener.accept().await.expect("the peer opens");
+        let mut two = listener.accept_stream().await.expect("the peer opens");
         let mut came = Vec::new();
         two.read_to_end(&mut came).await.expect("the peer finishes");
         assert_eq!(came, DATA);
@@ -62,8 +64,9 @@ async fn a_life_is_told_in_order_on_both_sides_and_without_secrets() {
     };
     tokio::join!(asked, answered);
     drop(one);
-    dialer.drain().await;
-    assert!(listener.ended().await.is_orderly());
+    dialer.drain();
+    dialer.transport_closed().await;
+    assert!(listener.closed().await.is_orderly());
 
     let established = "INFO established version=1 suite=";
     let told = events(&collector, "initiator");
@@ -100,7 +103,7 @@ async fn failures_are_warnings_except_those_of_strangers() {
     let mut stranger = TcpStream::connect(listener.local_addr()).await.expect("it listens");
     stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("it takes so little");
     drop(stranger);
-    let error = listener.next().await.expect("it lives").expect_err("a stranger is no peer");
+    let error = listener.next_outcome().await.expect("it lives").expect_err("a stranger is no peer");
     let told = events(&collector, "responder");
     assert_eq!(told[0], "DEBUG accepted");
     assert!(told[1].starts_with("DEBUG closed reason="), "{told:?} for {error}");
@@ -120,8 +123,9 @@ async fn what_a_peer_gives_as_its_reason_is_told_without_control_characters() {
     let collector = Collector::default();
     let _guard = tracing::subscriber::set_default(collector.clone());
     let (dialer, listener) = pair(secret(1).public_key()).await.expect("they meet");
-    listener.close(9, "\x1b[31mred\n").await;
-    dialer.ended().await;
+    listener.close(9, "\x1b[31mred\n");
+    listener.transport_closed().await;
+    dialer.closed().await;
     let told = events(&collector, "initiator");
     let last = told.last().expect("it was told of");
     assert_eq!(last, "INFO closed reason=closed by the peer application: application code 9 (.[31mred.)");
@@ -136,10 +140,10 @@ async fn endpoints_tell_what_they_decide() {
     let (address, key) = (host.local_addr(), secret(1).public_key());
     let connection = renter.connect(address, key).await.expect("it listens");
     renter.connect(address, key).await.expect("there is one");
-    let mut stream = connection.open("nobody", Priority::default()).expect("it is open");
+    let mut stream = connection.open_stream(Some("nobody"), Priority::default()).expect("it is open");
     stream.flush().await.expect("it leaves");
-    let refused = stream.reader().read_chunk(1).await.expect_err("nobody has registered");
-    assert_eq!(refused, ReadError::Reset(Code::UNKNOWN_PROTOCOL));
+    let refused = stream.read_half().read_chunk(1).await.expect_err("nobody has registered");
+    assert_eq!(refused, ReadError::Reset(ErrorCode::UNKNOWN_PROTOCOL));
     let (initiator, responder) = (events(&collector, "initiator"), events(&collector, "responder"));
     assert!(initiator.contains(&"DEBUG used again".into()), "{initiator:?}");
     assert!(
@@ -148,7 +152,7 @@ async fn endpoints_tell_what_they_decide() {
     );
 
     // The same peer again, from elsewhere: one of the two has to go.
-    let second = connect(address, secret(2), Remote::Key(key), Config::default()).await.expect("it listens");
+    let second = connect(address, secret(2), ExpectedPeer::Key(key), Config::default()).await.expect("it listens");
     let of_host = || collector.spans("role=\"responder\"").into_iter().flat_map(|span| collector.events(span));
     for _ in 0..1000 {
         if of_host().any(|event| event == "DEBUG draining by=\"local\" code=DUPLICATE") {

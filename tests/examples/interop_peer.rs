@@ -11,7 +11,6 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "what it says is what it is for")]
 
 use std::error::Error;
-use std::future::poll_fn;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,8 +18,8 @@ use std::time::Duration;
 use peermux_core::crypto::{RustCrypto, Suite, default_provider};
 use peermux_core::error::Side;
 use peermux_tokio::{
-    AcceptError, Config, Connection, ConnectionError, Dialing, Identity, Listener, Mode, Priority, PublicKey, Remote,
-    ResponderKeys, StaticSecret, Stream, StrikeRegister,
+    AcceptError, Config, Connecting, Connection, ConnectionError, ExpectedPeer, HandshakeMode, Identity, Listener,
+    Priority, PublicKey, ResponderKeys, StaticSecret, Stream, StrikeRegister,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -66,8 +65,11 @@ impl Arguments {
 
     /// A configuration whose preferred suite is the one asked for, if it is there.
     fn config(&self) -> Config {
-        let config =
-            Config { fallback: !self.flag("--no-fallback"), early_data: self.flag("--early"), ..Config::default() };
+        let config = Config {
+            allow_fallback: !self.flag("--no-fallback"),
+            early_data: self.flag("--early"),
+            ..Config::default()
+        };
         match self.value("--suite") {
             Some("2") => config,
             _ => Config { provider: &RustCrypto, ..config },
@@ -111,7 +113,7 @@ fn report(role: &str, connection: &Connection, ok: bool, bytes: u64) -> Value {
     let peer = connection.peer();
     let (binding, (sent, received)) =
         connection.driver().with(|core| (core.channel_binding().copied(), core.record_counts()));
-    let (closed, answer) = match connection.error() {
+    let (closed, answer) = match connection.close_reason() {
         Some(ConnectionError::Closed { closed, answer, .. }) => {
             (Some(closed.to_string()), answer.map(|answer| answer.to_string()))
         }
@@ -121,8 +123,8 @@ fn report(role: &str, connection: &Connection, ok: bool, bytes: u64) -> Value {
         "role": role,
         "ok": ok,
         "mode": match peer.mode {
-            Mode::Ik => "ik",
-            Mode::Fallback => "fallback",
+            HandshakeMode::Ik => "ik",
+            HandshakeMode::Fallback => "fallback",
         },
         "peer": peer.key.to_string(),
         "anonymous": peer.anonymous,
@@ -138,21 +140,19 @@ fn report(role: &str, connection: &Connection, ok: bool, bytes: u64) -> Value {
 
 /// Waits until both sides have said their last.
 async fn over(connection: &Connection) -> ConnectionError {
-    let driver = connection.driver();
-    let mut waiter = driver.waiter();
-    poll_fn(|cx| waiter.poll_closed(cx.waker())).await;
-    connection.ended().await
+    connection.transport_closed().await;
+    connection.closed().await
 }
 
 async fn dial(arguments: &Arguments) -> Result<Value> {
     let address = (arguments.position(0)?, arguments.position(1)?.parse::<u16>()?);
     let identity = if arguments.flag("--anonymous") { Identity::Anonymous } else { arguments.key()?.into() };
     let remote = match (arguments.public("--known")?, arguments.public("--hint")?) {
-        (Some(known), _) => Remote::Key(known),
-        (None, Some(hint)) => Remote::KeyOrAsk(hint),
-        (None, None) => Remote::Anyone,
+        (Some(known), _) => ExpectedPeer::Key(known),
+        (None, Some(hint)) => ExpectedPeer::KeyOrApprove(hint),
+        (None, None) => ExpectedPeer::Any,
     };
-    let dialing = Dialing::to(address, identity, remote, arguments.config()).await?;
+    let dialing = Connecting::new(address, identity, remote, arguments.config()).await?;
     let mut echoes = tokio::task::JoinSet::new();
     let mut bytes = 0;
     if arguments.flag("--early") {
@@ -160,13 +160,13 @@ async fn dial(arguments: &Arguments) -> Result<Value> {
         for size in [300, 3000] {
             let data = pattern(size);
             bytes += size as u64;
-            let mut stream = dialing.open_early(PROTOCOL, Priority::default())?;
+            let mut stream = dialing.open_early(Some(PROTOCOL), Priority::default())?;
             // No more is taken before the responder says what it gives.
             let sent = stream.write(&data).await?;
             echoes.spawn(echoed(stream, data, sent));
         }
     }
-    let connection = dialing.establish(|_| true).await?;
+    let connection = dialing.handshake(|_| true).await?;
     let (streams, size, code) = match arguments.value("--script").unwrap_or("echo") {
         "echo" => (1, 100_000, 0),
         "multi" => (8, 20_000, 0),
@@ -176,14 +176,14 @@ async fn dial(arguments: &Arguments) -> Result<Value> {
     for i in 0..streams {
         let data = pattern(size + i);
         bytes += data.len() as u64;
-        let priority = Priority::new(3, i % 2 == 1);
-        echoes.spawn(echoed(connection.open(PROTOCOL, priority)?, data, 0));
+        let priority = Priority::from_urgency(3).with_incremental(i % 2 == 1);
+        echoes.spawn(echoed(connection.open_stream(Some(PROTOCOL), priority)?, data, 0));
     }
     let mut good = true;
     while let Some(echo) = echoes.join_next().await {
         good &= echo??;
     }
-    connection.close(code, "at once").await;
+    connection.close(code, "at once");
     let answered = matches!(over(&connection).await, ConnectionError::Closed { by: Side::Local, answer: Some(_), .. });
     Ok(report("initiator", &connection, good && answered, bytes))
 }
@@ -205,14 +205,14 @@ async fn listen(arguments: &Arguments) -> Result<Value> {
     // The key counts as made for this process.
     let register = (arguments.value("--early") == Some("accept")).then(|| StrikeRegister::for_new_key(16, 0));
     let register = register.map(|register| Arc::new(Mutex::new(register)));
-    let listener = Listener::with_register(socket, keys, arguments.config(), register, |_| true)?;
-    let connection = match listener.next().await.ok_or("the listener ended")? {
+    let listener = Listener::with_strike_register(socket, keys, arguments.config(), register, |_| true)?;
+    let connection = match listener.next_outcome().await.ok_or("the listener ended")? {
         Ok(connection) => connection,
         Err(AcceptError { error, .. }) => return closed_in_flight_3(error).await,
     };
     let mut echoes = tokio::task::JoinSet::new();
     let mut early = false;
-    while let Ok(stream) = connection.accept().await {
+    while let Ok(stream) = connection.accept_stream().await {
         early |= stream.is_early();
         echoes.spawn(echo(stream));
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
-use peermux_core::driver::{Driver, Pump, ReadBuffer, WriteBuffer, Writes};
+use peermux_core::driver::{Driver, ReadBuffer, WakeWriter, WriteAction, WriteBuffer};
 use peermux_core::time::Instant;
 
 use crate::{Pair, PairBuilder};
@@ -23,7 +23,7 @@ impl Drivers {
         let Pair { initiator, responder, .. } = builder.build();
         Self {
             initiator: Driver::new(initiator.conn),
-            responder: Driver::with_register(
+            responder: Driver::with_strike_register(
                 responder.conn,
                 responder.register.map(|register| Arc::new(Mutex::new(register))),
             ),
@@ -57,7 +57,7 @@ impl Drivers {
 fn pass(from: &Driver, to: &Driver, input: &mut ReadBuffer) -> bool {
     let mut said = false;
     let mut buffer = WriteBuffer::default();
-    while let Pump::Send(_) = from.poll_transmit(Instant::ZERO, &mut buffer, Waker::noop()) {
+    while let WriteAction::Send(_) = from.poll_transmit(Instant::ZERO, &mut buffer, Waker::noop()) {
         said = true;
         let mut rest = buffer.bytes();
         while !rest.is_empty() {
@@ -66,7 +66,7 @@ fn pass(from: &Driver, to: &Driver, input: &mut ReadBuffer) -> bool {
                 room.extend_from_slice(&rest[..len]);
                 rest = &rest[len..];
             });
-            to.handle_input(Instant::ZERO, input, Writes::Another);
+            to.handle_input(Instant::ZERO, input, WakeWriter::Yes);
         }
     }
     said

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use peermux_core::code::Code;
+use peermux_core::code::ErrorCode;
 use peermux_core::crypto::{
     KemSecret, Provider, PublicKey, StaticSecret, Suite, SymmetricState, blake2b_256, default_provider, rekey,
     traffic_secret,
@@ -17,7 +17,7 @@ use peermux_core::wire::{
     Close, Drain, Frame, Frames, MaxData, MaxStreamData, MaxStreams, Name, Open, Ping, Pong, Priority, PriorityUpdate,
     Reset, Stop, StreamData,
 };
-use peermux_core::{Config, Connection, Event, Identity, Mode, Remote, Role, Transmit, varint};
+use peermux_core::{Config, Connection, Event, ExpectedPeer, HandshakeMode, Identity, Role, Transmit, varint};
 use rand_core::Rng as _;
 
 use crate::{initiator_key, responder_key, rng};
@@ -86,7 +86,7 @@ fn decrypt(state: &mut SymmetricState, ciphertext: &[u8]) -> Option<Vec<u8>> {
 #[derive(Clone, Debug)]
 pub struct Read {
     /// The mode that it was read under.
-    pub mode: Mode,
+    pub mode: HandshakeMode,
     /// The static key that it proved or claimed; in M1 of fallback there is none.
     pub key: Option<PublicKey>,
     /// The payload; in M1 of fallback it is empty.
@@ -183,7 +183,7 @@ impl Dialer {
             state.mix_key(&dh(&self.secret, &self.e_r));
             if let Some(payload) = decrypt(&mut state, &m2[1136..]) {
                 self.state = Some(state);
-                return Some(Read { mode: Mode::Ik, key: self.remote, payload });
+                return Some(Read { mode: HandshakeMode::Ik, key: self.remote, payload });
             }
         }
         let mut state = begin_fallback(&self.m1, &self.e, &self.e1);
@@ -193,7 +193,7 @@ impl Dialer {
         let payload = decrypt(&mut state, &m2[1184..])?;
         self.state = Some(state);
         let key = PublicKey::from_bytes(s_r.try_into().expect("32 bytes"));
-        Some(Read { mode: Mode::Fallback, key: Some(key), payload })
+        Some(Read { mode: HandshakeMode::Fallback, key: Some(key), payload })
     }
 
     /// Flight 3 of fallback, which shows `shown` and proves [`Dialer::secret`].
@@ -228,7 +228,7 @@ pub struct Listener {
     pub e: [u8; 32],
     seed: u64,
     m1: Vec<u8>,
-    mode: Mode,
+    mode: HandshakeMode,
     s_i: [u8; 32],
     state: Option<SymmetricState>,
 }
@@ -243,7 +243,7 @@ impl Listener {
             ephemeral,
             seed,
             m1: Vec::new(),
-            mode: Mode::Fallback,
+            mode: HandshakeMode::Fallback,
             s_i: [0; 32],
             state: None,
         }
@@ -260,18 +260,18 @@ impl Listener {
             state.mix_key(&dh(&self.secret, &s_i));
             if let Some(payload) = decrypt(&mut state, &m1[1264..]) {
                 self.s_i.copy_from_slice(&s_i);
-                self.mode = Mode::Ik;
+                self.mode = HandshakeMode::Ik;
                 self.state = Some(state);
-                return Read { mode: Mode::Ik, key: Some(PublicKey::from_bytes(self.s_i)), payload };
+                return Read { mode: HandshakeMode::Ik, key: Some(PublicKey::from_bytes(self.s_i)), payload };
             }
         }
         self.fall_back();
-        Read { mode: Mode::Fallback, key: None, payload: Vec::new() }
+        Read { mode: HandshakeMode::Fallback, key: None, payload: Vec::new() }
     }
 
     /// Goes on in fallback, whatever M1 was.
     pub fn fall_back(&mut self) {
-        self.mode = Mode::Fallback;
+        self.mode = HandshakeMode::Fallback;
         self.state = Some(begin_fallback(&self.m1, &self.m1[..32], &self.m1[32..1216]));
     }
 
@@ -294,8 +294,8 @@ impl Listener {
         m2.extend(encrypt(state, &ct[..]));
         state.mix_key(&shared[..]);
         match self.mode {
-            Mode::Ik => state.mix_key(&dh(&self.ephemeral, &self.s_i)),
-            Mode::Fallback => {
+            HandshakeMode::Ik => state.mix_key(&dh(&self.ephemeral, &self.s_i)),
+            HandshakeMode::Fallback => {
                 m2.extend(encrypt(state, shown));
                 let is_own = shown == self.secret.public_key().as_bytes();
                 state.mix_key(&if is_own { dh(&self.secret, &self.m1[..32]) } else { [0; 32] });
@@ -313,7 +313,7 @@ impl Listener {
         state.mix_key(&dh(&self.ephemeral, &s_i));
         let payload = decrypt(state, &flight3[48..])?;
         let key = PublicKey::from_bytes(s_i.try_into().expect("32 bytes"));
-        Some(Read { mode: Mode::Fallback, key: Some(key), payload })
+        Some(Read { mode: HandshakeMode::Fallback, key: Some(key), payload })
     }
 
     /// The records that follow. `first` is the size of i2r record 0, as P3 announced it.
@@ -492,12 +492,12 @@ pub fn fin(stream: u64, payload: &[u8]) -> Vec<u8> {
 
 /// RESET.
 pub fn reset(stream: u64, code: u64) -> Vec<u8> {
-    encode(&[Frame::Reset(Reset { stream, code: Code::Application(code) })])
+    encode(&[Frame::Reset(Reset { stream, code: ErrorCode::Application(code) })])
 }
 
 /// STOP.
 pub fn stop(stream: u64, code: u64) -> Vec<u8> {
-    encode(&[Frame::Stop(Stop { stream, code: Code::Application(code) })])
+    encode(&[Frame::Stop(Stop { stream, code: ErrorCode::Application(code) })])
 }
 
 /// MAX_DATA.
@@ -517,7 +517,10 @@ pub fn max_streams(maximum: u64) -> Vec<u8> {
 
 /// PRIORITY.
 pub fn priority(stream: u64, urgency: u8, incremental: bool) -> Vec<u8> {
-    encode(&[Frame::Priority(PriorityUpdate { stream, priority: Priority::new(urgency, incremental) })])
+    encode(&[Frame::Priority(PriorityUpdate {
+        stream,
+        priority: Priority::from_urgency(urgency).with_incremental(incremental),
+    })])
 }
 
 /// PING.
@@ -532,11 +535,11 @@ pub fn pong(data: u64) -> Vec<u8> {
 
 /// DRAIN.
 pub fn drain(code: u64) -> Vec<u8> {
-    encode(&[Frame::Drain(Drain(peermux_core::code::ProtocolCode(code)))])
+    encode(&[Frame::Drain(Drain(peermux_core::code::ProtocolErrorCode(code)))])
 }
 
 /// CLOSE.
-pub fn close(code: Code, reason: &str) -> Vec<u8> {
+pub fn close(code: ErrorCode, reason: &str) -> Vec<u8> {
     encode(&[Frame::Close(Close { code, reason })])
 }
 
@@ -545,7 +548,7 @@ pub fn close(code: Code, reason: &str) -> Vec<u8> {
 pub struct DuelBuilder {
     /// The role of the connection.
     pub role: Role,
-    pub mode: Mode,
+    pub mode: HandshakeMode,
     pub config: Config,
     /// The settings of the hostile peer.
     pub settings: Vec<(u64, u64)>,
@@ -558,7 +561,7 @@ impl Default for DuelBuilder {
     fn default() -> Self {
         Self {
             role: Role::Responder,
-            mode: Mode::Ik,
+            mode: HandshakeMode::Ik,
             config: Config::default(),
             settings: vec![(1, 16), (2, 1 << 30), (3, 1 << 20), (4, 1 << 20)],
             flight3: Vec::new(),
@@ -576,20 +579,20 @@ impl DuelBuilder {
             Role::Responder => {
                 let conn =
                     Connection::responder(config, responder_key().into(), now, &mut rng(self.seed)).expect("valid");
-                let remote = (self.mode == Mode::Ik).then(|| responder_key().public_key());
+                let remote = (self.mode == HandshakeMode::Ik).then(|| responder_key().public_key());
                 let mut dialer = Dialer::new(self.seed, remote);
                 let mut talk = Talk::new(conn);
                 talk.feed(now, &dialer.m1(&payload(P1, None, &tlvs, &[])));
                 let read = dialer.m2(&talk.take(now)).expect("M2 is in order");
                 assert_eq!(read.mode, self.mode);
                 let wire = match self.mode {
-                    Mode::Ik => {
+                    HandshakeMode::Ik => {
                         let mut wire = dialer.wire(Suite::ChaCha20Poly1305, 1);
                         let record = wire.seal(0, &self.flight3);
                         talk.feed(now, &record);
                         wire
                     }
-                    Mode::Fallback => {
+                    HandshakeMode::Fallback => {
                         let flight3 = dialer.flight3(&payload(P3, Some(0), &tlvs, &self.flight3));
                         talk.feed(now, &flight3);
                         dialer.wire(Suite::ChaCha20Poly1305, 1)
@@ -599,21 +602,21 @@ impl DuelBuilder {
             }
             Role::Initiator => {
                 let remote = match self.mode {
-                    Mode::Ik => Remote::Key(responder_key().public_key()),
-                    Mode::Fallback => Remote::Anyone,
+                    HandshakeMode::Ik => ExpectedPeer::Key(responder_key().public_key()),
+                    HandshakeMode::Fallback => ExpectedPeer::Any,
                 };
                 let conn =
-                    Connection::initiator(config, Identity::Known(initiator_key()), remote, now, &mut rng(self.seed))
+                    Connection::initiator(config, Identity::Static(initiator_key()), remote, now, &mut rng(self.seed))
                         .expect("valid");
                 let mut talk = Talk::new(conn);
                 let mut listener = Listener::new(self.seed, responder_key());
                 assert_eq!(listener.m1(&talk.take(now)).mode, self.mode);
-                let size = if self.mode == Mode::Ik { P2_IK } else { P2_FALLBACK };
+                let size = if self.mode == HandshakeMode::Ik { P2_IK } else { P2_FALLBACK };
                 let m2 = listener.m2(&payload(size, None, &tlvs, &[]));
                 talk.feed(now, &m2);
                 let mut wire = match self.mode {
-                    Mode::Ik => listener.wire(Suite::ChaCha20Poly1305, 1),
-                    Mode::Fallback => {
+                    HandshakeMode::Ik => listener.wire(Suite::ChaCha20Poly1305, 1),
+                    HandshakeMode::Fallback => {
                         let mut buffer = [0; Q];
                         let sent = talk.conn.poll_transmit(now, &mut buffer);
                         assert_eq!(sent, Ok(Transmit::Bytes(Q)));
@@ -732,7 +735,7 @@ impl Duel {
     }
 
     /// The code of the CLOSE that the connection says now, if it does.
-    pub fn hear_close(&mut self) -> Option<Code> {
+    pub fn hear_close(&mut self) -> Option<ErrorCode> {
         let heard = self.hear();
         frames(&heard).iter().find_map(|frame| match frame {
             Frame::Close(close) => Some(close.code),
@@ -742,7 +745,7 @@ impl Duel {
 
     /// Why the connection ended.
     pub fn error(&self) -> Option<&ConnectionError> {
-        self.talk.conn.error()
+        self.talk.conn.close_reason()
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use peermux_core::crypto::{Rng, StaticSecret};
 use peermux_core::time::Instant;
-use peermux_core::{Config, Connection, Event, Identity, Remote, ResponderKeys, Role, StrikeRegister, Transmit};
+use peermux_core::{Config, Connection, Event, ExpectedPeer, Identity, ResponderKeys, Role, StrikeRegister, Transmit};
 
 /// A generator that gives the same numbers for the same seed.
 pub fn rng(seed: u64) -> Rng {
@@ -86,7 +86,7 @@ pub struct PairBuilder {
     pub initiator_config: Config,
     pub responder_config: Config,
     pub identity: Identity,
-    pub remote: Remote,
+    pub remote: ExpectedPeer,
     pub responder_keys: ResponderKeys,
     pub latency: Duration,
     /// Bytes that each pipe holds at most.
@@ -103,8 +103,8 @@ impl Default for PairBuilder {
         Self {
             initiator_config: Config::default(),
             responder_config: Config::default(),
-            identity: Identity::Known(initiator_key()),
-            remote: Remote::Key(responder_key().public_key()),
+            identity: Identity::Static(initiator_key()),
+            remote: ExpectedPeer::Key(responder_key().public_key()),
             responder_keys: responder_key().into(),
             latency: Duration::from_millis(10),
             capacity: usize::MAX,
@@ -148,8 +148,8 @@ impl PairBuilder {
     pub fn establish(self) -> Pair {
         let mut pair = self.build();
         pair.settle();
-        assert!(pair.initiator.conn.is_established(), "initiator: {:?}", pair.initiator.conn.error());
-        assert!(pair.responder.conn.is_established(), "responder: {:?}", pair.responder.conn.error());
+        assert!(pair.initiator.conn.is_established(), "initiator: {:?}", pair.initiator.conn.close_reason());
+        assert!(pair.responder.conn.is_established(), "responder: {:?}", pair.responder.conn.close_reason());
         pair
     }
 }

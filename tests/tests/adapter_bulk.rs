@@ -90,9 +90,9 @@ fn both_ways<D: Face, L: Face>(name: &'static str, config: Config) {
         let (before, begin) = (HEAP.current_usage(), Instant::now());
         HEAP.reset_peak_usage();
         let ends = ends::<D, L>(&config);
-        let mut one = ends.dialer.open("bulk", Priority::default()).expect("it is open");
+        let mut one = ends.dialer.open_stream(Some("bulk"), Priority::default()).expect("it is open");
         one.flush().expect("it leaves");
-        let two = ends.listener.accept().expect("it opens");
+        let two = ends.listener.accept_stream().expect("it opens");
         let (one, two) = (side(one, len), side(two, len));
         one.into_iter().chain(two).for_each(|thread| thread.join().expect("every byte is there"));
         let held = HEAP.peak_usage().saturating_sub(before) as u64;
@@ -108,7 +108,7 @@ fn both_ways<D: Face, L: Face>(name: &'static str, config: Config) {
             bound >> 10
         );
         ends.dialer.close(0, "");
-        ends.listener.ended();
+        ends.listener.closed();
     });
 }
 
@@ -160,7 +160,7 @@ fn connections_that_have_ended_leave_no_thread_and_no_socket() {
             for ends in &all {
                 if round == 0 {
                     ends.dialer.close(0, "");
-                    ends.listener.ended();
+                    ends.listener.closed();
                 }
             }
         }

@@ -46,9 +46,12 @@ fn control_frames_need_no_allocation() {
     let allocations = steady(100, || {
         urgency = (urgency + 1) % 8;
         for (client, server) in &streams {
-            direct.initiator.recv(*client).request_priority(Priority::new(urgency, true));
-            direct.responder.recv(*server).request_priority(Priority::new(urgency, false));
-            direct.initiator.send(*client).set_priority(Priority::new(urgency, false));
+            direct
+                .initiator
+                .recv_stream(*client)
+                .request_priority(Priority::from_urgency(urgency).with_incremental(true));
+            direct.responder.recv_stream(*server).request_priority(Priority::from_urgency(urgency));
+            direct.initiator.send_stream(*client).set_priority(Priority::from_urgency(urgency));
         }
         direct.settle();
         // The peer has a budget for such frames, which time fills again.
@@ -72,11 +75,11 @@ fn requests_need_no_allocation_whether_their_streams_are_used_again_or_not() {
 fn streams_that_are_given_up_need_no_allocation() {
     let mut direct = Direct::new(config(Cipher::RingAes, 16));
     let allocations = steady(1000, || {
-        let client = direct.initiator.open(Some("bench/path"), Priority::default()).expect("it opens");
-        assert_eq!(direct.initiator.send(client).write(&[7; 100]), Ok(100));
+        let client = direct.initiator.open_stream(Some("bench/path"), Priority::default()).expect("it opens");
+        assert_eq!(direct.initiator.send_stream(client).write(&[7; 100]), Ok(100));
         direct.settle();
-        let server = direct.responder.accept().expect("it was opened");
-        assert_eq!(direct.responder.recv(server).read(&mut [0; 200]), Ok(100));
+        let server = direct.responder.accept_stream().expect("it was opened");
+        assert_eq!(direct.responder.recv_stream(server).read(&mut [0; 200]), Ok(100));
         direct.initiator.release(client);
         direct.settle();
         direct.responder.release(server);
@@ -104,9 +107,9 @@ fn slices_need_an_allocation_for_each_buffer_that_grows() {
         let (source, mut sink) = (vec![7; len], vec![0; len]);
         let before = direct.initiator.stats().records_sent;
         let allocations = steady(1000, || {
-            while direct.initiator.send(from).write(&source).is_ok() {}
+            while direct.initiator.send_stream(from).write(&source).is_ok() {}
             direct.carry(Role::Initiator);
-            while direct.responder.recv(to).read(&mut sink).is_ok() {}
+            while direct.responder.recv_stream(to).read(&mut sink).is_ok() {}
             direct.carry(Role::Responder);
         });
         let records = (direct.initiator.stats().records_sent - before) / 2;

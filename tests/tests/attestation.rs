@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
 use peermux_core::attestation::ed25519;
-use peermux_core::code::Code;
+use peermux_core::code::ErrorCode;
 use peermux_core::driver::Progress;
 use peermux_core::wire::Priority;
-use peermux_core::{Config, Event, Identity, KeyLog, Remote, Role, TrafficSecrets};
+use peermux_core::{Config, Event, ExpectedPeer, Identity, KeyLog, Role, TrafficSecrets};
 use peermux_tests::{Drivers, PairBuilder, initiator_key, responder_key};
 
 const NOT_AFTER: u64 = 2_000_000_000;
@@ -28,7 +28,7 @@ fn attested(role: Role, len: Option<usize>) -> Config {
 #[test]
 fn both_sides_see_what_the_other_attests_in_every_mode() {
     let identity = ed25519_dalek::SigningKey::from_bytes(&[9; 32]).verifying_key();
-    for remote in [Remote::Key(responder_key().public_key()), Remote::Anyone] {
+    for remote in [ExpectedPeer::Key(responder_key().public_key()), ExpectedPeer::Any] {
         let pair = PairBuilder {
             initiator_config: attested(Role::Initiator, None),
             responder_config: attested(Role::Responder, None),
@@ -49,13 +49,13 @@ fn a_dialer_with_a_stale_key_gets_through_by_an_attestation_that_it_can_check() 
     let stale = peermux_core::crypto::StaticSecret::from_bytes(&[0x33; 32]).public_key();
     let mut pair = PairBuilder {
         responder_config: attested(Role::Responder, None),
-        remote: Remote::KeyOrAsk(stale),
+        remote: ExpectedPeer::KeyOrApprove(stale),
         ..PairBuilder::default()
     }
     .build();
     pair.settle();
     let peer = pair.initiator.expect_event(|event| match event {
-        Event::PeerProved(peer) => Some(peer.clone()),
+        Event::ApprovePeer(peer) => Some(peer.clone()),
         _ => None,
     });
     assert!(!pair.responder.conn.is_established(), "nothing was said yet");
@@ -82,16 +82,18 @@ fn a_long_attestation_comes_in_a_frame() {
 #[test]
 fn an_attestation_that_came_in_a_frame_is_there_when_the_application_is_asked() {
     for len in [None, Some(1024)] {
-        for remote in [Remote::Key(responder_key().public_key()), Remote::Anyone] {
+        for remote in [ExpectedPeer::Key(responder_key().public_key()), ExpectedPeer::Any] {
             let mut drivers = Drivers::new(PairBuilder {
                 initiator_config: attested(Role::Initiator, len),
-                responder_config: Config { ask: true, ..Config::default() },
+                responder_config: Config { approve_peers: true, ..Config::default() },
                 remote,
                 ..PairBuilder::default()
             });
             drivers.settle();
             let mut waiter = drivers.responder.waiter();
-            let Poll::Ready(Ok(Progress::Ask(peer))) = waiter.poll_progress(Waker::noop()) else { panic!("it asks") };
+            let Poll::Ready(Ok(Progress::ApprovePeer(peer))) = waiter.poll_handshake(Waker::noop()) else {
+                panic!("it asks")
+            };
             assert_eq!(peer.attestation.as_ref().map(|bytes| bytes.len()), Some(len.unwrap_or(ed25519::LEN)));
             let told = waiter.poll_attestation(Waker::noop());
             assert_eq!(told, Poll::Ready(Ok(peer.attestation)));
@@ -105,16 +107,16 @@ fn who_waits_for_an_attestation_learns_that_none_comes() {
     let mut waiter = drivers.initiator.waiter();
     assert_eq!(waiter.poll_attestation(Waker::noop()), Poll::Pending, "before the handshake");
     drivers.settle();
-    let stream = drivers.responder.open(None, Priority::default()).expect("it opens");
+    let stream = drivers.responder.open_stream(None, Priority::default()).expect("it opens");
     let received = |drivers: &Drivers| drivers.initiator.with(|connection| connection.record_counts().1);
     while received(&drivers) < 16 {
         assert_eq!(waiter.poll_attestation(Waker::noop()), Poll::Pending, "after {}", received(&drivers));
         assert_eq!(stream.poll_write(Waker::noop(), b"x"), Poll::Ready(Ok(1)));
         drivers.settle();
     }
-    assert_eq!(drivers.initiator.waiting(), 0, "it was woken");
+    assert_eq!(drivers.initiator.waiter_count(), 0, "it was woken");
     assert_eq!(waiter.poll_attestation(Waker::noop()), Poll::Ready(Ok(None)));
-    drivers.initiator.with(|connection| connection.close(Code::NO_ERROR, ""));
+    drivers.initiator.with(|connection| connection.close(ErrorCode::NO_ERROR, ""));
     assert_eq!(waiter.poll_attestation(Waker::noop()), Poll::Ready(Ok(None)), "what is known stays known");
 }
 
@@ -124,9 +126,9 @@ fn who_waits_for_an_attestation_learns_that_the_connection_ended() {
     drivers.settle();
     let mut waiter = drivers.responder.waiter();
     assert_eq!(waiter.poll_attestation(Waker::noop()), Poll::Pending);
-    drivers.initiator.with(|connection| connection.close(Code::NO_ERROR, ""));
+    drivers.initiator.with(|connection| connection.close(ErrorCode::NO_ERROR, ""));
     drivers.settle();
-    assert_eq!(drivers.responder.waiting(), 0, "it was woken");
+    assert_eq!(drivers.responder.waiter_count(), 0, "it was woken");
     assert!(matches!(waiter.poll_attestation(Waker::noop()), Poll::Ready(Err(_))));
 }
 

@@ -2,28 +2,28 @@
 
 use std::time::Duration;
 
-use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::code::{ErrorCode, ProtocolErrorCode};
 use peermux_core::wire::{Frame, FrameKind, Priority};
 use peermux_core::{Config, Role, Transmit};
 use peermux_tests::PairBuilder;
 use peermux_tests::hostile::*;
 
-const LOAD: Option<Code> = Some(Code::Protocol(ProtocolCode::EXCESSIVE_LOAD));
+const LOAD: Option<ErrorCode> = Some(ErrorCode::Protocol(ProtocolErrorCode::EXCESSIVE_LOAD));
 const ROOM: usize = Q - 17;
 
 /// A duel whose application takes and lets go of every stream at once.
 fn duel() -> Duel {
-    DuelBuilder { config: Config { keepalive: None, ..Config::default() }, ..DuelBuilder::default() }.build()
+    DuelBuilder { config: Config { keep_alive_interval: None, ..Config::default() }, ..DuelBuilder::default() }.build()
 }
 
 fn let_go_of_all(duel: &mut Duel) {
-    while let Some(stream) = duel.conn().accept() {
+    while let Some(stream) = duel.conn().accept_stream() {
         duel.conn().release(stream);
     }
 }
 
 /// Repeats `frame` until the connection closes; how many it took, and the code.
-fn flood(duel: &mut Duel, frame: &[u8]) -> (usize, Option<Code>) {
+fn flood(duel: &mut Duel, frame: &[u8]) -> (usize, Option<ErrorCode>) {
     let each = ROOM / frame.len();
     let mut count = 0;
     while duel.error().is_none() && count < 200_000 {
@@ -70,7 +70,8 @@ fn frames_that_are_ignored_cost_as_much_beyond_four_for_each_stream() {
 
 #[test]
 fn what_crosses_the_end_of_streams_is_free_however_many_end_at_once() {
-    let config = Config { keepalive: None, receive_window: 1 << 30, max_streams: 60_000, ..Config::default() };
+    let config =
+        Config { keep_alive_interval: None, receive_window: 1 << 30, max_streams: 60_000, ..Config::default() };
     let mut duel = DuelBuilder { config, ..DuelBuilder::default() }.build();
     let count = 50_000;
     for stream in (0..count).map(|index| 2 * index) {
@@ -122,12 +123,12 @@ fn stream_bytes(_: usize) -> Vec<u8> {
 fn payload_pays_for_control() {
     let mut duel = duel();
     duel.say(&open(0));
-    let stream = duel.conn().accept().expect("it was opened");
+    let stream = duel.conn().accept_stream().expect("it was opened");
     let mut buffer = vec![0; 4096];
     // Two for each 1024 bytes.
     for _ in 0..30_000 {
         duel.say(&[data(0, &[1; 1024]), ping(1), ping(2)].concat());
-        assert_eq!(duel.conn().recv(stream).read(&mut buffer), Ok(1024));
+        assert_eq!(duel.conn().recv_stream(stream).read(&mut buffer), Ok(1024));
         duel.hear();
     }
     assert_eq!(duel.error(), None);
@@ -182,11 +183,11 @@ fn attack(attack: Attack, config: Config, seconds: u64) -> (u64, u64) {
             });
             next += 1;
             assert_eq!(duel.error(), None, "{attack:?} in {milli} ms");
-            while let Some(stream) = duel.conn().accept() {
+            while let Some(stream) = duel.conn().accept_stream() {
                 reached += 1;
                 if finishes {
                     finished += 1;
-                    duel.conn().send(stream).finish().expect("it is open");
+                    duel.conn().send_stream(stream).finish().expect("it is open");
                 }
                 match attack {
                     Attack::ProvokedResets => {}
@@ -209,7 +210,8 @@ fn attack(attack: Attack, config: Config, seconds: u64) -> (u64, u64) {
 fn streams_that_a_peer_cancels_are_bounded_each_second_and_close_nothing() {
     let seconds = 3;
     for max_streams in [16, 1_000] {
-        let config = || Config { keepalive: None, max_streams, receive_window: 64 << 20, ..Config::default() };
+        let config =
+            || Config { keep_alive_interval: None, max_streams, receive_window: 64 << 20, ..Config::default() };
         let bound = |seconds: u64| max_streams + 1_000 + 1_000 * seconds;
         for kind in [Attack::RapidReset, Attack::SlowHandlers] {
             let (reached, _) = attack(kind, config(), seconds);
@@ -315,13 +317,13 @@ fn input_is_taken_while_nothing_is_written_and_control_never_waits_for_it() {
     let config = Config { stream_receive_window: 64 << 10, ..Config::default() };
     let mut duel = DuelBuilder { config, ..DuelBuilder::default() }.build();
     duel.say(&open(0));
-    let stream = duel.conn().accept().expect("it was opened");
+    let stream = duel.conn().accept_stream().expect("it was opened");
     let mut buffer = vec![0; 4096];
     // The window of the connection, as far as it goes without any answer.
     let mut received = 0;
     while received + 1300 <= 64 << 10 {
         duel.say(&data(0, &[1; 1300]));
-        received += duel.conn().recv(stream).read(&mut buffer).expect("there is something");
+        received += duel.conn().recv_stream(stream).read(&mut buffer).expect("there is something");
     }
     assert_eq!(duel.error(), None);
     let heard = duel.hear();
@@ -334,7 +336,7 @@ fn a_hundred_thousand_opens_and_closes_leave_no_stream_and_no_credit_behind() {
     let rounds = if std::env::var_os("PEERMUX_LONG").is_some() { 1_000_000 } else { 100_000 };
     let mut duel = duel();
     // Something that fills all records, so that nothing rides along.
-    let bulk = duel.conn().open(None, Priority::default()).expect("it opens");
+    let bulk = duel.conn().open_stream(None, Priority::default()).expect("it opens");
     let mut limit = 1 << 20;
     let mut seen_streams = Config::default().settings().initial_max_streams;
     let mut now = duel.now;
@@ -344,10 +346,10 @@ fn a_hundred_thousand_opens_and_closes_leave_no_stream_and_no_credit_behind() {
         let header = if round % 10_000 == 0 { 0x10 } else { 0 };
         duel.say_with(header, &[open(stream), fin(stream, &[1; 100])].concat());
         assert_eq!(duel.error(), None, "{round}");
-        let id = duel.conn().accept().expect("it was opened");
-        duel.conn().send(id).finish().expect("it is open");
+        let id = duel.conn().accept_stream().expect("it was opened");
+        duel.conn().send_stream(id).finish().expect("it is open");
         duel.conn().release(id);
-        let _ = duel.conn().send(bulk).write(&[2; 1000]);
+        let _ = duel.conn().send_stream(bulk).write(&[2; 1000]);
         if round % 16 == 0 {
             for frame in frames(&duel.hear()) {
                 match frame {
@@ -382,19 +384,19 @@ fn an_application_may_ask_for_the_priorities_of_all_its_streams_at_once() {
     for _ in 0..14_000 {
         for role in [Role::Initiator, Role::Responder] {
             let conn = &mut pair.side(role).conn;
-            let id = conn.open(None, Priority::default()).expect("it opens");
-            conn.send(id).write(b"x").expect("there is room");
+            let id = conn.open_stream(None, Priority::default()).expect("it opens");
+            conn.send_stream(id).write(b"x").expect("there is room");
             streams.extend((role == Role::Initiator).then_some(id));
         }
     }
     pair.settle();
-    streams.extend(std::iter::from_fn(|| pair.initiator.conn.accept()));
+    streams.extend(std::iter::from_fn(|| pair.initiator.conn.accept_stream()));
     assert_eq!(streams.len(), 28_000);
     for &id in &streams {
-        pair.initiator.conn.recv(id).request_priority(Priority::new(1, true));
+        pair.initiator.conn.recv_stream(id).request_priority(Priority::from_urgency(1).with_incremental(true));
     }
     pair.run_for(Duration::from_secs(60));
-    assert_eq!((pair.initiator.conn.error(), pair.responder.conn.error()), (None, None));
+    assert_eq!((pair.initiator.conn.close_reason(), pair.responder.conn.close_reason()), (None, None));
     let received = pair.responder.conn.stats().frames_received;
     assert_eq!(received.of(FrameKind::Priority), 28_000, "all have arrived in the end");
 }

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use peermux_core::code::{Code, ProtocolCode};
-use peermux_core::error::{Closed, ConnectionError, OpenError, ReadError, Side, WriteError};
+use peermux_core::code::{ErrorCode, ProtocolErrorCode};
+use peermux_core::error::{CloseInfo, ConnectionError, OpenError, ReadError, Side, WriteError};
 use peermux_core::time::Instant;
 use peermux_core::wire::{Frame, Priority};
 use peermux_core::{Config, Connection, Event, Role, StreamId, Transmit};
 use peermux_tests::hostile::*;
 use peermux_tests::{Pair, PairBuilder};
 
-fn closed(error: Option<&ConnectionError>) -> (Side, Closed, Option<Closed>) {
+fn closed(error: Option<&ConnectionError>) -> (Side, CloseInfo, Option<CloseInfo>) {
     match error {
         Some(ConnectionError::Closed { by, closed, answer }) => (*by, closed.clone(), answer.clone()),
         other => panic!("it was not closed: {other:?}"),
@@ -18,40 +18,40 @@ fn closed(error: Option<&ConnectionError>) -> (Side, Closed, Option<Closed>) {
 }
 
 fn opened(conn: &mut Connection) -> StreamId {
-    conn.open(Some("test"), Priority::default()).expect("it opens")
+    conn.open_stream(Some("test"), Priority::default()).expect("it opens")
 }
 
 #[test]
 fn both_sides_report_who_closed_and_both_codes() {
     let mut pair = Pair::established();
-    pair.responder.conn.close(Code::Application(42), "tea is ready");
+    pair.responder.conn.close(ErrorCode::Application(42), "tea is ready");
     pair.settle();
-    let (by, said, answer) = closed(pair.responder.conn.error());
-    assert_eq!((by, said.code, &*said.reason), (Side::Local, Code::Application(42), "tea is ready"));
-    assert_eq!(answer.expect("it was answered").code, Code::NO_ERROR);
-    let (by, said, _) = closed(pair.initiator.conn.error());
-    assert_eq!((by, said.code, &*said.reason), (Side::Peer, Code::Application(42), "tea is ready"));
+    let (by, said, answer) = closed(pair.responder.conn.close_reason());
+    assert_eq!((by, said.code, &*said.reason), (Side::Local, ErrorCode::Application(42), "tea is ready"));
+    assert_eq!(answer.expect("it was answered").code, ErrorCode::NO_ERROR);
+    let (by, said, _) = closed(pair.initiator.conn.close_reason());
+    assert_eq!((by, said.code, &*said.reason), (Side::Peer, ErrorCode::Application(42), "tea is ready"));
     assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
-    let error = pair.initiator.conn.error().expect("it ended").to_string();
+    let error = pair.initiator.conn.close_reason().expect("it ended").to_string();
     assert_eq!(error, "closed by the peer application: application code 42 (tea is ready)");
 }
 
 #[test]
 fn closes_that_cross_are_not_answered_and_each_side_knows_both_codes() {
     let mut pair = Pair::established();
-    pair.initiator.conn.close(Code::Application(1), "mine");
-    pair.responder.conn.close(Code::Application(2), "yours");
+    pair.initiator.conn.close(ErrorCode::Application(1), "mine");
+    pair.responder.conn.close(ErrorCode::Application(2), "yours");
     let (records_one, records_two) = (pair.initiator.trace.len(), pair.responder.trace.len());
     pair.settle();
-    let (by, said, answer) = closed(pair.initiator.conn.error());
+    let (by, said, answer) = closed(pair.initiator.conn.close_reason());
     assert_eq!(
         (by, said.code, answer.expect("both spoke").code),
-        (Side::Local, Code::Application(1), Code::Application(2))
+        (Side::Local, ErrorCode::Application(1), ErrorCode::Application(2))
     );
-    let (by, said, answer) = closed(pair.responder.conn.error());
+    let (by, said, answer) = closed(pair.responder.conn.close_reason());
     assert_eq!(
         (by, said.code, answer.expect("both spoke").code),
-        (Side::Local, Code::Application(2), Code::Application(1))
+        (Side::Local, ErrorCode::Application(2), ErrorCode::Application(1))
     );
     assert_eq!((pair.initiator.trace.len(), pair.responder.trace.len()), (records_one + 1, records_two + 1));
     assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
@@ -60,13 +60,13 @@ fn closes_that_cross_are_not_answered_and_each_side_knows_both_codes() {
 #[test]
 fn close_is_told_once_and_doing_it_again_changes_nothing() {
     let mut pair = Pair::established();
-    pair.initiator.conn.close(Code::Application(1), "first");
-    pair.initiator.conn.close(Code::Application(2), "second");
+    pair.initiator.conn.close(ErrorCode::Application(1), "first");
+    pair.initiator.conn.close(ErrorCode::Application(2), "second");
     pair.settle();
-    pair.initiator.conn.close(Code::Application(3), "third");
+    pair.initiator.conn.close(ErrorCode::Application(3), "third");
     pair.settle();
     for side in [&pair.initiator, &pair.responder] {
-        assert_eq!(closed(side.conn.error()).1.code, Code::Application(1));
+        assert_eq!(closed(side.conn.close_reason()).1.code, ErrorCode::Application(1));
         assert_eq!(side.events.iter().filter(|event| matches!(event, Event::Closed(_))).count(), 1);
     }
 }
@@ -74,12 +74,12 @@ fn close_is_told_once_and_doing_it_again_changes_nothing() {
 #[test]
 fn a_reason_is_cut_at_256_bytes_and_stays_text() {
     let mut duel = Duel::new();
-    duel.conn().close(Code::Application(1), &"é".repeat(200));
+    duel.conn().close(ErrorCode::Application(1), &"é".repeat(200));
     let heard = duel.hear();
     let Frame::Close(close) = heard[0].frames()[0] else { panic!("CLOSE goes first") };
     assert_eq!(close.reason, "é".repeat(128));
     let mut duel = Duel::new();
-    duel.conn().close(Code::Application(1), &format!("x{}", "é".repeat(200)));
+    duel.conn().close(ErrorCode::Application(1), &format!("x{}", "é".repeat(200)));
     let heard = duel.hear();
     let Frame::Close(close) = heard[0].frames()[0] else { panic!("CLOSE goes first") };
     assert_eq!(close.reason.len(), 255);
@@ -88,8 +88,8 @@ fn a_reason_is_cut_at_256_bytes_and_stays_text() {
 #[test]
 fn after_its_close_a_side_reads_for_three_seconds_at_most() {
     let mut duel = Duel::new();
-    duel.conn().close(Code::NO_ERROR, "");
-    assert_eq!(duel.hear_close(), Some(Code::NO_ERROR));
+    duel.conn().close(ErrorCode::NO_ERROR, "");
+    assert_eq!(duel.hear_close(), Some(ErrorCode::NO_ERROR));
     assert!(duel.talk.finished);
     let until = duel.now + Duration::from_secs(3);
     assert_eq!(duel.conn().poll_timeout(), Some(until));
@@ -99,7 +99,7 @@ fn after_its_close_a_side_reads_for_three_seconds_at_most() {
     let now = duel.now;
     duel.talk.time(now);
     assert!(!duel.conn().is_closed());
-    assert_eq!(duel.conn().accept(), None);
+    assert_eq!(duel.conn().accept_stream(), None);
     assert!(duel.hear().is_empty());
     duel.talk.time(until);
     assert!(duel.conn().is_closed());
@@ -111,13 +111,13 @@ fn after_its_close_a_side_reads_for_three_seconds_at_most() {
 fn close_from_a_peer_is_answered_and_what_is_queued_is_dropped() {
     let mut duel = Duel::new();
     let id = opened(duel.conn());
-    duel.conn().send(id).write(&[1; 100_000]).expect("there is room");
-    duel.say_with(0x20, &close(Code::Application(9), "bye"));
+    duel.conn().send_stream(id).write(&[1; 100_000]).expect("there is room");
+    duel.say_with(0x20, &close(ErrorCode::Application(9), "bye"));
     let heard = duel.hear();
     assert_eq!(heard.len(), 1);
     assert_eq!(heard[0].header & 0x20, 0x20);
     let frames = heard[0].frames();
-    assert!(matches!(frames[..], [Frame::Close(close)] if close.code == Code::NO_ERROR), "{frames:?}");
+    assert!(matches!(frames[..], [Frame::Close(close)] if close.code == ErrorCode::NO_ERROR), "{frames:?}");
     assert!(duel.conn().is_closed());
     assert_eq!(duel.conn().queued(), 0);
 }
@@ -125,7 +125,7 @@ fn close_from_a_peer_is_answered_and_what_is_queued_is_dropped() {
 #[test]
 fn the_transport_that_ends_after_the_last_record_ends_the_wait() {
     let mut duel = Duel::new();
-    duel.conn().close(Code::Application(1), "");
+    duel.conn().close(ErrorCode::Application(1), "");
     duel.hear();
     let now = duel.now;
     duel.conn().handle_eof(now);
@@ -134,10 +134,10 @@ fn the_transport_that_ends_after_the_last_record_ends_the_wait() {
 
     // The peer's CLOSE came, and its end of the transport before the answer could be written.
     let mut duel = Duel::new();
-    duel.say_with(0x20, &close(Code::Application(9), "bye"));
+    duel.say_with(0x20, &close(ErrorCode::Application(9), "bye"));
     let now = duel.now;
     duel.conn().handle_eof(now);
-    assert_eq!(duel.hear_close(), Some(Code::NO_ERROR));
+    assert_eq!(duel.hear_close(), Some(ErrorCode::NO_ERROR));
     assert!(duel.conn().is_closed());
     assert_eq!(closed(duel.error()).0, Side::Peer);
 }
@@ -150,7 +150,7 @@ fn a_close_that_the_transport_does_not_take_does_not_keep_the_connection_for_eve
         if violates {
             duel.say(&open(1));
         } else {
-            duel.conn().close(Code::NO_ERROR, "");
+            duel.conn().close(ErrorCode::NO_ERROR, "");
         }
         assert!(duel.error().is_some());
         for _ in 0..10 {
@@ -168,19 +168,19 @@ fn a_close_that_the_transport_does_not_take_does_not_keep_the_connection_for_eve
 fn calls_on_a_closed_connection_return_its_error() {
     let mut pair = Pair::established();
     let id = opened(&mut pair.initiator.conn);
-    pair.initiator.conn.send(id).write(b"x").expect("there is room");
+    pair.initiator.conn.send_stream(id).write(b"x").expect("there is room");
     pair.settle();
-    let theirs = pair.responder.conn.accept().expect("it was opened");
-    pair.responder.conn.close(Code::Application(4), "");
+    let theirs = pair.responder.conn.accept_stream().expect("it was opened");
+    pair.responder.conn.close(ErrorCode::Application(4), "");
     pair.settle();
     for (side, id) in [(&mut pair.initiator, id), (&mut pair.responder, theirs)] {
-        let error = side.conn.error().expect("it ended").clone();
+        let error = side.conn.close_reason().expect("it ended").clone();
         let mut buffer = [0; 8];
-        assert_eq!(side.conn.send(id).write(b"x"), Err(WriteError::Connection(error.clone())));
-        assert_eq!(side.conn.send(id).finish(), Err(WriteError::Connection(error.clone())));
-        let _ = side.conn.recv(id).read(&mut buffer);
-        assert_eq!(side.conn.recv(id).read(&mut buffer), Err(ReadError::Connection(error.clone())));
-        assert_eq!(side.conn.open(None, Priority::default()), Err(OpenError::Connection(error)));
+        assert_eq!(side.conn.send_stream(id).write(b"x"), Err(WriteError::Connection(error.clone())));
+        assert_eq!(side.conn.send_stream(id).finish(), Err(WriteError::Connection(error.clone())));
+        let _ = side.conn.recv_stream(id).read(&mut buffer);
+        assert_eq!(side.conn.recv_stream(id).read(&mut buffer), Err(ReadError::Connection(error.clone())));
+        assert_eq!(side.conn.open_stream(None, Priority::default()), Err(OpenError::Connection(error)));
         side.conn.release(id);
         assert_eq!(side.conn.stream_count(), 0);
         assert!(!side.conn.is_established());
@@ -191,20 +191,23 @@ fn calls_on_a_closed_connection_return_its_error() {
 fn what_arrived_before_close_can_still_be_read() {
     let mut pair = Pair::established();
     let id = opened(&mut pair.initiator.conn);
-    pair.initiator.conn.send(id).write(b"the whole message").expect("there is room");
-    pair.initiator.conn.send(id).finish().expect("it is open");
+    pair.initiator.conn.send_stream(id).write(b"the whole message").expect("there is room");
+    pair.initiator.conn.send_stream(id).finish().expect("it is open");
     let other = opened(&mut pair.initiator.conn);
-    pair.initiator.conn.send(other).write(b"half a mess").expect("there is room");
+    pair.initiator.conn.send_stream(other).write(b"half a mess").expect("there is room");
     pair.settle();
-    pair.initiator.conn.close(Code::NO_ERROR, "");
+    pair.initiator.conn.close(ErrorCode::NO_ERROR, "");
     pair.settle();
     let mut buffer = [0; 64];
-    let theirs = pair.responder.conn.accept().expect("it was opened");
-    assert_eq!(pair.responder.conn.recv(theirs).read(&mut buffer), Ok(17));
-    assert_eq!(pair.responder.conn.recv(theirs).read(&mut buffer), Ok(0), "FIN came");
-    let theirs = pair.responder.conn.accept().expect("it was opened");
-    assert_eq!(pair.responder.conn.recv(theirs).read(&mut buffer), Ok(11));
-    assert!(matches!(pair.responder.conn.recv(theirs).read(&mut buffer), Err(ReadError::Connection(_))), "no FIN came");
+    let theirs = pair.responder.conn.accept_stream().expect("it was opened");
+    assert_eq!(pair.responder.conn.recv_stream(theirs).read(&mut buffer), Ok(17));
+    assert_eq!(pair.responder.conn.recv_stream(theirs).read(&mut buffer), Ok(0), "FIN came");
+    let theirs = pair.responder.conn.accept_stream().expect("it was opened");
+    assert_eq!(pair.responder.conn.recv_stream(theirs).read(&mut buffer), Ok(11));
+    assert!(
+        matches!(pair.responder.conn.recv_stream(theirs).read(&mut buffer), Err(ReadError::Connection(_))),
+        "no FIN came"
+    );
 }
 
 #[test]
@@ -212,7 +215,7 @@ fn a_failure_of_the_transport_says_what_failed() {
     let mut pair = Pair::established();
     let now = pair.now;
     pair.initiator.conn.handle_transport_error(now, "connection reset by peer");
-    let error = pair.initiator.conn.error().expect("it ended");
+    let error = pair.initiator.conn.close_reason().expect("it ended");
     assert_eq!(*error, ConnectionError::Transport("connection reset by peer".into()));
     assert_eq!(error.to_string(), "the transport failed: connection reset by peer");
     assert!(pair.initiator.conn.is_closed());
@@ -226,7 +229,7 @@ fn a_failure_of_the_socket_keeps_its_kind_and_its_number() {
         let now = pair.now;
         let failure = std::io::Error::from_raw_os_error(number);
         pair.initiator.conn.handle_transport_error(now, &failure);
-        let error = pair.initiator.conn.error().expect("it ended").clone();
+        let error = pair.initiator.conn.close_reason().expect("it ended").clone();
         let ConnectionError::Transport(inner) = &error else { panic!("{error:?}") };
         assert_eq!((inner.kind(), inner.raw_os_error()), (failure.kind(), Some(number)));
         assert_eq!(error.to_string(), format!("the transport failed: {failure}"));
@@ -239,13 +242,13 @@ fn a_reader_that_was_stopped_here_stays_stopped_however_the_peer_ends_the_stream
     for end in [reset(0, 7), fin(0, b"rest")] {
         let mut duel = Duel::new();
         duel.say(&[open(0), data(0, b"some")].concat());
-        let id = duel.conn().accept().expect("it was opened");
-        duel.conn().recv(id).stop(Code::Application(7));
-        assert_eq!(duel.conn().recv(id).read(&mut [0; 8]), Err(ReadError::Stopped));
+        let id = duel.conn().accept_stream().expect("it was opened");
+        duel.conn().recv_stream(id).stop(ErrorCode::Application(7));
+        assert_eq!(duel.conn().recv_stream(id).read(&mut [0; 8]), Err(ReadError::Stopped));
         duel.hear();
         duel.say(&end);
-        assert_eq!(duel.conn().recv(id).read(&mut [0; 8]), Err(ReadError::Stopped));
-        assert_eq!(duel.conn().recv(id).read_chunk(8), Err(ReadError::Stopped));
+        assert_eq!(duel.conn().recv_stream(id).read(&mut [0; 8]), Err(ReadError::Stopped));
+        assert_eq!(duel.conn().recv_stream(id).read_chunk(8), Err(ReadError::Stopped));
     }
 }
 
@@ -253,15 +256,15 @@ fn a_reader_that_was_stopped_here_stays_stopped_however_the_peer_ends_the_stream
 fn reading_into_nothing_gives_nothing() {
     let mut pair = Pair::established();
     let id = opened(&mut pair.initiator.conn);
-    assert_eq!(pair.initiator.conn.recv(id).read(&mut []), Ok(0));
+    assert_eq!(pair.initiator.conn.recv_stream(id).read(&mut []), Ok(0));
     pair.initiator.conn.release(id);
-    assert_eq!(pair.initiator.conn.recv(id).read(&mut []), Err(ReadError::UnknownStream));
+    assert_eq!(pair.initiator.conn.recv_stream(id).read(&mut []), Err(ReadError::StreamClosed));
 }
 
 #[test]
 fn asking_whether_there_is_something_to_send_changes_nothing() {
     let mut duel = Duel::new();
-    duel.conn().close(Code::Application(1), "");
+    duel.conn().close(ErrorCode::Application(1), "");
     let mut buffer = [0; 16 * Q];
     let now = duel.now;
     assert!(matches!(duel.conn().poll_transmit(now, &mut buffer), Ok(Transmit::Bytes(_))));
@@ -274,7 +277,7 @@ fn asking_whether_there_is_something_to_send_changes_nothing() {
 #[test]
 fn a_close_that_never_leaves_is_given_up_and_the_peers_is_still_read() {
     let mut duel = Duel::new();
-    duel.conn().close(Code::Application(1), "");
+    duel.conn().close(ErrorCode::Application(1), "");
     let start = duel.now;
     duel.talk.time(start);
     duel.now = start + Duration::from_secs(3);
@@ -283,15 +286,15 @@ fn a_close_that_never_leaves_is_given_up_and_the_peers_is_still_read() {
     assert!(!duel.conn().is_closed());
     assert!(duel.hear().is_empty() && duel.talk.finished, "a half-close is all that is left");
     duel.now = duel.now + Duration::from_millis(2_999);
-    duel.say_with(0x20, &close(Code::Application(2), "at last"));
+    duel.say_with(0x20, &close(ErrorCode::Application(2), "at last"));
     assert!(duel.conn().is_closed());
     let (by, said, answer) = closed(duel.error());
-    assert_eq!((by, said.code), (Side::Local, Code::Application(1)));
-    assert_eq!(answer.expect("it was read").code, Code::Application(2));
+    assert_eq!((by, said.code), (Side::Local, ErrorCode::Application(1)));
+    assert_eq!(answer.expect("it was read").code, ErrorCode::Application(2));
 
     // And without one it ends.
     let mut duel = Duel::new();
-    duel.conn().close(Code::Application(1), "");
+    duel.conn().close(ErrorCode::Application(1), "");
     let start = duel.now;
     while let Some(at) = duel.conn().poll_timeout() {
         duel.now = at.max(duel.now);
@@ -307,34 +310,34 @@ fn draining_lets_everything_finish_and_then_closes() {
     for drainer in [Role::Initiator, Role::Responder] {
         let mut pair = Pair::established();
         let id = opened(&mut pair.initiator.conn);
-        pair.initiator.conn.send(id).write(&[1; 60_000]).expect("there is room");
+        pair.initiator.conn.send_stream(id).write(&[1; 60_000]).expect("there is room");
         pair.settle();
-        let theirs = pair.responder.conn.accept().expect("it was opened");
-        pair.side(drainer).conn.drain(ProtocolCode::GOING_AWAY);
-        assert_eq!(pair.side(drainer).conn.open(None, Priority::default()), Err(OpenError::Draining));
+        let theirs = pair.responder.conn.accept_stream().expect("it was opened");
+        pair.side(drainer).conn.drain(ProtocolErrorCode::GOING_AWAY);
+        assert_eq!(pair.side(drainer).conn.open_stream(None, Priority::default()), Err(OpenError::Draining));
         pair.settle();
         let code = pair.side(drainer.peer()).expect_event(|event| match event {
             Event::Draining(code) => Some(*code),
             _ => None,
         });
-        assert_eq!(code, ProtocolCode::GOING_AWAY);
-        assert_eq!(pair.side(drainer.peer()).conn.open(None, Priority::default()), Err(OpenError::Draining));
+        assert_eq!(code, ProtocolErrorCode::GOING_AWAY);
+        assert_eq!(pair.side(drainer.peer()).conn.open_stream(None, Priority::default()), Err(OpenError::Draining));
         assert!(pair.initiator.conn.is_established() && pair.responder.conn.is_established());
 
         let mut buffer = [0; 70_000];
-        pair.initiator.conn.send(id).write(b"more").expect("what is open goes on");
-        pair.initiator.conn.send(id).finish().expect("it is open");
+        pair.initiator.conn.send_stream(id).write(b"more").expect("what is open goes on");
+        pair.initiator.conn.send_stream(id).finish().expect("it is open");
         pair.settle();
-        assert_eq!(pair.responder.conn.recv(theirs).read(&mut buffer), Ok(60_004));
-        assert_eq!(pair.responder.conn.recv(theirs).read(&mut buffer), Ok(0));
-        pair.responder.conn.send(theirs).finish().expect("it is open");
+        assert_eq!(pair.responder.conn.recv_stream(theirs).read(&mut buffer), Ok(60_004));
+        assert_eq!(pair.responder.conn.recv_stream(theirs).read(&mut buffer), Ok(0));
+        pair.responder.conn.send_stream(theirs).finish().expect("it is open");
         pair.settle();
-        assert_eq!(pair.initiator.conn.recv(id).read(&mut buffer), Ok(0));
+        assert_eq!(pair.initiator.conn.recv_stream(id).read(&mut buffer), Ok(0));
         pair.initiator.conn.release(id);
         pair.responder.conn.release(theirs);
         pair.settle();
-        let (by, said, _) = closed(pair.side(drainer).conn.error());
-        assert_eq!((by, said.code), (Side::Local, Code::NO_ERROR));
+        let (by, said, _) = closed(pair.side(drainer).conn.close_reason());
+        assert_eq!((by, said.code), (Side::Local, ErrorCode::NO_ERROR));
         assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
     }
 }
@@ -343,14 +346,14 @@ fn draining_lets_everything_finish_and_then_closes() {
 fn draining_an_idle_connection_closes_it_after_a_round_trip_even_from_both_sides() {
     for both in [false, true] {
         let mut pair = Pair::established();
-        pair.initiator.conn.drain(ProtocolCode::DUPLICATE);
+        pair.initiator.conn.drain(ProtocolErrorCode::DUPLICATE);
         if both {
-            pair.responder.conn.drain(ProtocolCode::GOING_AWAY);
+            pair.responder.conn.drain(ProtocolErrorCode::GOING_AWAY);
         }
-        pair.initiator.conn.drain(ProtocolCode::GOING_AWAY);
+        pair.initiator.conn.drain(ProtocolErrorCode::GOING_AWAY);
         pair.settle();
-        assert!(pair.initiator.conn.error().expect("it ended").is_orderly());
-        assert!(pair.responder.conn.error().expect("it ended").is_orderly());
+        assert!(pair.initiator.conn.close_reason().expect("it ended").is_orderly());
+        assert!(pair.responder.conn.close_reason().expect("it ended").is_orderly());
         assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
     }
 }
@@ -359,65 +362,65 @@ fn draining_an_idle_connection_closes_it_after_a_round_trip_even_from_both_sides
 fn an_open_that_crosses_drain_is_refused_and_may_be_tried_again() {
     let mut pair = Pair::established();
     let id = opened(&mut pair.initiator.conn);
-    pair.initiator.conn.send(id).write(b"crossing").expect("there is room");
-    pair.responder.conn.drain(ProtocolCode::GOING_AWAY);
+    pair.initiator.conn.send_stream(id).write(b"crossing").expect("there is room");
+    pair.responder.conn.drain(ProtocolErrorCode::GOING_AWAY);
     // No stream is open where DRAIN is sent, and yet the connection stays until the peer has seen it.
     pair.settle();
     let mut buffer = [0; 8];
-    assert_eq!(pair.initiator.conn.recv(id).read(&mut buffer), Err(ReadError::Reset(Code::REFUSED)));
-    assert_eq!(pair.initiator.conn.send(id).write(b"x"), Err(WriteError::Stopped(Code::REFUSED)));
-    assert_eq!(pair.responder.conn.accept(), None);
-    let (by, said, _) = closed(pair.initiator.conn.error());
-    assert_eq!((by, said.code), (Side::Peer, Code::NO_ERROR));
+    assert_eq!(pair.initiator.conn.recv_stream(id).read(&mut buffer), Err(ReadError::Reset(ErrorCode::REFUSED)));
+    assert_eq!(pair.initiator.conn.send_stream(id).write(b"x"), Err(WriteError::Stopped(ErrorCode::REFUSED)));
+    assert_eq!(pair.responder.conn.accept_stream(), None);
+    let (by, said, _) = closed(pair.initiator.conn.close_reason());
+    assert_eq!((by, said.code), (Side::Peer, ErrorCode::NO_ERROR));
 }
 
 #[test]
 fn who_was_drained_closes_once_all_streams_have_ended_and_who_drains_waits_for_that() {
     let mut duel = Duel::new();
     duel.say(&[open(0), data(0, b"hello")].concat());
-    let id = duel.conn().accept().expect("it was opened");
+    let id = duel.conn().accept_stream().expect("it was opened");
     duel.say(&drain(0));
     assert_eq!(duel.hear_close(), None, "a stream is open");
-    duel.conn().send(id).finish().expect("it is open");
+    duel.conn().send_stream(id).finish().expect("it is open");
     assert_eq!(duel.hear_close(), None, "one half is");
     // Its application holds the stream, and has not read it.
     duel.say(&fin(0, b""));
-    assert_eq!(duel.hear_close(), Some(Code::NO_ERROR));
+    assert_eq!(duel.hear_close(), Some(ErrorCode::NO_ERROR));
     assert_eq!(closed(duel.error()).0, Side::Peer, "who drained has ended it");
     let mut buffer = [0; 8];
-    assert_eq!(duel.conn().recv(id).read(&mut buffer), Ok(5));
-    assert_eq!(duel.conn().recv(id).read(&mut buffer), Ok(0));
+    assert_eq!(duel.conn().recv_stream(id).read(&mut buffer), Ok(5));
+    assert_eq!(duel.conn().recv_stream(id).read(&mut buffer), Ok(0));
 
     let mut duel = Duel::new();
-    duel.conn().drain(ProtocolCode::GOING_AWAY);
+    duel.conn().drain(ProtocolErrorCode::GOING_AWAY);
     let heard = duel.hear();
     assert!(matches!(frames(&heard)[..], [Frame::Drain(_)]), "{heard:?}");
     duel.say(&open(0));
     assert_eq!(duel.hear_close(), None, "it waits for the peer");
     assert!(duel.error().is_none());
-    duel.say_with(0x20, &close(Code::NO_ERROR, ""));
+    duel.say_with(0x20, &close(ErrorCode::NO_ERROR, ""));
     let (by, said, _) = closed(duel.error());
-    assert_eq!((by, said.code), (Side::Local, Code::NO_ERROR), "who drained has ended it");
-    assert_eq!(duel.hear_close(), Some(Code::NO_ERROR));
+    assert_eq!((by, said.code), (Side::Local, ErrorCode::NO_ERROR), "who drained has ended it");
+    assert_eq!(duel.hear_close(), Some(ErrorCode::NO_ERROR));
 }
 
 #[test]
 fn drain_sends_what_streams_have_finished() {
     let mut pair = Pair::established();
     let id = opened(&mut pair.initiator.conn);
-    pair.initiator.conn.send(id).write(b"hello").expect("there is room");
-    pair.initiator.conn.send(id).finish().expect("it is open");
+    pair.initiator.conn.send_stream(id).write(b"hello").expect("there is room");
+    pair.initiator.conn.send_stream(id).finish().expect("it is open");
     pair.initiator.conn.release(id);
-    pair.initiator.conn.drain(ProtocolCode::GOING_AWAY);
+    pair.initiator.conn.drain(ProtocolErrorCode::GOING_AWAY);
     pair.settle();
-    let theirs = pair.responder.conn.accept().expect("the stream that was finished before the drain arrives");
+    let theirs = pair.responder.conn.accept_stream().expect("the stream that was finished before the drain arrives");
     let mut buffer = [0; 16];
-    assert_eq!(pair.responder.conn.recv(theirs).read(&mut buffer), Ok(5));
-    assert_eq!(pair.responder.conn.recv(theirs).read(&mut buffer), Ok(0));
+    assert_eq!(pair.responder.conn.recv_stream(theirs).read(&mut buffer), Ok(5));
+    assert_eq!(pair.responder.conn.recv_stream(theirs).read(&mut buffer), Ok(0));
     pair.responder.conn.release(theirs);
     pair.settle();
     assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
-    assert!(pair.responder.conn.error().expect("it ended").is_orderly());
+    assert!(pair.responder.conn.close_reason().expect("it ended").is_orderly());
 }
 
 #[test]
@@ -426,18 +429,18 @@ fn drain_leaves_after_the_open_of_every_stream_that_waits_for_the_peer() {
     let mut pair = PairBuilder { responder_config: config, ..PairBuilder::default() }.establish();
     let ids: Vec<_> = (0..40).map(|_| opened(&mut pair.initiator.conn)).collect();
     for id in ids {
-        pair.initiator.conn.send(id).write(b"hello").expect("there is room");
-        pair.initiator.conn.send(id).finish().expect("it is open");
+        pair.initiator.conn.send_stream(id).write(b"hello").expect("there is room");
+        pair.initiator.conn.send_stream(id).finish().expect("it is open");
         pair.initiator.conn.release(id);
     }
-    pair.initiator.conn.drain(ProtocolCode::GOING_AWAY);
+    pair.initiator.conn.drain(ProtocolErrorCode::GOING_AWAY);
     let mut arrived = 0;
     for _ in 0..100 {
         pair.settle();
-        while let Some(id) = pair.responder.conn.accept() {
+        while let Some(id) = pair.responder.conn.accept_stream() {
             let mut buffer = [0; 16];
-            assert_eq!(pair.responder.conn.recv(id).read(&mut buffer), Ok(5));
-            pair.responder.conn.send(id).finish().expect("it is open");
+            assert_eq!(pair.responder.conn.recv_stream(id).read(&mut buffer), Ok(5));
+            pair.responder.conn.send_stream(id).finish().expect("it is open");
             pair.responder.conn.release(id);
             arrived += 1;
         }
@@ -455,14 +458,14 @@ fn both_sides_may_drain_with_streams_that_are_not_yet_opened() {
         for _ in 0..40 {
             let conn = &mut pair.side(role).conn;
             let id = opened(conn);
-            conn.send(id).finish().expect("it is open");
+            conn.send_stream(id).finish().expect("it is open");
             conn.release(id);
         }
-        pair.side(role).conn.drain(ProtocolCode::GOING_AWAY);
+        pair.side(role).conn.drain(ProtocolErrorCode::GOING_AWAY);
     }
     pair.run_for(Duration::from_secs(50));
     assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
-    assert!(pair.initiator.conn.error().expect("it ended").is_orderly());
+    assert!(pair.initiator.conn.close_reason().expect("it ended").is_orderly());
 }
 
 #[test]
@@ -472,15 +475,15 @@ fn no_more_streams_are_allowed_after_drain() {
     let held: Vec<_> = (0..12)
         .map(|number| {
             duel.say(&open(2 * number));
-            duel.conn().accept().expect("it was opened")
+            duel.conn().accept_stream().expect("it was opened")
         })
         .collect();
     duel.hear();
-    duel.conn().drain(ProtocolCode::GOING_AWAY);
+    duel.conn().drain(ProtocolErrorCode::GOING_AWAY);
     duel.hear();
     for (number, id) in (0..).zip(held).skip(1) {
         duel.say(&fin(2 * number, b""));
-        duel.conn().send(id).finish().expect("it is open");
+        duel.conn().send_stream(id).finish().expect("it is open");
         duel.conn().release(id);
         let heard = duel.hear();
         assert!(!frames(&heard).iter().any(|frame| matches!(frame, Frame::MaxStreams(_))));
@@ -510,15 +513,15 @@ fn until_it_ends(duel: &mut Duel, mut each: impl FnMut(&mut Duel)) -> Duration {
 fn a_connection_that_nobody_holds_ends_whatever_the_peer_does() {
     let mut duel = Duel::new();
     duel.say(&open(0));
-    duel.conn().drain(ProtocolCode::GOING_AWAY);
-    while let Some(id) = duel.conn().accept() {
-        duel.conn().refuse(id, Code::REFUSED);
+    duel.conn().drain(ProtocolErrorCode::GOING_AWAY);
+    while let Some(id) = duel.conn().accept_stream() {
+        duel.conn().refuse(id, ErrorCode::REFUSED);
     }
     duel.hear();
     let after = until_it_ends(&mut duel, |_| ());
     assert!(after >= Duration::from_secs(59) && after <= Duration::from_secs(61), "{after:?}");
     let (by, said, _) = closed(duel.error());
-    assert_eq!((by, said.code), (Side::Local, Code::NO_ERROR));
+    assert_eq!((by, said.code), (Side::Local, ErrorCode::NO_ERROR));
 }
 
 #[test]
@@ -527,10 +530,10 @@ fn a_draining_connection_goes_on_while_it_makes_progress_but_not_for_ever() {
     let settings = vec![(1, 16), (2, 2048), (3, 1 << 20), (4, 16)];
     let mut duel = DuelBuilder { settings, ..DuelBuilder::default() }.build();
     let id = opened(duel.conn());
-    duel.conn().send(id).write(&[1; 200_000]).expect("there is room");
-    duel.conn().send(id).finish().expect("it is open");
+    duel.conn().send_stream(id).write(&[1; 200_000]).expect("there is room");
+    duel.conn().send_stream(id).finish().expect("it is open");
     duel.conn().release(id);
-    duel.conn().drain(ProtocolCode::GOING_AWAY);
+    duel.conn().drain(ProtocolErrorCode::GOING_AWAY);
     let mut credit = 2048;
     let after = until_it_ends(&mut duel, |duel| {
         credit += 1;
@@ -545,7 +548,7 @@ fn a_draining_connection_goes_on_while_it_makes_progress_but_not_for_ever() {
 fn a_connection_that_drains_lasts_as_long_as_the_application_holds_a_stream() {
     let mut duel = Duel::new();
     let id = opened(duel.conn());
-    duel.conn().drain(ProtocolCode::GOING_AWAY);
+    duel.conn().drain(ProtocolErrorCode::GOING_AWAY);
     let after = until_it_ends(&mut duel, |_| ());
     assert_eq!(after, Duration::from_secs(86_400));
     assert!(duel.conn().has_stream(id));
@@ -555,30 +558,28 @@ fn a_connection_that_drains_lasts_as_long_as_the_application_holds_a_stream() {
 fn the_sender_of_drain_refuses_every_open_after_it() {
     let mut duel = Duel::new();
     duel.say(&[open(0), data(0, b"before")].concat());
-    let before = duel.conn().accept().expect("it was opened");
-    duel.conn().drain(ProtocolCode::GOING_AWAY);
+    let before = duel.conn().accept_stream().expect("it was opened");
+    duel.conn().drain(ProtocolErrorCode::GOING_AWAY);
     duel.hear();
     for stream in [2, 4] {
         duel.say(&[open(stream), data(stream, b"crossing")].concat());
         let heard = duel.hear();
         let frames = frames(&heard);
         assert!(frames.iter().any(
-            |frame| matches!(frame, Frame::Reset(reset) if reset.stream == stream && reset.code == Code::REFUSED)
+            |frame| matches!(frame, Frame::Reset(reset) if reset.stream == stream && reset.code == ErrorCode::REFUSED)
         ));
-        assert!(
-            frames
-                .iter()
-                .any(|frame| matches!(frame, Frame::Stop(stop) if stop.stream == stream && stop.code == Code::REFUSED))
-        );
+        assert!(frames.iter().any(
+            |frame| matches!(frame, Frame::Stop(stop) if stop.stream == stream && stop.code == ErrorCode::REFUSED)
+        ));
         duel.say(&reset(stream, 1));
     }
-    assert_eq!(duel.conn().accept(), None);
+    assert_eq!(duel.conn().accept_stream(), None);
     assert_eq!(duel.conn().stream_count(), 1);
     assert_eq!(duel.conn().unread(), 6);
     // The peer has seen DRAIN: it sends one as well.
     duel.say(&[fin(0, b""), stop(0, 0), drain(0x12)].concat());
     duel.conn().release(before);
-    assert_eq!(duel.hear_close(), Some(Code::NO_ERROR));
+    assert_eq!(duel.hear_close(), Some(ErrorCode::NO_ERROR));
 }
 
 #[test]
@@ -587,15 +588,18 @@ fn streams_that_were_not_yet_opened_are_given_up_by_drain() {
     let mut pair = PairBuilder { responder_config: config, ..PairBuilder::default() }.establish();
     let ids: Vec<_> = (0..20).map(|_| opened(&mut pair.initiator.conn)).collect();
     pair.settle();
-    pair.responder.conn.drain(ProtocolCode::GOING_AWAY);
+    pair.responder.conn.drain(ProtocolErrorCode::GOING_AWAY);
     pair.settle();
     for (index, id) in ids.into_iter().enumerate() {
-        let written = pair.initiator.conn.send(id).write(b"x");
+        let written = pair.initiator.conn.send_stream(id).write(b"x");
         if index < 16 {
             assert_eq!(written, Ok(1));
         } else {
-            assert_eq!(written, Err(WriteError::Stopped(Code::REFUSED)));
-            assert_eq!(pair.initiator.conn.recv(id).read(&mut [0; 8]), Err(ReadError::Reset(Code::REFUSED)));
+            assert_eq!(written, Err(WriteError::Stopped(ErrorCode::REFUSED)));
+            assert_eq!(
+                pair.initiator.conn.recv_stream(id).read(&mut [0; 8]),
+                Err(ReadError::Reset(ErrorCode::REFUSED))
+            );
         }
     }
 }
@@ -604,7 +608,7 @@ fn streams_that_were_not_yet_opened_are_given_up_by_drain() {
 fn closing_before_the_handshake_is_over_says_nothing() {
     for role in [Role::Initiator, Role::Responder] {
         let mut pair = PairBuilder::default().build();
-        pair.side(role).conn.close(Code::Application(1), "never mind");
+        pair.side(role).conn.close(ErrorCode::Application(1), "never mind");
         assert!(pair.side(role).conn.is_closed());
         let now = pair.now;
         let mut buffer = [0; 2816];
@@ -615,14 +619,14 @@ fn closing_before_the_handshake_is_over_says_nothing() {
 #[test]
 fn a_code_that_nobody_knows_is_taken_like_any_other() {
     let mut duel = Duel::new();
-    duel.say_with(0x20, &close(Code::Protocol(ProtocolCode(0x7777)), "from the future"));
-    assert_eq!(duel.error().expect("it ended").code(), Some(Code::Protocol(ProtocolCode(0x7777))));
+    duel.say_with(0x20, &close(ErrorCode::Protocol(ProtocolErrorCode(0x7777)), "from the future"));
+    assert_eq!(duel.error().expect("it ended").code(), Some(ErrorCode::Protocol(ProtocolErrorCode(0x7777))));
     assert_eq!(
         duel.error().expect("it ended").to_string(),
         "closed by the peer protocol: protocol code 0x7777 (from the future)"
     );
     let mut duel = Duel::new();
     duel.say(&drain(0x7777));
-    assert!(duel.talk.events.contains(&Event::Draining(ProtocolCode(0x7777))));
+    assert!(duel.talk.events.contains(&Event::Draining(ProtocolErrorCode(0x7777))));
     assert_eq!(duel.error(), None);
 }

@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use peermux_core::code::Code;
+use peermux_core::code::ErrorCode;
 use peermux_core::error::ReadError;
 use peermux_core::wire::{Frame, Priority};
 use peermux_core::{Config, Connection, Role, StreamId};
 use peermux_tests::hostile::*;
 
 fn opened(conn: &mut Connection) -> StreamId {
-    conn.open(None, Priority::default()).expect("it opens")
+    conn.open_stream(None, Priority::default()).expect("it opens")
 }
 
 /// Reads up to `max` bytes.
 fn read(conn: &mut Connection, id: StreamId, max: usize) -> usize {
     let mut buffer = vec![0; max];
-    match conn.recv(id).read(&mut buffer) {
+    match conn.recv_stream(id).read(&mut buffer) {
         Ok(len) => len,
         Err(ReadError::Blocked) => 0,
         Err(error) => panic!("{error}"),
@@ -26,10 +26,10 @@ fn read(conn: &mut Connection, id: StreamId, max: usize) -> usize {
 fn a_sender_never_exceeds_what_it_was_given() {
     let settings = vec![(1, 16), (2, 5_000), (3, 3_000), (4, 100)];
     let mut duel = DuelBuilder { role: Role::Initiator, settings, ..DuelBuilder::default() }.build();
-    let mut in_order = || duel.conn().open(None, Priority::new(3, false)).expect("it opens");
+    let mut in_order = || duel.conn().open_stream(None, Priority::from_urgency(3)).expect("it opens");
     let (one, two) = (in_order(), in_order());
     for id in [one, two] {
-        assert_eq!(duel.conn().send(id).write(&[1; 10_000]), Ok(3_000), "no more is taken than may be sent");
+        assert_eq!(duel.conn().send_stream(id).write(&[1; 10_000]), Ok(3_000), "no more is taken than may be sent");
     }
     let sent = |heard: &[Heard], stream: u64| -> usize {
         frames(heard)
@@ -43,7 +43,7 @@ fn a_sender_never_exceeds_what_it_was_given() {
     let heard = duel.hear();
     assert_eq!((sent(&heard, 0), sent(&heard, 2)), (3_000, 2_000));
     duel.say(&[max_stream_data(0, 3_500), max_data(4_999)].concat());
-    assert_eq!(duel.conn().send(one).write(&[1; 10_000]), Ok(500));
+    assert_eq!(duel.conn().send_stream(one).write(&[1; 10_000]), Ok(500));
     assert!(duel.hear().is_empty());
     duel.say(&max_data(5_001));
     let heard = duel.hear();
@@ -58,11 +58,11 @@ fn fin_and_open_need_no_credit() {
     let settings = vec![(1, 16), (2, 2_048), (3, 2_048), (4, 100)];
     let mut duel = DuelBuilder { role: Role::Initiator, settings, ..DuelBuilder::default() }.build();
     let one = opened(duel.conn());
-    assert_eq!(duel.conn().send(one).write(&[1; 10_000]), Ok(2_048));
-    duel.conn().send(one).finish().expect("it is open");
+    assert_eq!(duel.conn().send_stream(one).write(&[1; 10_000]), Ok(2_048));
+    duel.conn().send_stream(one).finish().expect("it is open");
     duel.hear();
     let two = opened(duel.conn());
-    duel.conn().send(two).finish().expect("it is open");
+    duel.conn().send_stream(two).finish().expect("it is open");
     let heard = duel.hear();
     assert!(frames(&heard).iter().any(|frame| matches!(frame, Frame::Stream(data) if data.stream == 2 && data.fin)));
 }
@@ -76,7 +76,7 @@ fn credit_is_conserved_whatever_becomes_of_the_data() {
     for round in 0..3_000u64 {
         let stream = 2 * round;
         duel.say(&open(stream));
-        let id = duel.conn().accept().expect("it was opened");
+        let id = duel.conn().accept_stream().expect("it was opened");
         let mut of_stream = 0;
         for _ in 0..4 {
             let len = 1_200.min(limit - sent) as usize;
@@ -96,7 +96,7 @@ fn credit_is_conserved_whatever_becomes_of_the_data() {
                 duel.say(&reset(stream, 1));
             }
             3 => {
-                duel.conn().recv(id).stop(Code::Application(1));
+                duel.conn().recv_stream(id).stop(ErrorCode::Application(1));
                 duel.hear();
                 duel.say(&fin(stream, b""));
             }
@@ -132,13 +132,13 @@ fn what_is_discarded_after_stop_goes_back_to_the_connection_at_once() {
     let (mut limit, mut sent) = (2 << 20, 0);
     for stream in (0..4_000).step_by(2) {
         duel.say(&open(stream));
-        let id = duel.conn().accept().expect("it was opened");
+        let id = duel.conn().accept_stream().expect("it was opened");
         for _ in 0..3 {
             duel.say(&data(stream, &[1; 1_300]));
         }
         assert_eq!(duel.conn().unread(), 3_900);
-        duel.conn().recv(id).stop(Code::Application(1));
-        duel.conn().send(id).finish().expect("it is open");
+        duel.conn().recv_stream(id).stop(ErrorCode::Application(1));
+        duel.conn().send_stream(id).finish().expect("it is open");
         assert_eq!(duel.conn().unread(), 0);
         // In flight.
         for _ in 0..3 {
@@ -163,7 +163,7 @@ fn credit_rides_along_or_causes_a_record_only_when_it_is_due() {
     let config = Config { stream_receive_window: 64 << 10, grease: false, ..Config::default() };
     let mut duel = DuelBuilder { config, ..DuelBuilder::default() }.build();
     duel.say(&open(0));
-    let id = duel.conn().accept().expect("it was opened");
+    let id = duel.conn().accept_stream().expect("it was opened");
     let mut records = 0;
     let mut total = 0;
     for _ in 0..500 {
@@ -189,15 +189,15 @@ fn streams_that_come_and_go_while_every_record_is_full_leave_nothing_behind() {
         let stream = 2 * round;
         // Read in part, so that credit for it would ride along; and then it ends. Debug assertions look at what is kept of it.
         duel.say(&[open(stream), data(stream, &[1; 600])].concat());
-        let id = duel.conn().accept().expect("it was opened");
+        let id = duel.conn().accept_stream().expect("it was opened");
         assert_eq!(read(duel.conn(), id, 600), 600);
         duel.say(&fin(stream, b""));
-        duel.conn().send(id).finish().expect("it is open");
+        duel.conn().send_stream(id).finish().expect("it is open");
         duel.conn().release(id);
         let now = duel.now;
         for _ in 0..2 {
             while duel.conn().queued() < 100_000 {
-                duel.conn().send(bulk).write(&[2; 50_000]).expect("there is room");
+                duel.conn().send_stream(bulk).write(&[2; 50_000]).expect("there is room");
             }
             duel.conn().poll_transmit(now, &mut buffer).expect("it fits");
             duel.wire.open(&buffer);

@@ -8,7 +8,7 @@ use peermux_core::crypto::{PublicKey, StaticSecret};
 use peermux_core::driver::Progress;
 use peermux_core::time::Instant;
 use peermux_core::wire::Priority;
-use peermux_core::{Config, Event, Remote, ResponderKeys, Role, StreamId, StrikeRegister, Transmit};
+use peermux_core::{Config, Event, ExpectedPeer, ResponderKeys, Role, StreamId, StrikeRegister, Transmit};
 use peermux_tests::{Drivers, Pair, PairBuilder, responder_key};
 use proptest::prelude::*;
 
@@ -37,23 +37,23 @@ fn willing() -> PairBuilder {
 /// A request of 1000 bytes that may travel early.
 fn request(pair: &mut Pair) -> StreamId {
     let id = pair.initiator.conn.open_early(Some("test/early"), Priority::default()).expect("it opens");
-    assert_eq!(pair.initiator.conn.send(id).write(&[7; 1000]), Ok(1000));
-    pair.initiator.conn.send(id).finish().expect("it is open");
+    assert_eq!(pair.initiator.conn.send_stream(id).write(&[7; 1000]), Ok(1000));
+    pair.initiator.conn.send_stream(id).finish().expect("it is open");
     id
 }
 
 /// Reads the request at the responder, and answers with 200 bytes.
 fn answer(pair: &mut Pair) {
     let conn = &mut pair.responder.conn;
-    let id = conn.accept().expect("the request came");
+    let id = conn.accept_stream().expect("the request came");
     let mut buffer = [0; 2000];
-    assert_eq!(conn.recv(id).read(&mut buffer), Ok(1000));
-    assert_eq!(conn.recv(id).read(&mut buffer), Ok(0), "the end, once");
+    assert_eq!(conn.recv_stream(id).read(&mut buffer), Ok(1000));
+    assert_eq!(conn.recv_stream(id).read(&mut buffer), Ok(0), "the end, once");
     assert!(buffer[..1000].iter().all(|&byte| byte == 7));
-    conn.send(id).write(&[8; 200]).expect("there is room");
-    conn.send(id).finish().expect("it is open");
+    conn.send_stream(id).write(&[8; 200]).expect("there is room");
+    conn.send_stream(id).finish().expect("it is open");
     conn.release(id);
-    assert_eq!(conn.accept(), None, "only one request");
+    assert_eq!(conn.accept_stream(), None, "only one request");
 }
 
 #[test]
@@ -62,18 +62,18 @@ fn a_driver_tells_of_a_claimed_peer_once_there_is_a_channel_binding() {
     let early = drivers.initiator.open_early(Some("test/early"), Priority::default()).expect("it opens");
     assert!(early.poll_write(Waker::noop(), b"x").is_ready());
     let mut waiter = drivers.responder.waiter();
-    assert_eq!(waiter.poll_progress(Waker::noop()), Poll::Pending);
+    assert_eq!(waiter.poll_handshake(Waker::noop()), Poll::Pending);
     drivers.initiator_speaks();
-    assert_eq!(waiter.poll_progress(Waker::noop()), Poll::Pending, "M2 is not made yet");
+    assert_eq!(waiter.poll_handshake(Waker::noop()), Poll::Pending, "M2 is not made yet");
     drivers.responder_speaks();
-    assert_eq!(drivers.responder.waiting(), 0, "it was woken");
-    let told = waiter.poll_progress(Waker::noop());
+    assert_eq!(drivers.responder.waiter_count(), 0, "it was woken");
+    let told = waiter.poll_handshake(Waker::noop());
     assert!(matches!(told, Poll::Ready(Ok(Progress::Claimed(_)))), "{told:?}");
     let binding = drivers.responder.channel_binding();
     assert_ne!(binding, [0; 64]);
-    assert_eq!(waiter.poll_progress(Waker::noop()), Poll::Pending, "it is told once");
+    assert_eq!(waiter.poll_handshake(Waker::noop()), Poll::Pending, "it is told once");
     drivers.settle();
-    let told = waiter.poll_progress(Waker::noop());
+    let told = waiter.poll_handshake(Waker::noop());
     assert!(matches!(told, Poll::Ready(Ok(Progress::Established(_)))), "{told:?}");
     assert_eq!((drivers.initiator.channel_binding(), drivers.responder.channel_binding()), (binding, binding));
 }
@@ -96,14 +96,14 @@ fn a_known_host_answers_in_one_round_trip_after_tcps() {
     assert!(!pair.responder.conn.is_established());
     answer(&mut pair);
     let mut buffer = [0; 500];
-    while pair.initiator.conn.recv(id).readable_len() == 0 {
+    while pair.initiator.conn.recv_stream(id).readable_len() == 0 {
         assert!(pair.step(Instant::ZERO + round_trip));
     }
     assert_eq!(pair.now, Instant::ZERO + round_trip);
-    assert_eq!(pair.initiator.conn.recv(id).read(&mut buffer), Ok(200));
+    assert_eq!(pair.initiator.conn.recv_stream(id).read(&mut buffer), Ok(200));
     pair.settle();
     assert_eq!(pair.responder.conn.peer_key(), Some(claimed), "and then it is confirmed");
-    assert_eq!(pair.initiator.conn.recv(id).read(&mut buffer), Ok(0));
+    assert_eq!(pair.initiator.conn.recv_stream(id).read(&mut buffer), Ok(0));
     pair.initiator.conn.release(id);
     assert_eq!((pair.initiator.conn.stream_count(), pair.responder.conn.stream_count()), (0, 0));
 }
@@ -116,12 +116,12 @@ fn before_flight_3_one_record_of_answers_leaves_at_most() {
         pair.step(Instant::ZERO);
     }
     let conn = &mut pair.responder.conn;
-    let id = conn.accept().expect("the request came");
-    assert!(conn.recv(id).is_early());
-    assert_eq!(conn.send(id).write(&[8; 60_000]), Ok(60_000));
+    let id = conn.accept_stream().expect("the request came");
+    assert!(conn.recv_stream(id).is_early());
+    assert_eq!(conn.send_stream(id).write(&[8; 60_000]), Ok(60_000));
     // A stream of the responder's own does not go.
-    let own = conn.open(None, Priority::new(0, false)).expect("it opens");
-    conn.send(own).write(&[9; 100]).expect("there is room");
+    let own = conn.open_stream(None, Priority::from_urgency(0)).expect("it opens");
+    conn.send_stream(own).write(&[9; 100]).expect("there is room");
     pair.transmit(Role::Responder);
     let lengths: Vec<_> = pair.responder.trace.iter().map(|(_, len)| *len).collect();
     assert_eq!(lengths, [1408, 1408], "M2, and r2i record 0");
@@ -140,7 +140,7 @@ fn refused_early_data_goes_again_by_itself_and_is_delivered_once() {
         ("the register is full", PairBuilder { register: Some(StrikeRegister::new(0, NOW - 1_000_000)), ..willing() }),
         (
             "the key is stale, so P1 cannot be read",
-            PairBuilder { remote: Remote::KeyOrAsk(stale.public_key()), ..willing() },
+            PairBuilder { remote: ExpectedPeer::KeyOrApprove(stale.public_key()), ..willing() },
         ),
     ];
     let mut traces = Vec::new();
@@ -148,7 +148,7 @@ fn refused_early_data_goes_again_by_itself_and_is_delivered_once() {
         let mut pair = builder.build();
         let id = request(&mut pair);
         for _ in 0..1000 {
-            if pair.initiator.events.iter().any(|event| matches!(event, Event::PeerProved(_))) {
+            if pair.initiator.events.iter().any(|event| matches!(event, Event::ApprovePeer(_))) {
                 pair.initiator.events.clear();
                 pair.initiator.conn.accept_peer();
             }
@@ -156,13 +156,13 @@ fn refused_early_data_goes_again_by_itself_and_is_delivered_once() {
                 break;
             }
         }
-        assert!(pair.responder.conn.is_established(), "{name}: {:?}", pair.responder.conn.error());
-        assert_eq!(pair.initiator.conn.recv(id).wire_id(), Some(0), "{name}");
+        assert!(pair.responder.conn.is_established(), "{name}: {:?}", pair.responder.conn.close_reason());
+        assert_eq!(pair.initiator.conn.recv_stream(id).wire_id(), Some(0), "{name}");
         traces.push((name, pair.initiator.trace.clone(), pair.responder.trace.clone()));
         answer(&mut pair);
         pair.settle();
         let mut buffer = [0; 500];
-        assert_eq!(pair.initiator.conn.recv(id).read(&mut buffer), Ok(200), "{name}");
+        assert_eq!(pair.initiator.conn.recv_stream(id).read(&mut buffer), Ok(200), "{name}");
     }
     // And from outside it looks like a set-up without early data.
     let plain = PairBuilder::default().establish();
@@ -178,18 +178,18 @@ fn as_much_as_fits_goes_early_and_the_rest_follows() {
         let mut ids = Vec::new();
         for number in 0..16u8 {
             let id = pair.initiator.conn.open_early(Some("test/early"), Priority::default()).expect("it opens");
-            pair.initiator.conn.send(id).write(&[number; 500]).expect("there is room");
-            pair.initiator.conn.send(id).finish().expect("it is open");
+            pair.initiator.conn.send_stream(id).write(&[number; 500]).expect("there is room");
+            pair.initiator.conn.send_stream(id).finish().expect("it is open");
             ids.push(id);
         }
-        let late = pair.initiator.conn.open(Some("test/late"), Priority::new(0, false)).expect("it opens");
-        pair.initiator.conn.send(late).write(&[99; 500]).expect("there is room");
+        let late = pair.initiator.conn.open_stream(Some("test/late"), Priority::from_urgency(0)).expect("it opens");
+        pair.initiator.conn.send_stream(late).write(&[99; 500]).expect("there is room");
         pair.settle();
         let conn = &mut pair.responder.conn;
         let mut seen = Vec::new();
-        while let Some(id) = conn.accept() {
+        while let Some(id) = conn.accept_stream() {
             let mut buffer = [0; 1000];
-            assert_eq!(conn.recv(id).read(&mut buffer), Ok(500));
+            assert_eq!(conn.recv_stream(id).read(&mut buffer), Ok(500));
             assert!(buffer[..500].iter().all(|&byte| byte == buffer[0]));
             seen.push(buffer[0]);
         }
@@ -264,7 +264,7 @@ fn a_replayed_first_flight_is_never_confirmed() {
     conn.handle_input(Instant::ZERO, &mut BytesMut::from(&[0x5a; 1408][..]));
     assert!(!conn.is_established());
     assert_eq!(conn.peer_key(), None);
-    assert!(conn.error().is_some());
+    assert!(conn.close_reason().is_some());
     assert_eq!(conn.poll_transmit(Instant::ZERO, &mut buffer), Ok(Transmit::Idle), "nothing is said");
 }
 
@@ -272,13 +272,13 @@ fn a_replayed_first_flight_is_never_confirmed() {
 fn a_stream_that_was_reset_meanwhile_is_reset_after_it_went_again() {
     let mut pair = PairBuilder { register: None, ..willing() }.build();
     let id = pair.initiator.conn.open_early(None, Priority::default()).expect("it opens");
-    pair.initiator.conn.send(id).write(&[7; 100]).expect("there is room");
+    pair.initiator.conn.send_stream(id).write(&[7; 100]).expect("there is room");
     pair.transmit(Role::Initiator);
     pair.initiator.conn.release(id);
     pair.settle();
     let conn = &mut pair.responder.conn;
-    let theirs = conn.accept().expect("it was opened");
-    let read = conn.recv(theirs).read(&mut [0; 200]);
+    let theirs = conn.accept_stream().expect("it was opened");
+    let read = conn.recv_stream(theirs).read(&mut [0; 200]);
     assert!(matches!(read, Err(peermux_core::error::ReadError::Reset(_))), "{read:?}");
     conn.release(theirs);
     pair.settle();
@@ -288,9 +288,9 @@ fn a_stream_that_was_reset_meanwhile_is_reset_after_it_went_again() {
 /// The request at the responder, read and released: whether it says that it is early.
 fn received(pair: &mut Pair) -> Option<bool> {
     let conn = &mut pair.responder.conn;
-    let id = conn.accept()?;
-    let early = conn.recv(id).is_early();
-    assert_eq!(conn.recv(id).read(&mut [0; 2000]), Ok(1000));
+    let id = conn.accept_stream()?;
+    let early = conn.recv_stream(id).is_early();
+    assert_eq!(conn.recv_stream(id).read(&mut [0; 2000]), Ok(1000));
     conn.release(id);
     Some(early)
 }
@@ -305,9 +305,9 @@ fn accept_early_twice_does_nothing_the_second_time() {
     assert!(pair.responder.conn.accept_early());
     assert!(!pair.responder.conn.accept_early());
     pair.settle();
-    assert!(pair.responder.conn.is_established(), "{:?}", pair.responder.conn.error());
+    assert!(pair.responder.conn.is_established(), "{:?}", pair.responder.conn.close_reason());
     assert_eq!(received(&mut pair), Some(true));
-    assert_eq!(pair.responder.conn.accept(), None);
+    assert_eq!(pair.responder.conn.accept_stream(), None);
 }
 
 #[test]
@@ -328,13 +328,13 @@ fn a_copy_that_arrives_before_its_original_is_delivered_too_and_both_say_that_th
     pair.responder.register = Some(register);
     pair.settle();
     assert!(pair.initiator.conn.is_established() && pair.responder.conn.is_established());
-    assert!(pair.initiator.conn.recv(id).is_early(), "refused or not");
+    assert!(pair.initiator.conn.recv_stream(id).is_early(), "refused or not");
     assert_eq!(received(&mut pair), Some(true));
     // What is opened later is not early.
-    let later = pair.initiator.conn.open(None, Priority::default()).expect("it opens");
-    pair.initiator.conn.send(later).write(&[7; 1000]).expect("there is room");
+    let later = pair.initiator.conn.open_stream(None, Priority::default()).expect("it opens");
+    pair.initiator.conn.send_stream(later).write(&[7; 1000]).expect("there is room");
     pair.settle();
-    assert!(!pair.initiator.conn.recv(later).is_early());
+    assert!(!pair.initiator.conn.recv_stream(later).is_early());
     assert_eq!(received(&mut pair), Some(false));
 }
 
@@ -342,18 +342,18 @@ fn a_copy_that_arrives_before_its_original_is_delivered_too_and_both_say_that_th
 fn early_data_that_goes_again_after_a_fallback_says_so() {
     let stale = StaticSecret::from_bytes(&[0x33; 32]);
     for early in [true, false] {
-        let mut pair = PairBuilder { remote: Remote::KeyOrAsk(stale.public_key()), ..willing() }.build();
+        let mut pair = PairBuilder { remote: ExpectedPeer::KeyOrApprove(stale.public_key()), ..willing() }.build();
         if early {
             request(&mut pair);
         }
         pair.settle();
         if !early {
-            let id = pair.initiator.conn.open(None, Priority::default()).expect("it opens");
-            pair.initiator.conn.send(id).write(&[7; 1000]).expect("there is room");
+            let id = pair.initiator.conn.open_stream(None, Priority::default()).expect("it opens");
+            pair.initiator.conn.send_stream(id).write(&[7; 1000]).expect("there is room");
         }
         pair.initiator.conn.accept_peer();
         pair.settle();
-        assert!(pair.responder.conn.is_established(), "{:?}", pair.responder.conn.error());
+        assert!(pair.responder.conn.is_established(), "{:?}", pair.responder.conn.close_reason());
         assert_eq!(received(&mut pair), Some(early));
     }
 }
@@ -361,10 +361,11 @@ fn early_data_that_goes_again_after_a_fallback_says_so() {
 #[test]
 fn data_that_goes_again_waits_for_the_decision() {
     let mut pair =
-        PairBuilder { register: None, responder_config: Config { ask: true, ..early() }, ..willing() }.build();
+        PairBuilder { register: None, responder_config: Config { approve_peers: true, ..early() }, ..willing() }
+            .build();
     request(&mut pair);
     pair.settle();
-    assert_eq!(pair.responder.conn.accept(), None, "the peer is not accepted");
+    assert_eq!(pair.responder.conn.accept_stream(), None, "the peer is not accepted");
     pair.responder.conn.accept_peer();
     assert_eq!(received(&mut pair), Some(true));
 }

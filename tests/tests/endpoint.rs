@@ -10,11 +10,11 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use peermux_core::error::{ReadError, WriteError};
-use peermux_core::{Config, Identity, Remote};
+use peermux_core::{Config, ExpectedPeer, Identity};
 use peermux_tests::{initiator_key, responder_key};
 use peermux_tokio::{
-    Acceptor, Code, Connection, Endpoint, EndpointLimits, OpenError, Priority, PublicKey, RegisterError, StaticSecret,
-    Stream, connect,
+    Connection, Endpoint, EndpointLimits, ErrorCode, OpenError, Priority, ProtocolListener, PublicKey, RegisterError,
+    StaticSecret, Stream, connect,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -72,7 +72,7 @@ fn binding(connection: &Connection) -> [u8; 64] {
 async fn one_connection(one: &Endpoint, two: &Endpoint) -> [u8; 64] {
     let mut same = None;
     eventually("both use the same connection", || {
-        let (left, right) = (one.peers(), two.peers());
+        let (left, right) = (one.connections(), two.connections());
         same = match (&left[..], &right[..]) {
             ([left], [right]) if binding(left) == binding(right) => Some(binding(left)),
             _ => None,
@@ -84,7 +84,7 @@ async fn one_connection(one: &Endpoint, two: &Endpoint) -> [u8; 64] {
 }
 
 /// Reads a request and sends it back, and counts how often each came.
-async fn echo(acceptor: Acceptor, seen: Arc<Mutex<BTreeMap<Vec<u8>, usize>>>) {
+async fn echo(acceptor: ProtocolListener, seen: Arc<Mutex<BTreeMap<Vec<u8>, usize>>>) {
     while let Some((stream, _)) = acceptor.accept().await {
         let seen = seen.clone();
         tokio::spawn(async move {
@@ -109,7 +109,7 @@ fn serve(endpoint: &Endpoint, protocol: &str) -> Arc<Mutex<BTreeMap<Vec<u8>, usi
 
 /// Asks once; `None` if nothing of it was processed.
 async fn try_once(connection: &Connection, protocol: &str, request: &[u8]) -> Option<io::Result<Vec<u8>>> {
-    let mut stream = match connection.open(protocol, Priority::default()) {
+    let mut stream = match connection.open_stream((!protocol.is_empty()).then_some(protocol), Priority::default()) {
         Ok(stream) => stream,
         Err(OpenError::Draining) => return None,
         Err(OpenError::Connection(error)) if error.is_orderly() => return None,
@@ -133,7 +133,7 @@ async fn try_once(connection: &Connection, protocol: &str, request: &[u8]) -> Op
 fn refusal(error: &io::Error) -> Option<()> {
     let inner = error.get_ref()?;
     let refused = match (inner.downcast_ref::<ReadError>(), inner.downcast_ref::<WriteError>()) {
-        (Some(ReadError::Reset(code)), _) | (_, Some(WriteError::Stopped(code))) => *code == Code::REFUSED,
+        (Some(ReadError::Reset(code)), _) | (_, Some(WriteError::Stopped(code))) => *code == ErrorCode::REFUSED,
         (Some(ReadError::Connection(error)), _) | (_, Some(WriteError::Connection(error))) => error.is_orderly(),
         _ => false,
     };
@@ -150,7 +150,7 @@ async fn ask(from: &Endpoint, to: (SocketAddr, PublicKey), protocol: &str, reque
     }
 }
 
-fn code_of(error: &io::Error) -> Option<Code> {
+fn code_of(error: &io::Error) -> Option<ErrorCode> {
     let inner = error.get_ref()?;
     // Writing may learn of it first.
     match (inner.downcast_ref::<ReadError>(), inner.downcast_ref::<WriteError>()) {
@@ -171,7 +171,7 @@ fn two_protocols_share_a_port_and_a_connection_whoever_dialled() {
         assert_eq!(seen.map(|seen| seen.lock().expect("nobody panics").len()), [1, 1]);
         // The other side dials nothing: it has that connection.
         let back = dial(&two, &one).await;
-        let mut stream = back.open(GATEWAY, Priority::default()).expect("it is open");
+        let mut stream = back.open_stream(Some(GATEWAY), Priority::default()).expect("it is open");
         stream.write_all(b"hello").await.expect("it is read");
         stream.shutdown().await.expect("it is read");
         let (mut stream, from) = acceptor.accept().await.expect("it comes");
@@ -322,9 +322,9 @@ fn one_that_is_drained_off_waits_before_it_dials_again_and_takes_what_comes() {
         let drained = tokio::time::timeout(Duration::from_secs(1), dial(&again, &decides)).await;
         // If that was so before the dial was over, it waits already.
         if let Ok(drained) = drained {
-            let ended = tokio::time::timeout(Duration::from_secs(5), drained.ended()).await;
+            let ended = tokio::time::timeout(Duration::from_secs(5), drained.closed()).await;
             assert!(ended.expect("it drains").is_orderly());
-            assert!(drained.open(HOST, Priority::default()).is_err());
+            assert!(drained.open_stream(Some(HOST), Priority::default()).is_err());
         }
         let waiting = again.clone();
         let (address, key) = (decides.local_addr(), decides.public_key());
@@ -332,7 +332,8 @@ fn one_that_is_drained_off_waits_before_it_dials_again_and_takes_what_comes() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert!(!waiting.is_finished(), "it must not dial for 15 s");
         // The other side finds out, and dials: that is taken.
-        dead.close(0, "dead").await;
+        dead.close(0, "dead");
+        dead.transport_closed().await;
         let there = dial(&decides, &again).await;
         let here = waiting.await.expect("no panic").expect("there is a connection");
         assert_eq!(binding(&there), binding(&here));
@@ -345,7 +346,7 @@ fn unknown_protocols_are_refused_and_names_are_free_again() {
         let (one, two) = two().await;
         let connection = dial(&one, &two).await;
         let error = try_once(&connection, "nobody/knows", b"x").await.expect("it is not REFUSED").expect_err("unknown");
-        assert_eq!(code_of(&error), Some(Code::UNKNOWN_PROTOCOL));
+        assert_eq!(code_of(&error), Some(ErrorCode::UNKNOWN_PROTOCOL));
         let acceptor = two.register(HOST).expect("it is free");
         assert_eq!(two.register(HOST).err(), Some(RegisterError::Taken));
         for name in ["with space", "ü", &"x".repeat(65)] {
@@ -353,12 +354,12 @@ fn unknown_protocols_are_refused_and_names_are_free_again() {
         }
         drop(acceptor);
         let error = try_once(&connection, HOST, b"x").await.expect("it is not REFUSED").expect_err("unknown");
-        assert_eq!(code_of(&error), Some(Code::UNKNOWN_PROTOCOL));
+        assert_eq!(code_of(&error), Some(ErrorCode::UNKNOWN_PROTOCOL));
         serve(&two, HOST);
         assert_eq!(try_once(&connection, HOST, b"x").await.expect("it is taken").expect("it is answered"), b"x");
         // Streams that name nothing can be registered for, too.
         let error = try_once(&connection, "", b"x").await.expect("it is not REFUSED").expect_err("unknown");
-        assert_eq!(code_of(&error), Some(Code::UNKNOWN_PROTOCOL));
+        assert_eq!(code_of(&error), Some(ErrorCode::UNKNOWN_PROTOCOL));
         serve(&two, "");
         assert_eq!(try_once(&connection, "", b"y").await.expect("it is taken").expect("it is answered"), b"y");
     });
@@ -366,20 +367,21 @@ fn unknown_protocols_are_refused_and_names_are_free_again() {
 
 async fn limited(limits: EndpointLimits) -> Endpoint {
     let socket = TcpListener::bind(LOOPBACK).await.expect("loopback listens");
-    Endpoint::over(socket, || responder_key().into(), Config::default(), limits, |_| true).expect("it is valid")
+    Endpoint::from_listener(socket, || responder_key().into(), Config::default(), limits, |_| true)
+        .expect("it is valid")
 }
 
 #[test]
 fn a_slow_acceptor_delays_no_other_one() {
     run(async {
-        let host = limited(EndpointLimits { queued_streams: 4, ..EndpointLimits::default() }).await;
+        let host = limited(EndpointLimits { max_queued_streams: 4, ..EndpointLimits::default() }).await;
         let slow = host.register("slow").expect("it is free");
         serve(&host, "quick");
         let renter = bind(initiator_key()).await;
         let connection = dial(&renter, &host).await;
         let mut streams = Vec::new();
         for number in 0..10 {
-            let mut stream = connection.open("slow", Priority::default()).expect("it is open");
+            let mut stream = connection.open_stream(Some("slow"), Priority::default()).expect("it is open");
             stream.write_all(&[number]).await.expect("there is room");
             // Those that are refused may be so before this is over.
             let _ = stream.flush().await;
@@ -389,7 +391,7 @@ fn a_slow_acceptor_delays_no_other_one() {
         assert_eq!(quick.await.expect("it is not delayed").expect("it is taken").expect("it is answered"), b"x");
         for mut stream in streams.split_off(4) {
             let error = stream.read_u8().await.expect_err("it is one too many");
-            assert_eq!(code_of(&error), Some(Code::REFUSED));
+            assert_eq!(code_of(&error), Some(ErrorCode::REFUSED));
         }
         let (mut first, _) = slow.accept().await.expect("it waits");
         assert_eq!(first.read_u8().await.expect("it was sent"), 0);
@@ -397,7 +399,7 @@ fn a_slow_acceptor_delays_no_other_one() {
         drop(slow);
         for mut stream in streams.split_off(1) {
             let error = stream.read_u8().await.expect_err("nobody takes it");
-            assert_eq!(code_of(&error), Some(Code::REFUSED));
+            assert_eq!(code_of(&error), Some(ErrorCode::REFUSED));
         }
     });
 }
@@ -429,7 +431,7 @@ fn the_unauthenticated_of_one_address_are_limited() {
             }
             std::mem::forget(renter);
         }
-        eventually("all are peers", || host.peers().len() == 20).await;
+        eventually("all are peers", || host.connections().len() == 20).await;
     });
 }
 
@@ -439,14 +441,15 @@ fn drain_lets_all_finish() {
         let (one, two) = two().await;
         let acceptor = two.register(HOST).expect("it is free");
         let connection = dial(&one, &two).await;
-        let mut open = connection.open(HOST, Priority::default()).expect("it is open");
+        let mut open = connection.open_stream(Some(HOST), Priority::default()).expect("it is open");
         open.write_all(b"half").await.expect("there is room");
         open.flush().await.expect("it leaves");
         let (mut accepted, _) = acceptor.accept().await.expect("it comes");
+        two.drain();
         let draining = two.clone();
-        let draining = tokio::spawn(async move { draining.drain().await });
-        eventually("the other side hears of it", || one.peers().is_empty()).await;
-        assert!(!draining.is_finished() && two.peers().is_empty());
+        let draining = tokio::spawn(async move { draining.wait_idle().await });
+        eventually("the other side hears of it", || one.connections().is_empty()).await;
+        assert!(!draining.is_finished() && two.connections().is_empty());
         let error = two.connect(one.local_addr(), one.public_key()).await.expect_err("it drains");
         assert_eq!(error.kind(), io::ErrorKind::NotConnected);
         eventually("nobody listens", || std::net::TcpStream::connect(two.local_addr()).is_err()).await;
@@ -459,7 +462,7 @@ fn drain_lets_all_finish() {
         assert_eq!(open.read(&mut [0; 1]).await.expect("it ends"), 0);
         drop((open, accepted));
         draining.await.expect("no panic");
-        assert!(connection.ended().await.is_orderly());
+        assert!(connection.closed().await.is_orderly());
         assert!(acceptor.accept().await.is_none());
         assert!(two.register(GATEWAY).expect("it is free").accept().await.is_none());
     });
@@ -475,16 +478,16 @@ fn the_last_handle_that_is_dropped_drains() {
         drop(two);
         assert!(takes_a_stream(&connection, &acceptor).await);
         drop(other);
-        assert!(connection.ended().await.is_orderly());
+        assert!(connection.closed().await.is_orderly());
         assert!(acceptor.accept().await.is_none());
     });
 }
 
-async fn takes_a_stream(connection: &Connection, acceptor: &Acceptor) -> bool {
+async fn takes_a_stream(connection: &Connection, acceptor: &ProtocolListener) -> bool {
     // One who waits and is not polled keeps it from nobody.
     let mut parked = pin!(acceptor.accept());
     assert!(poll_fn(|cx| Poll::Ready(parked.as_mut().poll(cx).is_pending())).await);
-    let mut stream = connection.open(HOST, Priority::default()).expect("it is open");
+    let mut stream = connection.open_stream(Some(HOST), Priority::default()).expect("it is open");
     stream.flush().await.expect("it leaves");
     acceptor.accept().await.is_some()
 }
@@ -523,15 +526,15 @@ fn anonymous_peers_are_never_merged() {
         serve(&host, HOST);
         let mut connections = Vec::new();
         for _ in 0..3 {
-            let remote = Remote::Key(host.public_key());
+            let remote = ExpectedPeer::Key(host.public_key());
             let dialled = connect(host.local_addr(), Identity::Anonymous, remote, Config::default()).await;
             connections.push(dialled.expect("it listens"));
         }
         for connection in &connections {
             assert_eq!(try_once(connection, HOST, b"x").await.expect("it is taken").expect("it is answered"), b"x");
         }
-        assert_eq!(host.peers().len(), 3);
-        assert!(host.peers().iter().all(|connection| connection.peer().anonymous));
+        assert_eq!(host.connections().len(), 3);
+        assert!(host.connections().iter().all(|connection| connection.peer().anonymous));
     });
 }
 
@@ -539,14 +542,15 @@ fn anonymous_peers_are_never_merged() {
 fn a_peer_that_the_application_refuses_is_no_peer() {
     run(async {
         let socket = TcpListener::bind(LOOPBACK).await.expect("loopback listens");
-        let config = Config { ask: true, ..Config::default() };
-        let host = Endpoint::over(socket, || responder_key().into(), config, EndpointLimits::default(), |_| false);
+        let config = Config { approve_peers: true, ..Config::default() };
+        let host =
+            Endpoint::from_listener(socket, || responder_key().into(), config, EndpointLimits::default(), |_| false);
         let host = host.expect("it is valid");
         let renter = bind(initiator_key()).await;
         // It was not refused when the dial ended, or it was: either way it is told, and nothing is dialled over and over.
         if let Ok(connection) = renter.connect(host.local_addr(), host.public_key()).await {
-            assert_eq!(connection.ended().await.code(), Some(Code::REFUSED));
+            assert_eq!(connection.closed().await.code(), Some(ErrorCode::REFUSED));
         }
-        assert!(host.peers().is_empty());
+        assert!(host.connections().is_empty());
     });
 }

@@ -7,15 +7,17 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
-use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::code::{ErrorCode, ProtocolErrorCode};
 use peermux_core::crypto::{PublicKey, StaticSecret};
 use peermux_core::dialing::ConnectError;
-use peermux_core::driver::{Driver, Pump, ReadBuffer, WriteBuffer, Writes};
-use peermux_core::endpoint::{Acceptor, Dialing, Endpoint, EndpointLimits, Link, Next, Want};
-use peermux_core::error::{Closed, ConnectionError, Side};
+use peermux_core::driver::{Driver, ReadBuffer, WakeWriter, WriteAction, WriteBuffer};
+use peermux_core::endpoint::{
+    ConnectRequest, ConnectStep, ConnectionHandle, DialTask, Endpoint, EndpointLimits, ProtocolListener,
+};
+use peermux_core::error::{CloseInfo, ConnectionError, Side};
 use peermux_core::time::Instant;
 use peermux_core::wire::Priority;
-use peermux_core::{Config, Connection, Identity, PeerInfo, Remote, ResponderKeys, Role, Transmit};
+use peermux_core::{Config, Connection, ExpectedPeer, Identity, PeerInfo, ResponderKeys, Role, Transmit};
 use peermux_tests::{Pair, PairBuilder, initiator_key, responder_key, rng};
 
 /// The time, where it does not matter.
@@ -25,7 +27,7 @@ const NOW: Instant = Instant::from_millis(1000);
 #[derive(Clone)]
 struct Handle(Arc<(Arc<Driver>, PeerInfo)>);
 
-impl Link for Handle {
+impl ConnectionHandle for Handle {
     fn driver(&self) -> &Arc<Driver> {
         &self.0.0
     }
@@ -59,8 +61,8 @@ fn accepted() -> (Handle, Connection) {
 /// One end of a connection to the holder of [`initiator_key`], dialled here, and the other.
 fn dialled_with_peer() -> (Handle, Connection) {
     let pair = PairBuilder {
-        identity: Identity::Known(responder_key()),
-        remote: Remote::Key(initiator_key().public_key()),
+        identity: Identity::Static(responder_key()),
+        remote: ExpectedPeer::Key(initiator_key().public_key()),
         responder_keys: initiator_key().into(),
         ..PairBuilder::default()
     };
@@ -80,9 +82,9 @@ fn decides(role: Role) -> (Handle, Connection) {
     if role == Role::Responder {
         std::mem::swap(&mut dialer, &mut listener);
     }
-    let remote = Remote::Key(listener.public_key());
+    let remote = ExpectedPeer::Key(listener.public_key());
     let builder = PairBuilder {
-        identity: Identity::Known(dialer),
+        identity: Identity::Static(dialer),
         remote,
         responder_keys: listener.into(),
         ..PairBuilder::default()
@@ -132,42 +134,42 @@ impl Count {
 impl Wake for Count {
     fn wake(self: Arc<Self>) {
         self.woken.fetch_add(1, SeqCst);
-        self.node.get().expect("it is set").peers();
+        self.node.get().expect("it is set").connections();
     }
 }
 
-fn begin(want: &mut Want<Handle>, waker: &Waker) -> Dialing<Handle> {
-    match want.next(NOW, waker) {
-        Next::Dial(dialing) => dialing,
+fn begin(want: &mut ConnectRequest<Handle>, waker: &Waker) -> DialTask<Handle> {
+    match want.step(NOW, waker) {
+        ConnectStep::Dial(dialing) => dialing,
         _ => panic!("it does not dial"),
     }
 }
 
-fn waits(want: &mut Want<Handle>, waker: &Waker) -> Option<Instant> {
-    match want.next(NOW, waker) {
-        Next::Wait(until) => until,
+fn waits(want: &mut ConnectRequest<Handle>, waker: &Waker) -> Option<Instant> {
+    match want.step(NOW, waker) {
+        ConnectStep::Wait(until) => until,
         _ => panic!("it does not wait"),
     }
 }
 
-fn failure(want: &mut Want<Handle>) -> io::Error {
-    match want.next(NOW, Waker::noop()) {
-        Next::Failed(error) => error,
+fn failure(want: &mut ConnectRequest<Handle>) -> io::Error {
+    match want.step(NOW, Waker::noop()) {
+        ConnectStep::Failed(error) => error,
         _ => panic!("it does not fail"),
     }
 }
 
-fn found(want: &mut Want<Handle>) -> Handle {
-    match want.next(NOW, Waker::noop()) {
-        Next::Found(handle) => handle,
+fn found(want: &mut ConnectRequest<Handle>) -> Handle {
+    match want.step(NOW, Waker::noop()) {
+        ConnectStep::Found(handle) => handle,
         _ => panic!("it is not found"),
     }
 }
 
 /// A handshake that is under way.
 fn handshake() -> Arc<Driver> {
-    let (config, remote) = (Arc::new(Config::default()), Remote::Key(peer()));
-    let connection = Connection::initiator(config, Identity::Known(responder_key()), remote, NOW, &mut rng(1));
+    let (config, remote) = (Arc::new(Config::default()), ExpectedPeer::Key(peer()));
+    let connection = Connection::initiator(config, Identity::Static(responder_key()), remote, NOW, &mut rng(1));
     Driver::new(connection.expect("it is valid"))
 }
 
@@ -177,15 +179,15 @@ fn silent() -> Arc<Driver> {
     Driver::new(Connection::responder(config, responder_key().into(), NOW, &mut rng(1)).expect("it is valid"))
 }
 
-fn code_of(driver: &Driver) -> Option<Code> {
-    driver.with(|connection| connection.error().and_then(|error| error.code()))
+fn code_of(driver: &Driver) -> Option<ErrorCode> {
+    driver.with(|connection| connection.close_reason().and_then(|error| error.code()))
 }
 
 #[test]
 fn all_who_wait_for_a_dial_are_woken_once_and_told_the_same() {
     let node = default();
     let wakers = [Count::of(&node), Count::of(&node), Count::of(&node)];
-    let mut wants = [(); 3].map(|()| node.want(own(), peer(), addresses(1)));
+    let mut wants = [(); 3].map(|()| node.request(own(), peer(), addresses(1)));
     let dialing = begin(&mut wants[0], &wakers[0].1);
     assert_eq!((dialing.peer(), dialing.addresses()), (peer(), &*addresses(1)));
     for (want, (_, waker)) in wants.iter_mut().zip(&wakers) {
@@ -203,7 +205,7 @@ fn all_who_wait_for_a_dial_are_woken_once_and_told_the_same() {
 #[test]
 fn an_error_stays_what_it_is_for_all_who_wait() {
     let node = default();
-    let mut want = node.want(own(), peer(), addresses(1));
+    let mut want = node.request(own(), peer(), addresses(1));
     begin(&mut want, Waker::noop()).finish(NOW, Err(io::Error::from_raw_os_error(113)));
     assert_eq!(failure(&mut want).raw_os_error(), Some(113));
     let error = peermux_core::error::ConnectionError::IdleTimeout;
@@ -226,8 +228,8 @@ fn an_error_stays_what_it_is_for_all_who_wait() {
 fn who_is_drained_off_before_the_dial_is_over_takes_the_other_connection_or_waits() {
     let node = default();
     let (count, waker) = Count::of(&node);
-    let mut want = node.want(own(), peer(), addresses(1));
-    let closed = Closed { code: Code::NO_ERROR, reason: "".into() };
+    let mut want = node.request(own(), peer(), addresses(1));
+    let closed = CloseInfo { code: ErrorCode::NO_ERROR, reason: "".into() };
     let error = ConnectionError::Closed { by: Side::Peer, closed, answer: None };
     begin(&mut want, &waker).finish(NOW, Err(error.into()));
     assert_eq!(count.taken(), 1);
@@ -239,22 +241,22 @@ fn who_is_drained_off_before_the_dial_is_over_takes_the_other_connection_or_wait
     assert!(Arc::ptr_eq(found(&mut want).driver(), link.driver()));
     // Where none comes, it dials again.
     link.driver().handle_transport_error(NOW, "it is gone");
-    assert!(matches!(want.next(until, &waker), Next::Dial(_)));
+    assert!(matches!(want.step(until, &waker), ConnectStep::Dial(_)));
 }
 
 #[test]
 fn another_address_is_dialled_at_once_and_the_first_connection_is_for_all() {
     let node = default();
     let (count, waker) = Count::of(&node);
-    let [mut first, mut second] = [1, 2].map(|port| node.want(own(), peer(), addresses(port)));
+    let [mut first, mut second] = [1, 2].map(|port| node.request(own(), peer(), addresses(port)));
     let dead = begin(&mut first, &waker);
     let dialing = begin(&mut second, &waker);
     assert_eq!(dialing.addresses(), &*addresses(2));
     // Who has no address of its own joins.
-    let mut third = node.want(own(), peer(), addresses(1));
+    let mut third = node.request(own(), peer(), addresses(1));
     assert_eq!(waits(&mut third, &waker), None);
     let both: Arc<[SocketAddr]> = addresses(1).iter().chain(&*addresses(2)).copied().collect();
-    let _both = begin(&mut node.want(own(), peer(), both), Waker::noop());
+    let _both = begin(&mut node.request(own(), peer(), both), Waker::noop());
     let ours = dialled();
     let _serving = dialing.finish(NOW, Ok(ours.clone())).expect("it is a connection");
     assert_eq!(count.taken(), 3);
@@ -267,7 +269,7 @@ fn another_address_is_dialled_at_once_and_the_first_connection_is_for_all() {
 #[test]
 fn a_dial_that_has_failed_leaves_those_at_other_addresses_alone() {
     let node = default();
-    let [mut first, mut second] = [1, 2].map(|port| node.want(own(), peer(), addresses(port)));
+    let [mut first, mut second] = [1, 2].map(|port| node.request(own(), peer(), addresses(port)));
     let (dead, _other) = (begin(&mut first, Waker::noop()), begin(&mut second, Waker::noop()));
     dead.finish(NOW, Err(io::ErrorKind::ConnectionRefused.into()));
     failure(&mut first);
@@ -278,7 +280,7 @@ fn a_dial_that_has_failed_leaves_those_at_other_addresses_alone() {
 fn a_dial_that_is_lost_fails_those_who_wait() {
     let node = default();
     let (count, waker) = Count::of(&node);
-    let mut want = node.want(own(), peer(), addresses(1));
+    let mut want = node.request(own(), peer(), addresses(1));
     let dialing = begin(&mut want, &waker);
     drop(dialing);
     assert_eq!((count.taken(), failure(&mut want).kind()), (1, io::ErrorKind::Other));
@@ -288,7 +290,7 @@ fn a_dial_that_is_lost_fails_those_who_wait() {
 fn a_dial_is_given_up_when_the_last_one_leaves_and_nobody_joins_it_then() {
     let node = default();
     let (count, waker) = Count::of(&node);
-    let [mut first, mut second, mut third] = [(); 3].map(|()| node.want(own(), peer(), addresses(1)));
+    let [mut first, mut second, mut third] = [(); 3].map(|()| node.request(own(), peer(), addresses(1)));
     let dialing = begin(&mut first, Waker::noop());
     assert_eq!(waits(&mut second, Waker::noop()), None);
     let driver = handshake();
@@ -297,12 +299,12 @@ fn a_dial_is_given_up_when_the_last_one_leaves_and_nobody_joins_it_then() {
     assert!(dialing.poll_unwanted(&waker).is_pending());
     assert_eq!((count.taken(), code_of(&driver)), (0, None));
     drop(second);
-    assert_eq!((count.taken(), code_of(&driver)), (1, Some(Code::CANCELLED)));
+    assert_eq!((count.taken(), code_of(&driver)), (1, Some(ErrorCode::CANCELLED)));
     assert!(dialing.poll_unwanted(&waker).is_ready());
     // One that comes too late to be told of its handshake gives it up as well.
     let late = handshake();
     dialing.begin(&late);
-    assert_eq!(code_of(&late), Some(Code::CANCELLED));
+    assert_eq!(code_of(&late), Some(ErrorCode::CANCELLED));
     let again = begin(&mut third, Waker::noop());
     drop(dialing);
     assert_eq!(waits(&mut third, Waker::noop()), None);
@@ -315,7 +317,7 @@ fn a_dial_is_given_up_when_the_last_one_leaves_and_nobody_joins_it_then() {
 fn a_peer_that_dials_ends_the_wait_for_a_dial_and_what_is_established_is_not_given_up() {
     let node = default();
     let (count, waker) = Count::of(&node);
-    let mut want = node.want(own(), peer(), addresses(1));
+    let mut want = node.request(own(), peer(), addresses(1));
     let dialing = begin(&mut want, &waker);
     let ours = dialled();
     dialing.begin(ours.driver());
@@ -336,12 +338,12 @@ fn a_peer_that_dials_ends_the_wait_for_a_dial_and_what_is_established_is_not_giv
 fn one_that_was_drained_off_is_told_when_to_dial_and_woken_when_the_peer_comes() {
     let node = default();
     let (ours, mut there) = dialled_with_peer();
-    let mut want = node.want(own(), peer(), addresses(1));
+    let mut want = node.request(own(), peer(), addresses(1));
     let mut serving = begin(&mut want, Waker::noop()).finish(NOW, Ok(ours.clone())).expect("it is a connection");
     assert!(Arc::ptr_eq(found(&mut want).driver(), ours.driver()));
     let (serves, waker) = Count::of(&node);
     assert!(serving.poll(NOW, &waker).is_pending());
-    there.drain(ProtocolCode::DUPLICATE);
+    there.drain(ProtocolErrorCode::DUPLICATE);
     let mut buffer = vec![0; 16 * 1408];
     let Ok(Transmit::Bytes(len)) = there.poll_transmit(NOW, &mut buffer) else { panic!("it says so") };
     ours.driver().with(|connection| connection.handle_slice(NOW, &mut buffer[..len]));
@@ -358,51 +360,52 @@ fn one_that_was_drained_off_is_told_when_to_dial_and_woken_when_the_peer_comes()
 
 #[test]
 fn places_are_counted_by_network_and_given_back() {
-    let limits = EndpointLimits { unconfirmed: 4, unconfirmed_per_address: 2, ..EndpointLimits::default() };
+    let limits =
+        EndpointLimits { max_pending_handshakes: 4, max_pending_handshakes_per_addr: 2, ..EndpointLimits::default() };
     let node = node(limits);
-    let place = |address: &str| node.place(address.parse::<IpAddr>().expect("it is an address"));
+    let place = |address: &str| node.try_acquire(address.parse::<IpAddr>().expect("it is an address"));
     let [first, second] = ["192.0.2.1", "::ffff:192.0.2.1"].map(|address| place(address).expect("there is one"));
     assert!(place("192.0.2.1").is_none());
     let third = place("2001:db8::1").expect("there is one");
     let (count, waker) = Count::of(&node);
-    assert_eq!(node.poll_room(&waker), Poll::Ready(true));
+    assert_eq!(node.poll_capacity(&waker), Poll::Ready(true));
     let fourth = place("2001:db8::ffff:1").expect("there is one");
-    assert!(node.poll_room(&waker).is_pending());
+    assert!(node.poll_capacity(&waker).is_pending());
     drop(first);
-    assert_eq!((count.taken(), node.poll_room(&waker)), (1, Poll::Ready(true)));
+    assert_eq!((count.taken(), node.poll_capacity(&waker)), (1, Poll::Ready(true)));
     assert!(place("2001:db8::2").is_none(), "it is the same network");
-    assert!(node.poll_room(&waker).is_ready());
+    assert!(node.poll_capacity(&waker).is_ready());
     let fifth = place("2001:db8:0:1::1").expect("it is another network");
     assert!(place("192.0.2.1").is_none(), "all are taken");
     // When the endpoint drains nobody gets in any more, and those who have said nothing are given up, those too that come just then.
-    assert!(node.poll_room(&waker).is_pending());
+    assert!(node.poll_capacity(&waker).is_pending());
     let (early, late) = (silent(), silent());
     second.begin(&early);
-    drop(node.drain());
+    node.drain();
     third.begin(&late);
-    assert_eq!([code_of(&early), code_of(&late)], [Some(Code::CANCELLED); 2]);
-    assert_eq!((count.taken(), node.poll_room(&waker)), (1, Poll::Ready(false)));
+    assert_eq!([code_of(&early), code_of(&late)], [Some(ErrorCode::CANCELLED); 2]);
+    assert_eq!((count.taken(), node.poll_capacity(&waker)), (1, Poll::Ready(false)));
     drop((second, third, fourth, fifth));
     assert!(place("192.0.2.1").is_none());
 }
 
 #[test]
 fn a_peer_with_many_connections_that_are_not_closed_keeps_its_places() {
-    let node = node(EndpointLimits { unconfirmed: 4, ..EndpointLimits::default() });
-    let place = || node.place("192.0.2.1".parse().expect("it is an address"));
+    let node = node(EndpointLimits { max_pending_handshakes: 4, ..EndpointLimits::default() });
+    let place = || node.try_acquire("192.0.2.1".parse().expect("it is an address"));
     let (count, waker) = Count::of(&node);
     let links = [(); 20].map(|()| accepted());
     let mut serving = links.each_ref().map(|(link, _)| node.adopt(NOW, link, place()));
     // The first sixteen have given theirs back.
-    assert!(node.poll_room(&waker).is_pending());
+    assert!(node.poll_capacity(&waker).is_pending());
     links[19].0.driver().handle_transport_error(NOW, "it is gone");
     assert!(serving[19].poll(NOW, Waker::noop()).is_ready());
-    assert_eq!((count.taken(), node.poll_room(&waker)), (1, Poll::Ready(true)));
+    assert_eq!((count.taken(), node.poll_capacity(&waker)), (1, Poll::Ready(true)));
     // Another peer is not concerned.
     drop(place().expect("there is one"));
     let other = with_streams_of(StaticSecret::from_bytes(&[7; 32]), 0);
     let _other = node.adopt(NOW, &other, place());
-    assert!(node.poll_room(&waker).is_ready());
+    assert!(node.poll_capacity(&waker).is_ready());
 }
 
 #[test]
@@ -411,16 +414,17 @@ fn an_endpoint_that_drains_takes_no_connection_and_waits_for_those_that_it_has()
     let (theirs, _there) = accepted();
     let mut serving = node.adopt(NOW, &theirs, None);
     let (count, waker) = Count::of(&node);
-    let drained = node.drain();
+    node.drain();
+    let drained = node.idle_waiter();
     assert!(theirs.driver().with(|connection| connection.is_draining()));
-    assert!(drained.poll(&waker).is_pending() && node.peers().is_empty());
+    assert!(drained.poll(&waker).is_pending() && node.connections().is_empty());
     // The peer that comes late learns that nothing was processed.
     let (late, _there) = accepted();
     let mut refused = node.adopt(NOW, &late, None);
-    assert_eq!(code_of(late.driver()), Some(Code::REFUSED));
+    assert_eq!(code_of(late.driver()), Some(ErrorCode::REFUSED));
     late.driver().handle_transport_error(NOW, "it has heard of it");
     assert!(refused.poll(NOW, Waker::noop()).is_ready());
-    assert_eq!(failure(&mut node.want(own(), peer(), addresses(1))).kind(), io::ErrorKind::NotConnected);
+    assert_eq!(failure(&mut node.request(own(), peer(), addresses(1))).kind(), io::ErrorKind::NotConnected);
     let acceptor = node.register("test").expect("it is free");
     let (accepts, accepting) = Count::of(&node);
     assert!(acceptor.poll_accept(&accepting).is_pending());
@@ -433,7 +437,8 @@ fn an_endpoint_that_drains_takes_no_connection_and_waits_for_those_that_it_has()
     // As does the wait for a connection that nobody serves any more.
     let node = default();
     let serving = node.adopt(NOW, &accepted().0, None);
-    let drained = node.drain();
+    node.drain();
+    let drained = node.idle_waiter();
     assert!(drained.poll(Waker::noop()).is_pending());
     drop(serving);
     assert!(drained.poll(Waker::noop()).is_ready());
@@ -446,8 +451,8 @@ fn a_connection_that_has_ended_is_not_given_out_even_before_its_task_has_seen_it
     let _serving = node.adopt(NOW, &theirs, None);
     assert!(node.connection(NOW, &peer()).is_some());
     theirs.driver().handle_transport_error(NOW, "it is gone");
-    assert!(node.connection(NOW, &peer()).is_none() && node.peers().is_empty());
-    let mut want = node.want(own(), peer(), addresses(1));
+    assert!(node.connection(NOW, &peer()).is_none() && node.connections().is_empty());
+    let mut want = node.request(own(), peer(), addresses(1));
     drop(begin(&mut want, Waker::noop()));
 }
 
@@ -458,21 +463,21 @@ fn with_streams(count: usize) -> Handle {
 
 fn with_streams_of(peer: StaticSecret, count: usize) -> Handle {
     let builder = PairBuilder {
-        identity: Identity::Known(peer),
+        identity: Identity::Static(peer),
         responder_config: Config { max_streams: 1000, ..Config::default() },
         ..PairBuilder::default()
     };
     let mut pair = builder.establish();
     for _ in 0..count {
-        let id = pair.initiator.conn.open(Some("test"), Priority::default()).expect("it is open");
-        pair.initiator.conn.send(id).write(b"x").expect("there is room");
+        let id = pair.initiator.conn.open_stream(Some("test"), Priority::default()).expect("it is open");
+        pair.initiator.conn.send_stream(id).write(b"x").expect("there is room");
     }
     pair.settle();
     assert_eq!(pair.responder.conn.has_incoming(), count > 0);
     handle(pair.responder.conn)
 }
 
-fn queued(acceptor: &Acceptor<Handle>) -> usize {
+fn queued(acceptor: &ProtocolListener<Handle>) -> usize {
     std::iter::from_fn(|| match acceptor.poll_accept(Waker::noop()) {
         Poll::Ready(stream) => stream,
         Poll::Pending => None,
@@ -482,7 +487,7 @@ fn queued(acceptor: &Acceptor<Handle>) -> usize {
 
 #[test]
 fn many_streams_are_taken_by_and_by_and_the_acceptor_is_woken() {
-    let node = node(EndpointLimits { queued_streams: 1000, ..EndpointLimits::default() });
+    let node = node(EndpointLimits { max_queued_streams: 1000, ..EndpointLimits::default() });
     let acceptor = node.register("test").expect("it is free");
     let ((accepts, accepting), (serves, waker)) = (Count::of(&node), Count::of(&node));
     assert!(acceptor.poll_accept(&accepting).is_pending());
@@ -498,7 +503,7 @@ fn many_streams_are_taken_by_and_by_and_the_acceptor_is_woken() {
 
 #[test]
 fn a_peer_that_opens_many_streams_fills_its_own_queue_only() {
-    let node = node(EndpointLimits { queued_streams: 8, ..EndpointLimits::default() });
+    let node = node(EndpointLimits { max_queued_streams: 8, ..EndpointLimits::default() });
     let acceptor = node.register("test").expect("it is free");
     // The second peer is another one, so its connection is no duplicate.
     let (greedy, modest) = (with_streams(60), with_streams_of(StaticSecret::from_bytes(&[7; 32]), 3));
@@ -515,7 +520,7 @@ fn a_peer_that_opens_many_streams_fills_its_own_queue_only() {
 
 #[test]
 fn connections_that_are_closed_keep_few_streams_in_all() {
-    let node = node(EndpointLimits { queued_streams: 8, ..EndpointLimits::default() });
+    let node = node(EndpointLimits { max_queued_streams: 8, ..EndpointLimits::default() });
     let acceptor = node.register("test").expect("it is free");
     let mut drivers = Vec::new();
     for _ in 0..100 {
@@ -565,7 +570,7 @@ fn a_connection_that_has_ended_is_no_duplicate_even_before_its_task_has_seen_it(
     let node = default();
     let (ours, _) = decides(Role::Initiator);
     let (own, peer) = (ours.driver().look(Connection::local_key).expect("it is established"), ours.peer().key);
-    let mut want = node.want(own, peer, addresses(1));
+    let mut want = node.request(own, peer, addresses(1));
     let _ours = begin(&mut want, Waker::noop()).finish(NOW, Ok(ours.clone())).expect("it is a connection");
     ours.driver().handle_transport_error(NOW, "it is gone");
     let (theirs, _there) = decides(Role::Responder);
@@ -575,7 +580,7 @@ fn a_connection_that_has_ended_is_no_duplicate_even_before_its_task_has_seen_it(
     assert!(Arc::ptr_eq(current.driver(), theirs.driver()));
     // One that has not ended is kept, and the other side's drains.
     let node = default();
-    let mut want = node.want(own, peer, addresses(1));
+    let mut want = node.request(own, peer, addresses(1));
     let (ours, _there) = decides(Role::Initiator);
     let _ours = begin(&mut want, Waker::noop()).finish(NOW, Ok(ours)).expect("it is a connection");
     let (theirs, _there) = decides(Role::Responder);
@@ -589,7 +594,8 @@ fn drain_lets_a_connection_that_lost_against_a_duplicate_finish() {
     let links = [(); 3].map(|()| decides(Role::Responder));
     let mut serving: Vec<_> = links.iter().map(|(link, _)| node.adopt(NOW, link, None)).collect();
     assert_eq!(links.each_ref().map(|(link, _)| is_draining(link)), [true, true, false]);
-    let drained = node.drain();
+    node.drain();
+    let drained = node.idle_waiter();
     assert!(links.iter().all(|(link, _)| is_draining(link) && code_of(link.driver()).is_none()));
     // Their tasks see it, and close none.
     for serving in &mut serving {
@@ -602,7 +608,7 @@ fn drain_lets_a_connection_that_lost_against_a_duplicate_finish() {
 #[test]
 fn an_endpoint_that_drains_waits_for_peers_that_are_in_a_handshake_and_not_for_silent_ones() {
     let node = default();
-    let place = || node.place("192.0.2.1".parse().expect("it is an address")).expect("there is one");
+    let place = || node.try_acquire("192.0.2.1".parse().expect("it is an address")).expect("there is one");
     let (quiet, failing, peer) = (place(), place(), place());
     quiet.begin(&silent());
     // M1 is there.
@@ -619,7 +625,8 @@ fn an_endpoint_that_drains_waits_for_peers_that_are_in_a_handshake_and_not_for_s
     let (fails, goes_on) = (begun(), begun());
     failing.begin(&fails);
     peer.begin(&goes_on);
-    let drained = node.drain();
+    node.drain();
+    let drained = node.idle_waiter();
     let (count, waker) = Count::of(&node);
     assert!(drained.poll(&waker).is_pending());
     assert_eq!([code_of(&fails), code_of(&goes_on)], [None; 2]);
@@ -630,7 +637,7 @@ fn an_endpoint_that_drains_waits_for_peers_that_are_in_a_handshake_and_not_for_s
     // It is confirmed, and told.
     let (link, _there) = accepted();
     let mut serving = node.adopt(NOW, &link, Some(peer));
-    assert_eq!(code_of(link.driver()), Some(Code::REFUSED));
+    assert_eq!(code_of(link.driver()), Some(ErrorCode::REFUSED));
     assert!(drained.poll(&waker).is_pending());
     link.driver().handle_transport_error(NOW, "it has heard of it");
     assert!(serving.poll(NOW, Waker::noop()).is_ready());
@@ -641,9 +648,9 @@ fn an_endpoint_that_drains_waits_for_peers_that_are_in_a_handshake_and_not_for_s
 fn who_waits_for_a_dial_is_told_when_the_endpoint_drains() {
     let node = default();
     let (count, waker) = Count::of(&node);
-    let mut want = node.want(own(), peer(), addresses(1));
+    let mut want = node.request(own(), peer(), addresses(1));
     let dialing = begin(&mut want, &waker);
-    let _drained = node.drain();
+    node.drain();
     assert_eq!((count.taken(), failure(&mut want).kind()), (1, io::ErrorKind::NotConnected));
     assert!(dialing.poll_unwanted(Waker::noop()).is_ready());
 }
@@ -653,7 +660,8 @@ fn connections_of_a_previous_key_live_beside_those_of_the_current_one() {
     let previous = StaticSecret::from_bytes(&[0x55; 32]);
     let keys = || ResponderKeys { current: responder_key(), previous: Some(previous.clone()) };
     let dial = |known: PublicKey| {
-        let builder = PairBuilder { remote: Remote::Key(known), responder_keys: keys(), ..PairBuilder::default() };
+        let builder =
+            PairBuilder { remote: ExpectedPeer::Key(known), responder_keys: keys(), ..PairBuilder::default() };
         let Pair { initiator, responder, .. } = builder.establish();
         (handle(responder.conn), initiator.conn)
     };
@@ -662,12 +670,12 @@ fn connections_of_a_previous_key_live_beside_those_of_the_current_one() {
     assert_eq!(old.driver().look(Connection::local_key), Some(previous.public_key()));
     let _old = node.adopt(NOW, &old, None);
     // The peer's connection is used, whichever key it was made to.
-    assert!(Arc::ptr_eq(found(&mut node.want(own(), peer(), addresses(1))).driver(), old.driver()));
+    assert!(Arc::ptr_eq(found(&mut node.request(own(), peer(), addresses(1))).driver(), old.driver()));
     let (new, _there) = dial(own());
     assert_eq!(new.driver().look(Connection::local_key), Some(own()));
     let _new = node.adopt(NOW, &new, None);
     assert_eq!([&old, &new].map(is_draining), [false; 2], "they are no duplicates");
-    assert_eq!(node.peers().len(), 2);
+    assert_eq!(node.connections().len(), 2);
     assert!(Arc::ptr_eq(node.connection(NOW, &peer()).expect("there is one").driver(), new.driver()));
     // Two of the same key are.
     let (again, _there) = dial(previous.public_key());
@@ -682,7 +690,7 @@ struct Reenters(Arc<Driver>, Node);
 impl Reenters {
     fn enter(&self) {
         self.0.with(|_| ());
-        self.1.peers();
+        self.1.connections();
     }
 }
 
@@ -707,33 +715,33 @@ fn no_waker_is_woken_or_dropped_under_a_lock() {
         let driver = link.driver();
         let waker = || Waker::from(Arc::new(Reenters(driver.clone(), node.clone())));
         let again = || [waker(), waker()];
-        let stream = driver.open(Some("test"), Priority::default()).expect("it is open");
+        let stream = driver.open_stream(Some("test"), Priority::default()).expect("it is open");
         // Each of two takes the place of the other; and the last ones go with the stream.
         again().iter().for_each(|waker| assert!(stream.poll_read(waker, &mut [0; 9]).is_pending()));
         again().iter().for_each(|waker| assert!(stream.poll_stopped(waker).is_pending()));
         while stream.poll_write(Waker::noop(), &[0; 60_000]).is_ready() {}
         again().iter().for_each(|waker| assert!(stream.poll_flush(waker).is_pending()));
         drop(stream);
-        let stream = driver.open(Some("test"), Priority::default()).expect("it is open");
+        let stream = driver.open_stream(Some("test"), Priority::default()).expect("it is open");
         assert!(stream.poll_read(&waker(), &mut [0; 9]).is_pending());
-        stream.refuse(Code::REFUSED);
+        stream.refuse(ErrorCode::REFUSED);
         let mut waiter = driver.waiter();
-        again().iter().for_each(|waker| assert!(waiter.poll_ended(waker).is_pending()));
+        again().iter().for_each(|waker| assert!(waiter.poll_close_reason(waker).is_pending()));
         drop(waiter);
         // The writer, with nothing to send.
         let mut buffer = WriteBuffer::default();
         for waker in again() {
-            while let Pump::Send(_) = driver.poll_transmit(NOW, &mut buffer, &waker) {}
+            while let WriteAction::Send(_) = driver.poll_transmit(NOW, &mut buffer, &waker) {}
         }
         // CLOSE is to be answered, and the writer is not told of it: who looks at the endpoint's connections does not do it either, under the lock.
-        there.close(Code::NO_ERROR, "");
+        there.close(ErrorCode::NO_ERROR, "");
         let mut record = vec![0; 16 * 1408];
         while let Ok(Transmit::Bytes(len)) = there.poll_transmit(NOW, &mut record) {
             let mut input = ReadBuffer::default();
             input.room_in_vec(|room| room.extend_from_slice(&record[..len]));
-            driver.handle_input(NOW, &mut input, Writes::Caller);
+            driver.handle_input(NOW, &mut input, WakeWriter::No);
         }
-        node.peers();
+        node.connections();
         node.connection(NOW, &peer());
     });
     let begin = std::time::Instant::now();

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use peermux_core::code::Code;
+use peermux_core::code::ErrorCode;
 use peermux_core::crypto::{PublicKey, StaticSecret, Suite};
 use peermux_core::error::{ConnectionError, HandshakeError};
 use peermux_core::time::Instant;
-use peermux_core::{Config, Connection, Event, Identity, Mode, Remote, ResponderKeys, Role};
+use peermux_core::{Config, Connection, Event, ExpectedPeer, HandshakeMode, Identity, ResponderKeys, Role};
 use peermux_tests::hostile::*;
 use peermux_tests::{Pair, PairBuilder, initiator_key, responder_key, rng};
 use rand_core::Rng as _;
@@ -52,20 +52,20 @@ fn responder() -> Talk {
     responder_with(Config::default(), responder_key().into())
 }
 
-fn initiator(remote: Remote) -> Talk {
-    let identity = Identity::Known(initiator_key());
+fn initiator(remote: ExpectedPeer) -> Talk {
+    let identity = Identity::Static(initiator_key());
     Talk::new(
         Connection::initiator(Arc::new(Config::default()), identity, remote, Instant::ZERO, &mut rng(1))
             .expect("valid"),
     )
 }
 
-fn known() -> Remote {
-    Remote::Key(responder_key().public_key())
+fn known() -> ExpectedPeer {
+    ExpectedPeer::Key(responder_key().public_key())
 }
 
 fn failure(talk: &Talk) -> Option<HandshakeError> {
-    match talk.conn.error() {
+    match talk.conn.close_reason() {
         Some(ConnectionError::Handshake(error)) => Some(*error),
         None => None,
         other => panic!("another error: {other:?}"),
@@ -91,7 +91,7 @@ fn is_silent(name: &str, talk: &mut Talk) {
     assert!(talk.conn.is_closed(), "{name}");
     assert_eq!(talk.take(DEADLINE), [], "{name}");
     assert_eq!(failure(talk), Some(error), "{name}: the error stays");
-    assert!(talk.conn.open(None, peermux_core::wire::Priority::default()).is_err(), "{name}");
+    assert!(talk.conn.open_stream(None, peermux_core::wire::Priority::default()).is_err(), "{name}");
 }
 
 /// Nothing has failed; the deadline comes.
@@ -163,11 +163,11 @@ fn an_initiator_that_meets_something_else_says_no_more() {
     for (name, bytes) in
         [("garbage", random(1, 1408)), ("HTTP", http(1408)), ("TLS", [client_hello(), random(3, 1000)].concat())]
     {
-        for remote in [known(), Remote::Anyone, Remote::Ask] {
+        for remote in [known(), ExpectedPeer::Any, ExpectedPeer::Approve] {
             let mut talk = initiator(remote);
             assert_eq!(talk.take(Instant::ZERO).len(), 2816);
             talk.feed(Instant::ZERO, &bytes);
-            assert_eq!(failure(&talk), Some(HandshakeError::Answer), "{name}");
+            assert_eq!(failure(&talk), Some(HandshakeError::Flight2), "{name}");
             is_silent(name, &mut talk);
         }
     }
@@ -190,7 +190,7 @@ fn trickling_does_not_move_the_deadline() {
 #[test]
 fn two_initiators_do_not_understand_each_other_and_neither_do_two_responders() {
     let mut one = initiator(known());
-    let mut two = initiator(Remote::Anyone);
+    let mut two = initiator(ExpectedPeer::Any);
     let (first, second) = (one.take(Instant::ZERO), two.take(Instant::ZERO));
     one.feed(Instant::ZERO, &second);
     two.feed(Instant::ZERO, &first);
@@ -207,8 +207,8 @@ fn two_initiators_do_not_understand_each_other_and_neither_do_two_responders() {
 
 #[test]
 fn the_transport_that_ends_within_the_handshake_is_a_truncation_at_every_stage() {
-    for mode in [Mode::Ik, Mode::Fallback] {
-        let remote = (mode == Mode::Ik).then(|| responder_key().public_key());
+    for mode in [HandshakeMode::Ik, HandshakeMode::Fallback] {
+        let remote = (mode == HandshakeMode::Ik).then(|| responder_key().public_key());
         let m1 = Dialer::new(1, remote).m1(&payload(P1, None, &usual(&[]), &[]));
         for len in [0, 1, 31, 32, 1215, 1216, 1264, 2815, 2816] {
             let mut talk = responder();
@@ -225,7 +225,7 @@ fn the_transport_that_ends_within_the_handshake_is_a_truncation_at_every_stage()
             talk.conn.handle_eof(Instant::ZERO);
             assert_eq!(failure(&talk), Some(HandshakeError::Truncated), "{mode:?}");
         }
-        let mut talk = initiator(remote.map_or(Remote::Anyone, Remote::Key));
+        let mut talk = initiator(remote.map_or(ExpectedPeer::Any, ExpectedPeer::Key));
         talk.take(Instant::ZERO);
         talk.feed(Instant::ZERO, &[1; 1407]);
         talk.conn.handle_eof(Instant::ZERO);
@@ -256,10 +256,10 @@ fn points_of_low_order_are_refused_wherever_they_stand() {
         assert_eq!(failure(&talk), Some(HandshakeError::ZeroResult), "{point:x?}");
         is_silent("s of flight 3", &mut talk);
         // e of M2, in both modes.
-        for remote in [known(), Remote::Anyone] {
+        for remote in [known(), ExpectedPeer::Any] {
             let mut talk = initiator(remote);
             let mut listener = Listener::new(1, responder_key());
-            let ik = listener.m1(&talk.take(Instant::ZERO)).mode == Mode::Ik;
+            let ik = listener.m1(&talk.take(Instant::ZERO)).mode == HandshakeMode::Ik;
             listener.e = point;
             let m2 = listener.m2(&payload(if ik { P2_IK } else { P2_FALLBACK }, None, &usual(&[]), &[]));
             talk.feed(Instant::ZERO, &m2);
@@ -272,7 +272,7 @@ fn points_of_low_order_are_refused_wherever_they_stand() {
 #[test]
 fn a_responder_whose_static_key_is_a_point_of_low_order_is_refused() {
     for point in low_order() {
-        let mut talk = initiator(Remote::Anyone);
+        let mut talk = initiator(ExpectedPeer::Any);
         let mut listener = Listener::new(1, responder_key());
         listener.m1(&talk.take(Instant::ZERO));
         talk.feed(Instant::ZERO, &listener.m2_as(&point, &payload(P2_FALLBACK, None, &usual(&[]), &[])));
@@ -288,7 +288,7 @@ fn an_initiator_that_claims_a_point_of_low_order_fails_the_trial_and_meets_fallb
         let mut talk = responder();
         talk.feed(Instant::ZERO, &dialer.m1_as(&point, &payload(P1, None, &usual(&[]), &[])));
         let read = dialer.m2(&talk.take(Instant::ZERO)).expect("M2 is in order");
-        assert_eq!(read.mode, Mode::Fallback);
+        assert_eq!(read.mode, HandshakeMode::Fallback);
     }
 }
 
@@ -309,7 +309,7 @@ fn an_invalid_encapsulation_key_is_refused_before_anything_else() {
 
 #[test]
 fn a_responder_that_never_falls_back_shows_itself_to_those_who_know_it_only() {
-    let config = || Config { fallback: false, ..Config::default() };
+    let config = || Config { allow_fallback: false, ..Config::default() };
     for remote in [None, Some(initiator_key().public_key())] {
         let mut talk = responder_with(config(), responder_key().into());
         talk.feed(Instant::ZERO, &Dialer::new(1, remote).m1(&payload(P1, None, &usual(&[]), &[])));
@@ -329,7 +329,7 @@ fn an_impostor_who_shows_another_key_is_found_out_by_flight_3() {
     dialer.m2(&talk.take(Instant::ZERO)).expect("M2 is in order");
     let other = *StaticSecret::from_bytes(&[9; 32]).public_key().as_bytes();
     talk.feed(Instant::ZERO, &dialer.flight3_as(&other, &payload(P3, Some(0), &usual(&[]), &[])));
-    assert_eq!(failure(&talk), Some(HandshakeError::ThirdFlight));
+    assert_eq!(failure(&talk), Some(HandshakeError::Flight3));
     is_silent("flight 3", &mut talk);
 }
 
@@ -352,17 +352,20 @@ fn a_replayed_first_flight_is_never_confirmed() {
     assert!(second.conn.peer_key().is_none() && !second.conn.is_established());
     assert!(second.events.is_empty(), "{:?}", second.events);
     second.feed(Instant::ZERO, &flight3);
-    assert_eq!(failure(&second), Some(HandshakeError::ThirdFlight));
+    assert_eq!(failure(&second), Some(HandshakeError::Flight3));
     is_silent("replayed", &mut second);
 }
 
 #[test]
 fn one_s_own_key_is_refused_on_both_sides() {
-    for remote in [Remote::Key(initiator_key().public_key()), Remote::Anyone] {
+    for remote in [ExpectedPeer::Key(initiator_key().public_key()), ExpectedPeer::Any] {
         let builder = PairBuilder { responder_keys: initiator_key().into(), remote, ..PairBuilder::default() };
         let mut pair = builder.build();
         pair.settle();
-        assert_eq!(pair.initiator.conn.error(), Some(&ConnectionError::Handshake(HandshakeError::OwnKey)));
+        assert_eq!(
+            pair.initiator.conn.close_reason(),
+            Some(&ConnectionError::Handshake(HandshakeError::SelfConnection))
+        );
         assert_eq!(pair.initiator.trace.len(), 1);
     }
     let mut dialer = Dialer::new(1, None);
@@ -371,28 +374,28 @@ fn one_s_own_key_is_refused_on_both_sides() {
     talk.feed(Instant::ZERO, &dialer.m1(&[]));
     dialer.m2(&talk.take(Instant::ZERO)).expect("M2 is in order");
     talk.feed(Instant::ZERO, &dialer.flight3(&payload(P3, Some(0), &usual(&[]), &[])));
-    assert_eq!(failure(&talk), Some(HandshakeError::OwnKey));
+    assert_eq!(failure(&talk), Some(HandshakeError::SelfConnection));
     is_silent("own key", &mut talk);
 }
 
 #[test]
 fn another_key_than_the_expected_one_gets_no_third_flight() {
     let stranger = StaticSecret::from_bytes(&[9; 32]).public_key();
-    let mut pair = PairBuilder { remote: Remote::Key(stranger), ..PairBuilder::default() }.build();
+    let mut pair = PairBuilder { remote: ExpectedPeer::Key(stranger), ..PairBuilder::default() }.build();
     pair.run_for(Duration::from_secs(1));
     let wrong = HandshakeError::UnexpectedKey { expected: stranger, proved: responder_key().public_key() };
-    assert_eq!(pair.initiator.conn.error(), Some(&ConnectionError::Handshake(wrong)));
+    assert_eq!(pair.initiator.conn.close_reason(), Some(&ConnectionError::Handshake(wrong)));
     assert_eq!((pair.initiator.trace.len(), pair.responder.trace.len()), (1, 1));
     assert_eq!(pair.initiator.conn.poll_timeout(), Some(DEADLINE));
     pair.run(DEADLINE);
     assert!(pair.initiator.conn.is_closed());
-    assert_eq!(pair.responder.conn.error(), Some(&ConnectionError::Handshake(HandshakeError::Timeout)));
+    assert_eq!(pair.responder.conn.close_reason(), Some(&ConnectionError::Handshake(HandshakeError::Timeout)));
     assert_eq!((pair.initiator.trace.len(), pair.responder.trace.len()), (1, 1));
 }
 
 /// Plays a whole handshake with `change` applied to one flight, and looks at both sides.
-fn with_changed_flight(mode: Mode, flight: usize, change: impl FnOnce(&mut [u8])) -> (Talk, Talk) {
-    let mut one = initiator(if mode == Mode::Ik { known() } else { Remote::Anyone });
+fn with_changed_flight(mode: HandshakeMode, flight: usize, change: impl FnOnce(&mut [u8])) -> (Talk, Talk) {
+    let mut one = initiator(if mode == HandshakeMode::Ik { known() } else { ExpectedPeer::Any });
     let mut two = responder();
     let mut change = Some(change);
     for number in 1..=3 {
@@ -409,7 +412,7 @@ fn with_changed_flight(mode: Mode, flight: usize, change: impl FnOnce(&mut [u8])
 #[test]
 fn every_flipped_bit_of_every_flight_ends_the_handshake_in_silence() {
     let all = std::env::var_os("PEERMUX_LONG").is_some();
-    for mode in [Mode::Ik, Mode::Fallback] {
+    for mode in [HandshakeMode::Ik, HandshakeMode::Fallback] {
         for (flight, len) in [(1, 2816), (2, 1408), (3, 1408)] {
             // A prime number of bits apart, and each field's edges; or all.
             let edges = [0, 31, 32, 47, 48, 1135, 1136, 1183, 1184, 1215, 1216, 1263, 1264, 1407, 2815];
@@ -423,13 +426,13 @@ fn every_flipped_bit_of_every_flight_ends_the_handshake_in_silence() {
                     assert_eq!(one.written, 2816, "{name}");
                     assert!(!one.conn.is_established() && !two.conn.is_established(), "{name}");
                 } else {
-                    assert_eq!(failure(&two), Some(HandshakeError::ThirdFlight), "{name}");
+                    assert_eq!(failure(&two), Some(HandshakeError::Flight3), "{name}");
                     assert!(!two.events.iter().any(|event| matches!(event, Event::Established(_))));
                 }
                 assert!(two.written <= 1408, "{name}");
                 assert!(two.conn.peer_key().is_none(), "{name}");
                 for talk in [&mut one, &mut two] {
-                    if talk.conn.error().is_some() {
+                    if talk.conn.close_reason().is_some() {
                         is_silent(&name, talk);
                     } else if !talk.conn.is_established() {
                         assert_eq!(talk.conn.poll_timeout(), Some(DEADLINE), "{name}");
@@ -443,29 +446,31 @@ fn every_flipped_bit_of_every_flight_ends_the_handshake_in_silence() {
 #[test]
 fn a_changed_first_flight_does_not_downgrade_in_silence() {
     for position in [1216, 1264, 2815] {
-        let (one, two) = with_changed_flight(Mode::Ik, 1, |bytes| bytes[position] ^= 1);
+        let (one, two) = with_changed_flight(HandshakeMode::Ik, 1, |bytes| bytes[position] ^= 1);
         assert_eq!(two.written, 1408, "the responder falls back");
-        assert_eq!(failure(&one), Some(HandshakeError::Answer));
+        assert_eq!(failure(&one), Some(HandshakeError::Flight2));
     }
 }
 
 #[test]
 fn bytes_put_between_the_flights_end_the_handshake() {
-    for mode in [Mode::Ik, Mode::Fallback] {
+    for mode in [HandshakeMode::Ik, HandshakeMode::Fallback] {
         for injected in [1, 16, 1407, 1408, 2816] {
             let garbage = random(injected as u64, injected);
-            let (mut one, mut two) = (initiator(if mode == Mode::Ik { known() } else { Remote::Anyone }), responder());
+            let (mut one, mut two) =
+                (initiator(if mode == HandshakeMode::Ik { known() } else { ExpectedPeer::Any }), responder());
             two.feed(Instant::ZERO, &garbage);
             two.feed(Instant::ZERO, &one.take(Instant::ZERO));
             assert!(failure(&two).is_some());
             is_silent("before M1", &mut two);
 
-            let (mut one, mut two) = (initiator(if mode == Mode::Ik { known() } else { Remote::Anyone }), responder());
+            let (mut one, mut two) =
+                (initiator(if mode == HandshakeMode::Ik { known() } else { ExpectedPeer::Any }), responder());
             two.feed(Instant::ZERO, &one.take(Instant::ZERO));
             two.feed(Instant::ZERO, &garbage);
             one.feed(Instant::ZERO, &two.take(Instant::ZERO));
             two.feed(Instant::ZERO, &one.take(Instant::ZERO));
-            assert_eq!(failure(&two), Some(HandshakeError::ThirdFlight));
+            assert_eq!(failure(&two), Some(HandshakeError::Flight3));
             is_silent("before flight 3", &mut two);
         }
     }
@@ -473,25 +478,25 @@ fn bytes_put_between_the_flights_end_the_handshake() {
 
 #[test]
 fn bytes_that_arrive_while_the_application_is_asked_are_not_swallowed() {
-    for mode in [Mode::Ik, Mode::Fallback] {
+    for mode in [HandshakeMode::Ik, HandshakeMode::Fallback] {
         for injected in [1, 1408, 5000] {
-            let config = Arc::new(Config { ask: true, ..Config::default() });
-            let remote = if mode == Mode::Ik { known() } else { Remote::Ask };
-            let identity = Identity::Known(initiator_key());
+            let config = Arc::new(Config { approve_peers: true, ..Config::default() });
+            let remote = if mode == HandshakeMode::Ik { known() } else { ExpectedPeer::Approve };
+            let identity = Identity::Static(initiator_key());
             let conn = Connection::initiator(config, identity, remote, Instant::ZERO, &mut rng(1)).expect("valid");
             let (mut one, mut two) = (Talk::new(conn), responder());
             two.feed(Instant::ZERO, &one.take(Instant::ZERO));
             one.feed(Instant::ZERO, &two.take(Instant::ZERO));
-            assert!(one.events.iter().any(|event| matches!(event, Event::PeerProved(_))));
+            assert!(one.events.iter().any(|event| matches!(event, Event::ApprovePeer(_))));
             one.feed(Instant::ZERO, &random(1, injected));
             one.conn.accept_peer();
             two.feed(Instant::ZERO, &one.take(Instant::ZERO));
-            two.conn.open(None, peermux_core::wire::Priority::default()).expect("it opens");
+            two.conn.open_stream(None, peermux_core::wire::Priority::default()).expect("it opens");
             one.feed(Instant::ZERO, &two.take(Instant::ZERO));
             // What is less than a record shows when the record is whole.
             one.feed(Instant::ZERO, &[0; 1408]);
-            assert!(one.conn.error().is_some(), "{mode:?}, {injected}");
-            assert!(one.conn.accept().is_none());
+            assert!(one.conn.close_reason().is_some(), "{mode:?}, {injected}");
+            assert!(one.conn.accept_stream().is_none());
         }
     }
 }
@@ -515,7 +520,7 @@ fn a_first_payload_that_is_malformed_or_offers_nothing_is_answered_by_fallback()
         let mut talk = responder();
         talk.feed(Instant::ZERO, &dialer.m1(&p1));
         let read = dialer.m2(&talk.take(Instant::ZERO)).expect(name);
-        assert_eq!(read.mode, Mode::Fallback, "{name}");
+        assert_eq!(read.mode, HandshakeMode::Fallback, "{name}");
         // It can go on from there.
         talk.feed(Instant::ZERO, &dialer.flight3(&payload(P3, Some(0), &usual(&[]), &open(0))));
         assert!(talk.conn.is_established(), "{name}");
@@ -549,7 +554,7 @@ fn an_answer_that_is_malformed_or_chooses_what_was_not_offered_fails() {
         ("half a TLV", vec![1], None),
     ];
     for (name, tlvs, expected) in fallback {
-        let mut talk = initiator(Remote::Anyone);
+        let mut talk = initiator(ExpectedPeer::Any);
         let mut listener = Listener::new(1, responder_key());
         listener.m1(&talk.take(Instant::ZERO));
         talk.feed(Instant::ZERO, &listener.m2(&payload(P2_FALLBACK, None, &tlvs, &[])));
@@ -584,7 +589,7 @@ fn a_third_payload_that_is_malformed_fails() {
         talk.feed(Instant::ZERO, &dialer.flight3(&p3));
         is_silent(name, &mut talk);
     }
-    let config = Config { max_record: 2, ..Config::default() };
+    let config = Config { max_record_quanta: 2, ..Config::default() };
     let mut dialer = Dialer::new(1, None);
     let mut talk = responder_with(config, responder_key().into());
     talk.feed(Instant::ZERO, &dialer.m1(&[]));
@@ -608,7 +613,7 @@ fn unknown_tlvs_settings_flags_versions_and_suites_are_ignored() {
     let mut dialer = Dialer::new(1, Some(responder_key().public_key()));
     let mut talk = responder();
     talk.feed(Instant::ZERO, &dialer.m1(&payload(P1, None, &strange, &[])));
-    assert_eq!(dialer.m2(&talk.take(Instant::ZERO)).expect("M2 is in order").mode, Mode::Ik);
+    assert_eq!(dialer.m2(&talk.take(Instant::ZERO)).expect("M2 is in order").mode, HandshakeMode::Ik);
     let mut wire = dialer.wire(Suite::ChaCha20Poly1305, 1);
     talk.feed(Instant::ZERO, &wire.seal(0, &[]));
     assert!(talk.conn.is_established());
@@ -622,7 +627,7 @@ fn offers_are_read_to_their_end() {
     let mut dialer = Dialer::new(1, Some(responder_key().public_key()));
     let mut talk = responder();
     talk.feed(Instant::ZERO, &dialer.m1(&payload(P1, None, &offer, &[])));
-    assert_eq!(dialer.m2(&talk.take(Instant::ZERO)).expect("M2 is in order").mode, Mode::Ik);
+    assert_eq!(dialer.m2(&talk.take(Instant::ZERO)).expect("M2 is in order").mode, HandshakeMode::Ik);
 }
 
 #[test]
@@ -631,36 +636,36 @@ fn a_rotated_key_still_works_by_ik_and_an_older_one_falls_back() {
     let [oldest, previous, current] = &secrets;
     let keys = || ResponderKeys { current: current.clone(), previous: Some(previous.clone()) };
     for known in [current, previous] {
-        let remote = Remote::Key(known.public_key());
+        let remote = ExpectedPeer::Key(known.public_key());
         let mut pair = PairBuilder { remote, responder_keys: keys(), ..PairBuilder::default() }.establish();
         let peer = pair.initiator.expect_event(|event| match event {
             Event::Established(peer) => Some(peer.clone()),
             _ => None,
         });
-        assert_eq!((peer.mode, peer.key), (Mode::Ik, known.public_key()));
+        assert_eq!((peer.mode, peer.key), (HandshakeMode::Ik, known.public_key()));
     }
-    let remote = Remote::KeyOrAsk(oldest.public_key());
+    let remote = ExpectedPeer::KeyOrApprove(oldest.public_key());
     let mut pair = PairBuilder { remote, responder_keys: keys(), ..PairBuilder::default() }.build();
     pair.settle();
     let peer = pair.initiator.expect_event(|event| match event {
-        Event::PeerProved(peer) => Some(peer.clone()),
+        Event::ApprovePeer(peer) => Some(peer.clone()),
         _ => None,
     });
-    assert_eq!((peer.mode, peer.key), (Mode::Fallback, current.public_key()));
+    assert_eq!((peer.mode, peer.key), (HandshakeMode::Fallback, current.public_key()));
     assert_eq!(pair.initiator.trace.len(), 1, "nothing is shown before the answer");
     pair.initiator.conn.accept_peer();
     pair.settle();
     assert!(pair.initiator.conn.is_established() && pair.responder.conn.is_established());
 
-    let remote = Remote::Key(oldest.public_key());
+    let remote = ExpectedPeer::Key(oldest.public_key());
     let mut pair = PairBuilder { remote, responder_keys: keys(), ..PairBuilder::default() }.build();
     pair.settle();
     let wrong = HandshakeError::UnexpectedKey { expected: oldest.public_key(), proved: current.public_key() };
-    assert_eq!(pair.initiator.conn.error(), Some(&ConnectionError::Handshake(wrong)));
+    assert_eq!(pair.initiator.conn.close_reason(), Some(&ConnectionError::Handshake(wrong)));
 }
 
-fn asking(role: Role, remote: Remote) -> Pair {
-    let config = Config { ask: true, ..Config::default() };
+fn asking(role: Role, remote: ExpectedPeer) -> Pair {
+    let config = Config { approve_peers: true, ..Config::default() };
     let mut builder = PairBuilder { remote, ..PairBuilder::default() };
     match role {
         Role::Initiator => builder.initiator_config = config,
@@ -671,45 +676,46 @@ fn asking(role: Role, remote: Remote) -> Pair {
 
 #[test]
 fn a_responder_that_asks_says_nothing_and_delivers_nothing_before_the_answer() {
-    for remote in [known(), Remote::Anyone] {
+    for remote in [known(), ExpectedPeer::Any] {
         let mut pair = asking(Role::Responder, remote);
-        let id = pair.initiator.conn.open(Some("test"), peermux_core::wire::Priority::default()).expect("it opens");
-        pair.initiator.conn.send(id).write(b"early bird").expect("there is room");
+        let id =
+            pair.initiator.conn.open_stream(Some("test"), peermux_core::wire::Priority::default()).expect("it opens");
+        pair.initiator.conn.send_stream(id).write(b"early bird").expect("there is room");
         pair.run_for(Duration::from_secs(3));
         let peer = pair.responder.expect_event(|event| match event {
-            Event::PeerProved(peer) => Some(peer.clone()),
+            Event::ApprovePeer(peer) => Some(peer.clone()),
             _ => None,
         });
         assert_eq!(peer.key, initiator_key().public_key());
         assert!(pair.responder.events.is_empty(), "{:?}", pair.responder.events);
         assert!(!pair.initiator.conn.is_established(), "it was told that it has to wait");
         assert!(!pair.responder.conn.is_established() && !pair.responder.conn.has_incoming());
-        assert_eq!(pair.responder.conn.accept(), None);
+        assert_eq!(pair.responder.conn.accept_stream(), None);
         assert_eq!(pair.responder.trace.len(), 1, "M2 and nothing else");
         pair.responder.conn.accept_peer();
         pair.responder.conn.accept_peer();
         pair.settle();
         pair.responder.expect_event(|event| matches!(event, Event::Established(_)).then_some(()));
         pair.responder.expect_event(|event| matches!(event, Event::StreamOpened).then_some(()));
-        let stream = pair.responder.conn.accept().expect("it was opened");
-        assert_eq!(pair.responder.conn.recv(stream).readable_len(), 10);
+        let stream = pair.responder.conn.accept_stream().expect("it was opened");
+        assert_eq!(pair.responder.conn.recv_stream(stream).readable_len(), 10);
         // Too late to refuse.
-        pair.responder.conn.refuse_peer(Code::REFUSED, "");
+        pair.responder.conn.refuse_peer(ErrorCode::REFUSED, "");
         assert!(pair.responder.conn.is_established());
     }
 }
 
 #[test]
 fn a_responder_refuses_by_close_with_the_code_of_its_application() {
-    for remote in [known(), Remote::Anyone] {
+    for remote in [known(), ExpectedPeer::Any] {
         let mut pair = asking(Role::Responder, remote);
         pair.settle();
-        pair.responder.conn.refuse_peer(Code::Application(77), "not today");
+        pair.responder.conn.refuse_peer(ErrorCode::Application(77), "not today");
         pair.settle();
-        let error = pair.initiator.conn.error().expect("it ended").clone();
-        assert_eq!(error.code(), Some(Code::Application(77)));
+        let error = pair.initiator.conn.close_reason().expect("it ended").clone();
+        assert_eq!(error.code(), Some(ErrorCode::Application(77)));
         assert_eq!(error.to_string(), "closed by the peer application: application code 77 (not today)");
-        assert_eq!(pair.responder.conn.error().expect("it ended").code(), Some(Code::Application(77)));
+        assert_eq!(pair.responder.conn.close_reason().expect("it ended").code(), Some(ErrorCode::Application(77)));
         pair.settle();
         assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
     }
@@ -717,24 +723,24 @@ fn a_responder_refuses_by_close_with_the_code_of_its_application() {
 
 #[test]
 fn a_decision_that_is_not_made_in_time_is_a_refusal() {
-    for remote in [known(), Remote::Anyone] {
+    for remote in [known(), ExpectedPeer::Any] {
         let mut pair = asking(Role::Responder, remote);
         pair.run(Instant::from_millis(14_990));
-        assert_eq!(pair.responder.conn.error(), None);
+        assert_eq!(pair.responder.conn.close_reason(), None);
         pair.run(Instant::from_millis(15_100));
-        assert_eq!(pair.responder.conn.error(), Some(&ConnectionError::DecisionTimeout));
-        let code = pair.initiator.conn.error().expect("it ended").code();
-        assert_eq!(code, Some(Code::Protocol(peermux_core::code::ProtocolCode::DECISION_TIMEOUT)));
-        assert_eq!(pair.responder.conn.accept(), None);
+        assert_eq!(pair.responder.conn.close_reason(), Some(&ConnectionError::DecisionTimeout));
+        let code = pair.initiator.conn.close_reason().expect("it ended").code();
+        assert_eq!(code, Some(ErrorCode::Protocol(peermux_core::code::ProtocolErrorCode::DECISION_TIMEOUT)));
+        assert_eq!(pair.responder.conn.accept_stream(), None);
     }
 }
 
 #[test]
 fn an_initiator_asks_before_it_shows_itself() {
-    for remote in [known(), Remote::Anyone, Remote::Ask] {
+    for remote in [known(), ExpectedPeer::Any, ExpectedPeer::Approve] {
         let mut pair = asking(Role::Initiator, remote);
         pair.run_for(Duration::from_secs(2));
-        pair.initiator.expect_event(|event| matches!(event, Event::PeerProved(_)).then_some(()));
+        pair.initiator.expect_event(|event| matches!(event, Event::ApprovePeer(_)).then_some(()));
         assert_eq!(pair.initiator.trace.len(), 1, "{remote:?}");
         pair.initiator.conn.accept_peer();
         pair.settle();
@@ -742,12 +748,12 @@ fn an_initiator_asks_before_it_shows_itself() {
 
         let mut pair = asking(Role::Initiator, remote);
         pair.run_for(Duration::from_secs(2));
-        pair.initiator.conn.refuse_peer(Code::Application(1), "the peer does not see this");
-        assert_eq!(pair.initiator.conn.error(), Some(&ConnectionError::Handshake(HandshakeError::Refused)));
+        pair.initiator.conn.refuse_peer(ErrorCode::Application(1), "the peer does not see this");
+        assert_eq!(pair.initiator.conn.close_reason(), Some(&ConnectionError::Handshake(HandshakeError::Refused)));
         assert_eq!(pair.initiator.conn.poll_timeout(), Some(DEADLINE));
         pair.run(Instant::from_millis(15_100));
         assert_eq!((pair.initiator.trace.len(), pair.responder.trace.len()), (1, 1), "{remote:?}");
-        assert_eq!(pair.responder.conn.error(), Some(&ConnectionError::Handshake(HandshakeError::Timeout)));
+        assert_eq!(pair.responder.conn.close_reason(), Some(&ConnectionError::Handshake(HandshakeError::Timeout)));
 
         let mut pair = asking(Role::Initiator, remote);
         pair.run(Instant::from_millis(15_100));
@@ -759,7 +765,7 @@ fn an_initiator_asks_before_it_shows_itself() {
 #[test]
 fn the_expected_key_may_be_any_and_is_proved_all_the_same() {
     let key = |public: PublicKey| public;
-    let pair = PairBuilder { remote: Remote::Anyone, ..PairBuilder::default() }.establish();
+    let pair = PairBuilder { remote: ExpectedPeer::Any, ..PairBuilder::default() }.establish();
     assert_eq!(pair.initiator.conn.peer_key(), Some(key(responder_key().public_key())));
     assert_eq!(pair.responder.conn.peer_key(), Some(key(initiator_key().public_key())));
 }

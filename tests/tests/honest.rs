@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use peermux_core::code::Code;
+use peermux_core::code::ErrorCode;
 use peermux_core::error::{ReadError, WriteError};
 use peermux_core::wire::Priority;
 use peermux_core::{Config, Role, StreamId};
@@ -42,58 +42,59 @@ fn act(pair: &mut Pair, app: &mut App, index: usize, habit: Habit, dice: &mut im
     let mut buffer = [0; 4096];
     let drop_it = match habit {
         Habit::Wild => match dice(12) {
-            0..=2 => matches!(conn.send(id).write(&buffer[..dice(3_000) as usize]), Err(WriteError::Stopped(_))),
-            3..=5 => matches!(conn.recv(id).read(&mut buffer), Ok(0) | Err(ReadError::Reset(_))),
-            6 => conn.send(id).finish().is_err(),
+            0..=2 => matches!(conn.send_stream(id).write(&buffer[..dice(3_000) as usize]), Err(WriteError::Stopped(_))),
+            3..=5 => matches!(conn.recv_stream(id).read(&mut buffer), Ok(0) | Err(ReadError::Reset(_))),
+            6 => conn.send_stream(id).finish().is_err(),
             7 => {
-                conn.recv(id).stop(Code::Application(1));
+                conn.recv_stream(id).stop(ErrorCode::Application(1));
                 false
             }
             8 => {
-                conn.send(id).reset(Code::Application(2));
+                conn.send_stream(id).reset(ErrorCode::Application(2));
                 false
             }
             9 => {
-                conn.recv(id).request_priority(Priority::new(dice(8) as u8, dice(2) == 0));
+                conn.recv_stream(id)
+                    .request_priority(Priority::from_urgency(dice(8) as u8).with_incremental(dice(2) == 0));
                 false
             }
             10 => {
-                conn.refuse(id, Code::REFUSED);
+                conn.refuse(id, ErrorCode::REFUSED);
                 true
             }
             _ => true,
         },
         Habit::Careless if role == Role::Initiator => {
-            !matches!(conn.recv(id).read(&mut buffer), Err(ReadError::Blocked) | Ok(1..))
+            !matches!(conn.recv_stream(id).read(&mut buffer), Err(ReadError::Blocked) | Ok(1..))
         }
-        Habit::Careless => match conn.recv(id).read(&mut buffer) {
+        Habit::Careless => match conn.recv_stream(id).read(&mut buffer) {
             Err(ReadError::Blocked) => false,
             _ => {
-                let _ = conn.send(id).write(&buffer[..100]);
-                let _ = conn.send(id).finish();
+                let _ = conn.send_stream(id).write(&buffer[..100]);
+                let _ = conn.send_stream(id).finish();
                 true
             }
         },
         Habit::Cancels if role == Role::Initiator && index.is_multiple_of(2) => true,
-        Habit::Cancels => match conn.recv(id).read(&mut buffer) {
+        Habit::Cancels => match conn.recv_stream(id).read(&mut buffer) {
             Err(ReadError::Blocked) => false,
             Ok(1..) if role == Role::Responder => {
-                let _ = conn.send(id).write(&buffer[..100]);
-                let _ = conn.send(id).finish();
+                let _ = conn.send_stream(id).write(&buffer[..100]);
+                let _ = conn.send_stream(id).finish();
                 false
             }
             Ok(1..) => false,
             _ => true,
         },
         Habit::Refuses if role == Role::Responder => {
-            conn.refuse(id, Code::UNKNOWN_PROTOCOL);
+            conn.refuse(id, ErrorCode::UNKNOWN_PROTOCOL);
             true
         }
-        Habit::Refuses => !matches!(conn.recv(id).read(&mut buffer), Err(ReadError::Blocked)),
+        Habit::Refuses => !matches!(conn.recv_stream(id).read(&mut buffer), Err(ReadError::Blocked)),
         Habit::Fickle => {
-            conn.recv(id).request_priority(Priority::new(dice(8) as u8, dice(2) == 0));
-            let _ = conn.send(id).write(b"x");
-            let _ = conn.recv(id).read(&mut buffer);
+            conn.recv_stream(id).request_priority(Priority::from_urgency(dice(8) as u8).with_incremental(dice(2) == 0));
+            let _ = conn.send_stream(id).write(b"x");
+            let _ = conn.recv_stream(id).read(&mut buffer);
             // One stream in a while ends, or nothing would be opened any more.
             dice(200) == 0
         }
@@ -122,12 +123,17 @@ fn run(habit: Habit, latency: Duration, config: &Config, exchanges: u64, seed: u
             let opens = app.role == Role::Initiator || matches!(habit, Habit::Wild | Habit::Fickle);
             while opens && app.held.len() < at_once {
                 let conn = &mut pair.side(app.role).conn;
-                let id = conn.open(Some("test/honest"), Priority::new(dice(8) as u8, dice(2) == 0)).expect("it opens");
-                let _ = conn.send(id).write(&[1; 16]);
+                let id = conn
+                    .open_stream(
+                        Some("test/honest"),
+                        Priority::from_urgency(dice(8) as u8).with_incremental(dice(2) == 0),
+                    )
+                    .expect("it opens");
+                let _ = conn.send_stream(id).write(&[1; 16]);
                 app.held.push(id);
                 app.opened += 1;
             }
-            while let Some(id) = pair.side(app.role).conn.accept() {
+            while let Some(id) = pair.side(app.role).conn.accept_stream() {
                 app.held.push(id);
             }
             for _ in 0..app.held.len().div_ceil(2) {
@@ -139,7 +145,7 @@ fn run(habit: Habit, latency: Duration, config: &Config, exchanges: u64, seed: u
         }
         pair.step(pair.now + Duration::from_secs(1));
         for side in [&mut pair.initiator, &mut pair.responder] {
-            assert_eq!(side.conn.error(), None, "{habit:?}, {latency:?}, seed {seed}");
+            assert_eq!(side.conn.close_reason(), None, "{habit:?}, {latency:?}, seed {seed}");
             side.trace.clear();
             side.events.clear();
         }
@@ -151,7 +157,7 @@ fn run(habit: Habit, latency: Duration, config: &Config, exchanges: u64, seed: u
     for _ in 0..100 {
         pair.run_for(Duration::from_millis(500));
         for side in [&mut pair.initiator, &mut pair.responder] {
-            while let Some(id) = side.conn.accept() {
+            while let Some(id) = side.conn.accept_stream() {
                 side.conn.release(id);
             }
         }
@@ -160,15 +166,15 @@ fn run(habit: Habit, latency: Duration, config: &Config, exchanges: u64, seed: u
         }
     }
     for side in [&pair.initiator, &pair.responder] {
-        assert_eq!(side.conn.error(), None, "{habit:?}, {latency:?}, seed {seed}");
+        assert_eq!(side.conn.close_reason(), None, "{habit:?}, {latency:?}, seed {seed}");
         assert_eq!((side.conn.stream_count(), side.conn.queued(), side.conn.unread()), (0, 0, 0), "{habit:?}");
     }
 }
 
 #[test]
 fn no_application_can_make_an_honest_connection_close() {
-    let small = Config { keepalive: None, max_streams: 16, ..Config::default() };
-    let usual = Config { keepalive: None, ..Config::default() };
+    let small = Config { keep_alive_interval: None, max_streams: 16, ..Config::default() };
+    let usual = Config { keep_alive_interval: None, ..Config::default() };
     let habits = [Habit::Wild, Habit::Careless, Habit::Cancels, Habit::Refuses, Habit::Fickle];
     let latencies = [Duration::ZERO, Duration::from_millis(20)];
     let each = exchanges() / (habits.len() * latencies.len() * 2) as u64;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::code::{ErrorCode, ProtocolErrorCode};
 use peermux_core::error::ConnectionError;
 use peermux_core::time::Instant;
 use peermux_core::wire::{Frame, Priority};
@@ -10,12 +10,12 @@ use peermux_core::{Config, Role};
 use peermux_tests::hostile::*;
 use peermux_tests::{Pair, PairBuilder};
 
-const IDLE: Code = Code::Protocol(ProtocolCode::IDLE_TIMEOUT);
+const IDLE: ErrorCode = ErrorCode::Protocol(ProtocolErrorCode::IDLE_TIMEOUT);
 
 fn with(idle: Option<u64>, keepalive: Option<u64>) -> Config {
     Config {
-        idle_timeout: idle.map(Duration::from_secs),
-        keepalive: keepalive.map(Duration::from_secs),
+        max_idle_timeout: idle.map(Duration::from_secs),
+        keep_alive_interval: keepalive.map(Duration::from_secs),
         ..Config::default()
     }
 }
@@ -47,12 +47,12 @@ fn keepalive_leaves_after_a_random_time_between_half_of_it_and_all_of_it() {
 #[test]
 fn whatever_is_sent_moves_the_keepalive() {
     let mut duel = DuelBuilder { config: with(None, Some(20)), ..DuelBuilder::default() }.build();
-    let id = duel.conn().open(None, Priority::default()).expect("it opens");
+    let id = duel.conn().open_stream(None, Priority::default()).expect("it opens");
     for _ in 0..50 {
         duel.now = duel.now + Duration::from_secs(9);
         let now = duel.now;
         duel.talk.time(now);
-        duel.conn().send(id).write(b"x").expect("there is room");
+        duel.conn().send_stream(id).write(b"x").expect("there is room");
         let heard = duel.hear();
         assert_eq!(heard.len(), 1);
         let at = duel.conn().poll_timeout().expect("a timer");
@@ -115,12 +115,12 @@ fn keepalive_keeps_an_idle_pair_alive_and_silence_ends_it_on_both_sides() {
         let side = pair.side(role);
         let mut buffer = vec![0; 16 * Q];
         let mut at = now;
-        while side.conn.error().is_none() {
+        while side.conn.close_reason().is_none() {
             at = side.conn.poll_timeout().expect("a timer");
             side.conn.handle_timeout(at);
             while let Ok(peermux_core::Transmit::Bytes(_)) = side.conn.poll_transmit(at, &mut buffer) {}
         }
-        assert_eq!(side.conn.error(), Some(&ConnectionError::IdleTimeout));
+        assert_eq!(side.conn.close_reason(), Some(&ConnectionError::IdleTimeout));
         assert!(at <= now + Duration::from_secs(60), "{at:?}");
     }
 }
@@ -138,13 +138,13 @@ fn time_that_goes_back_or_stands_still_does_no_harm() {
     let mut duel = Duel::new();
     duel.now = Instant::from_millis(10_000);
     duel.say(&open(0));
-    let stream = duel.conn().accept().expect("it was opened");
+    let stream = duel.conn().accept_stream().expect("it was opened");
     for millis in [9_000, 0, 10_000, 5, 10_000, 10_000] {
         let now = Instant::from_millis(millis);
         duel.now = now;
         duel.talk.time(now);
         duel.say(&data(0, b"x"));
-        duel.conn().send(stream).write(b"y").expect("there is room");
+        duel.conn().send_stream(stream).write(b"y").expect("there is room");
         duel.hear();
         assert_eq!(duel.error(), None);
         assert!(duel.conn().poll_timeout().expect("a timer") > Instant::from_millis(10_000));
@@ -220,16 +220,16 @@ fn no_expired_moment_is_named_twice_whatever_the_transport_does() {
     for role in [Role::Initiator, Role::Responder] {
         does_not_spin("an idle one that cannot write", &mut Duel::against(role));
         let mut closing = Duel::against(role);
-        closing.conn().close(Code::NO_ERROR, "");
+        closing.conn().close(ErrorCode::NO_ERROR, "");
         does_not_spin("one that cannot write its CLOSE", &mut closing);
         let mut closing = Duel::against(role);
-        closing.conn().close(Code::NO_ERROR, "");
+        closing.conn().close(ErrorCode::NO_ERROR, "");
         closing.hear();
         does_not_spin("one that waits for the other's CLOSE", &mut closing);
         let mut tampered = Duel::against(role);
         tampered.feed(&[1; Q]);
         does_not_spin("one that is silent", &mut tampered);
-        let config = Config { ask: role == Role::Responder, ..Config::default() };
+        let config = Config { approve_peers: role == Role::Responder, ..Config::default() };
         let mut asked = DuelBuilder { role, config, ..DuelBuilder::default() }.build();
         does_not_spin("one that waits for a decision", &mut asked);
     }
@@ -250,13 +250,13 @@ fn no_expired_moment_is_named_twice_whatever_the_transport_does() {
 fn timers_that_are_never_called_do_not_stop_the_data() {
     let mut duel = DuelBuilder { config: with(Some(10), Some(5)), ..DuelBuilder::default() }.build();
     duel.say(&open(0));
-    let stream = duel.conn().accept().expect("it was opened");
+    let stream = duel.conn().accept_stream().expect("it was opened");
     let mut buffer = [0; 8];
     for _ in 0..100 {
         duel.now = duel.now + Duration::from_secs(100);
         duel.say(&data(0, b"x"));
-        assert_eq!(duel.conn().recv(stream).read(&mut buffer), Ok(1));
-        duel.conn().send(stream).write(b"y").expect("there is room");
+        assert_eq!(duel.conn().recv_stream(stream).read(&mut buffer), Ok(1));
+        duel.conn().send_stream(stream).write(b"y").expect("there is room");
         assert!(!duel.hear().is_empty());
     }
     assert_eq!(duel.error(), None);
@@ -265,10 +265,10 @@ fn timers_that_are_never_called_do_not_stop_the_data() {
 #[test]
 fn a_round_trip_is_measured_by_the_handshake_and_by_pings() {
     let mut pair = PairBuilder { latency: Duration::from_millis(40), ..PairBuilder::default() }.establish();
-    assert_eq!(pair.initiator.conn.round_trip(), Duration::from_millis(80));
-    assert_eq!(pair.responder.conn.round_trip(), Duration::from_millis(80));
+    assert_eq!(pair.initiator.conn.rtt(), Duration::from_millis(80));
+    assert_eq!(pair.responder.conn.rtt(), Duration::from_millis(80));
     pair.run_for(Duration::from_secs(120));
-    assert_eq!(pair.initiator.conn.round_trip(), Duration::from_millis(80));
+    assert_eq!(pair.initiator.conn.rtt(), Duration::from_millis(80));
 }
 
 #[test]
@@ -281,8 +281,8 @@ fn a_side_with_a_keepalive_is_not_idle_for_a_peer_with_a_short_idle_timeout() {
         }
         .establish();
         pair.run_for(Duration::from_secs(60));
-        assert!(pair.initiator.conn.is_established(), "{:?}", pair.initiator.conn.error());
-        assert!(pair.responder.conn.is_established(), "{:?}", pair.responder.conn.error());
+        assert!(pair.initiator.conn.is_established(), "{:?}", pair.initiator.conn.close_reason());
+        assert!(pair.responder.conn.is_established(), "{:?}", pair.responder.conn.close_reason());
     }
 }
 

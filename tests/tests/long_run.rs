@@ -94,33 +94,33 @@ fn two_days_of_traffic_use_no_nonce_twice_and_leave_nothing_behind() {
         ..PairBuilder::default()
     }
     .establish();
-    let ours = pair.initiator.conn.open(Some("test/long"), Priority::default()).expect("it opens");
-    pair.initiator.conn.send(ours).write(b"!").expect("there is room");
+    let ours = pair.initiator.conn.open_stream(Some("test/long"), Priority::default()).expect("it opens");
+    pair.initiator.conn.send_stream(ours).write(b"!").expect("there is room");
     pair.settle();
-    let theirs = pair.responder.conn.accept().expect("it was opened");
+    let theirs = pair.responder.conn.accept_stream().expect("it was opened");
     // Nights of 8 hours are idle but for keepalive; the rest is spread over the days.
     let busy_hours = hours - 2 * 8;
     let each = records / busy_hours / 2;
     for hour in 0..hours {
         if hour % 24 >= 8 {
             for _ in 0..each {
-                pair.initiator.conn.send(ours).write(&[1; 100]).expect("there is room");
-                pair.responder.conn.send(theirs).write(&[2; 100]).expect("there is room");
+                pair.initiator.conn.send_stream(ours).write(&[1; 100]).expect("there is room");
+                pair.responder.conn.send_stream(theirs).write(&[2; 100]).expect("there is room");
                 pair.transmit(Role::Initiator);
                 pair.transmit(Role::Responder);
                 pair.now = pair.now + Duration::from_millis(1);
                 pair.deliver(Role::Initiator);
                 pair.deliver(Role::Responder);
                 let mut buffer = [0; 200];
-                assert!(pair.initiator.conn.recv(ours).read(&mut buffer).is_ok());
-                assert!(pair.responder.conn.recv(theirs).read(&mut buffer).is_ok());
+                assert!(pair.initiator.conn.recv_stream(ours).read(&mut buffer).is_ok());
+                assert!(pair.responder.conn.recv_stream(theirs).read(&mut buffer).is_ok());
             }
             // A stream comes and goes.
-            let id = pair.responder.conn.open(Some("test/short"), Priority::default()).expect("it opens");
-            pair.responder.conn.send(id).finish().expect("it is open");
+            let id = pair.responder.conn.open_stream(Some("test/short"), Priority::default()).expect("it opens");
+            pair.responder.conn.send_stream(id).finish().expect("it is open");
             pair.responder.conn.release(id);
             pair.settle();
-            let id = pair.initiator.conn.accept().expect("it was opened");
+            let id = pair.initiator.conn.accept_stream().expect("it was opened");
             pair.initiator.conn.release(id);
         }
         pair.initiator.events.clear();

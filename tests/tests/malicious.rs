@@ -1,9 +1,9 @@
 //! An authenticated peer that breaks the rules gets CLOSE with the code of the specification, at once (`docs/spec.md` section 13.6).
 
-use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::code::{ErrorCode, ProtocolErrorCode};
 use peermux_core::error::{ConnectionError, ReadError};
 use peermux_core::wire::Frame;
-use peermux_core::{Config, Mode, Role};
+use peermux_core::{Config, HandshakeMode, Role};
 use peermux_tests::hostile::*;
 
 fn small() -> Config {
@@ -12,8 +12,8 @@ fn small() -> Config {
 
 /// Says `records` one after the other, all of which but the last are in order, and expects CLOSE with `code`, or none.
 #[track_caller]
-fn says(name: &str, records: &[Vec<u8>], code: Option<ProtocolCode>) {
-    for mode in [Mode::Ik, Mode::Fallback] {
+fn says(name: &str, records: &[Vec<u8>], code: Option<ProtocolErrorCode>) {
+    for mode in [HandshakeMode::Ik, HandshakeMode::Fallback] {
         let mut duel = DuelBuilder { mode, config: small(), ..DuelBuilder::default() }.build();
         for (index, record) in records.iter().enumerate() {
             assert_eq!(duel.error(), None, "{name}: before record {index}");
@@ -24,7 +24,7 @@ fn says(name: &str, records: &[Vec<u8>], code: Option<ProtocolCode>) {
             (Some(ConnectionError::Protocol(violation)), Some(code)) => assert_eq!(violation.code, code, "{name}"),
             other => panic!("{name}: {other:?}"),
         }
-        assert_eq!(duel.hear_close(), code.map(Code::Protocol), "{name}");
+        assert_eq!(duel.hear_close(), code.map(ErrorCode::Protocol), "{name}");
         if code.is_some() {
             assert!(duel.talk.finished, "{name}: nothing follows CLOSE");
         }
@@ -32,7 +32,7 @@ fn says(name: &str, records: &[Vec<u8>], code: Option<ProtocolCode>) {
 }
 
 #[track_caller]
-fn breaks(name: &str, records: &[Vec<u8>], code: ProtocolCode) {
+fn breaks(name: &str, records: &[Vec<u8>], code: ProtocolErrorCode) {
     says(name, records, Some(code));
 }
 
@@ -44,16 +44,16 @@ fn is_fine(name: &str, records: &[Vec<u8>]) {
 #[test]
 fn the_second_implementation_agrees_with_the_core_in_both_roles_and_modes() {
     for role in [Role::Initiator, Role::Responder] {
-        for mode in [Mode::Ik, Mode::Fallback] {
+        for mode in [HandshakeMode::Ik, HandshakeMode::Fallback] {
             let mut duel = DuelBuilder { role, mode, ..DuelBuilder::default() }.build();
             assert!(duel.conn().is_established());
             assert_eq!(duel.conn().channel_binding().copied(), Some(duel.wire.binding));
             let id = if role == Role::Responder { 0 } else { 1 };
             duel.say(&[open(id), fin(id, b"hello")].concat());
-            let stream = duel.conn().accept().expect("it was opened");
+            let stream = duel.conn().accept_stream().expect("it was opened");
             let mut buffer = [0; 8];
-            assert_eq!(duel.conn().recv(stream).read(&mut buffer), Ok(5));
-            duel.conn().send(stream).write(b"world").expect("there is room");
+            assert_eq!(duel.conn().recv_stream(stream).read(&mut buffer), Ok(5));
+            duel.conn().send_stream(stream).write(b"world").expect("there is room");
             let heard = duel.hear();
             assert!(
                 frames(&heard).iter().any(|frame| matches!(frame, Frame::Stream(data) if data.payload == b"world"))
@@ -67,7 +67,7 @@ fn a_byte_beyond_the_window_of_a_stream_is_flow_control() {
     let kilo = |stream: u64| data(stream, &[1; 1024]);
     let window = [open(0), kilo(0)].concat();
     is_fine("the window of a stream", &[window.clone(), kilo(0), kilo(0), kilo(0)]);
-    breaks("one byte more", &[window, kilo(0), kilo(0), kilo(0), data(0, b"x")], ProtocolCode::FLOW_CONTROL);
+    breaks("one byte more", &[window, kilo(0), kilo(0), kilo(0), data(0, b"x")], ProtocolErrorCode::FLOW_CONTROL);
 }
 
 #[test]
@@ -75,19 +75,23 @@ fn a_first_frame_that_opens_a_stream_and_exceeds_its_window_at_once_is_flow_cont
     let mut duel = DuelBuilder { config: small(), ..DuelBuilder::default() }.build();
     duel.say_with(3, &[]);
     duel.say(&[open(0), data(0, &[1; 4097])].concat());
-    assert_eq!(duel.hear_close(), Some(Code::Protocol(ProtocolCode::FLOW_CONTROL)));
+    assert_eq!(duel.hear_close(), Some(ErrorCode::Protocol(ProtocolErrorCode::FLOW_CONTROL)));
 }
 
 #[test]
 fn an_id_of_the_wrong_parity_a_jump_and_a_used_one_are_stream_id() {
-    breaks("wrong parity", &[open(1)], ProtocolCode::STREAM_ID);
-    breaks("a jump", &[open(2)], ProtocolCode::STREAM_ID);
-    breaks("a great jump", &[open((1 << 62) - 2)], ProtocolCode::STREAM_ID);
-    breaks("again while it is open", &[open(0), open(0)], ProtocolCode::STREAM_ID);
-    breaks("again after its end", &[[open(0), fin(0, b""), stop(0, 1)].concat(), open(0)], ProtocolCode::STREAM_ID);
+    breaks("wrong parity", &[open(1)], ProtocolErrorCode::STREAM_ID);
+    breaks("a jump", &[open(2)], ProtocolErrorCode::STREAM_ID);
+    breaks("a great jump", &[open((1 << 62) - 2)], ProtocolErrorCode::STREAM_ID);
+    breaks("again while it is open", &[open(0), open(0)], ProtocolErrorCode::STREAM_ID);
+    breaks(
+        "again after its end",
+        &[[open(0), fin(0, b""), stop(0, 1)].concat(), open(0)],
+        ProtocolErrorCode::STREAM_ID,
+    );
     let mut duel = Duel::against(Role::Initiator);
     duel.say(&open(0));
-    assert_eq!(duel.hear_close(), Some(Code::Protocol(ProtocolCode::STREAM_ID)));
+    assert_eq!(duel.hear_close(), Some(ErrorCode::Protocol(ProtocolErrorCode::STREAM_ID)));
 }
 
 #[test]
@@ -102,7 +106,7 @@ fn every_frame_for_a_stream_that_was_never_opened_is_stream_id() {
             priority(stream, 1, true),
         ];
         for frame in all {
-            breaks(&format!("{frame:?}"), std::slice::from_ref(&frame), ProtocolCode::STREAM_ID);
+            breaks(&format!("{frame:?}"), std::slice::from_ref(&frame), ProtocolErrorCode::STREAM_ID);
         }
     }
 }
@@ -111,12 +115,12 @@ fn every_frame_for_a_stream_that_was_never_opened_is_stream_id() {
 fn one_stream_more_than_the_limit_is_stream_limit() {
     let streams = |count: u64| (0..count).flat_map(|index| open(2 * index)).collect::<Vec<_>>();
     is_fine("as many as may be", &[streams(16)]);
-    breaks("one more", &[streams(17)], ProtocolCode::STREAM_LIMIT);
+    breaks("one more", &[streams(17)], ProtocolErrorCode::STREAM_LIMIT);
     // What has ended on the wire frees its place only when the application lets go of it.
     breaks(
         "one more after an end",
         &[streams(16), [fin(0, b""), stop(0, 1), open(32)].concat()],
-        ProtocolCode::STREAM_LIMIT,
+        ProtocolErrorCode::STREAM_LIMIT,
     );
 }
 
@@ -125,8 +129,8 @@ fn what_follows_fin_or_reset_on_an_open_stream_is_stream_state() {
     for end in [fin(0, b"bye"), reset(0, 1)] {
         for after in [data(0, b"x"), data(0, b""), fin(0, b""), reset(0, 1)] {
             let name = format!("{end:?}, {after:?}");
-            breaks(&name, &[[open(0), end.clone(), after.clone()].concat()], ProtocolCode::STREAM_STATE);
-            breaks(&name, &[[open(0), end.clone()].concat(), after], ProtocolCode::STREAM_STATE);
+            breaks(&name, &[[open(0), end.clone(), after.clone()].concat()], ProtocolErrorCode::STREAM_STATE);
+            breaks(&name, &[[open(0), end.clone()].concat(), after], ProtocolErrorCode::STREAM_STATE);
         }
     }
 }
@@ -148,7 +152,7 @@ fn frames_that_come_too_late_for_a_half_are_ignored() {
 fn frames_for_a_stream_that_is_forgotten_are_ignored_and_their_payload_is_credited_back() {
     let mut duel = DuelBuilder { config: small(), ..DuelBuilder::default() }.build();
     duel.say(&[open(0), fin(0, b""), stop(0, 1)].concat());
-    let stream = duel.conn().accept().expect("it was opened");
+    let stream = duel.conn().accept_stream().expect("it was opened");
     duel.conn().release(stream);
     duel.hear();
     assert_eq!(duel.conn().stream_count(), 0);
@@ -171,7 +175,7 @@ fn frames_for_a_stream_that_is_forgotten_are_ignored_and_their_payload_is_credit
     assert_eq!(duel.error(), None);
     assert_eq!(duel.conn().unread(), 0);
     duel.say(&open(0));
-    assert_eq!(duel.hear_close(), Some(Code::Protocol(ProtocolCode::STREAM_ID)));
+    assert_eq!(duel.hear_close(), Some(ErrorCode::Protocol(ProtocolErrorCode::STREAM_ID)));
 }
 
 #[test]
@@ -184,7 +188,7 @@ fn payload_for_a_stream_that_has_ended_still_counts_against_the_connection() {
     }
     assert_eq!(duel.error(), None);
     duel.say(&data(0, b"x"));
-    assert_eq!(duel.hear_close(), Some(Code::Protocol(ProtocolCode::FLOW_CONTROL)));
+    assert_eq!(duel.hear_close(), Some(ErrorCode::Protocol(ProtocolErrorCode::FLOW_CONTROL)));
 }
 
 #[test]
@@ -218,7 +222,7 @@ fn malformed_frames_are_frame_encoding() {
         ("a PING beyond the record", [ping(1).repeat(154), vec![1, 0, 0, 0, 0]].concat()),
     ];
     for (name, frames) in cases {
-        breaks(name, &[frames], ProtocolCode::FRAME_ENCODING);
+        breaks(name, &[frames], ProtocolErrorCode::FRAME_ENCODING);
     }
 }
 
@@ -252,7 +256,7 @@ fn every_frame_cut_short_by_the_end_of_the_record_is_frame_encoding() {
             let skipped = [vec![0x40, 0x41], vec![0x40 | ((skip - 4) >> 8) as u8, (skip - 4) as u8], vec![7; skip - 4]];
             let area = [before, skipped.concat(), frame[..len].to_vec()].concat();
             assert_eq!(area.len(), Q - 17);
-            breaks(&format!("{frame:?} cut at {len}"), &[vec![], area], ProtocolCode::FRAME_ENCODING);
+            breaks(&format!("{frame:?} cut at {len}"), &[vec![], area], ProtocolErrorCode::FRAME_ENCODING);
         }
     }
 }
@@ -263,7 +267,7 @@ fn unknown_frames_are_skipped_or_critical_by_their_type() {
         is_fine("skippable", &[[number(kind), vec![3, 1, 2, 3], open(0)].concat(), data(0, b"x")]);
     }
     for kind in [0x0eu64, 0x0f, 0x14, 0x3f, 0x4000, (1 << 62) - 1] {
-        breaks(&format!("type {kind:#x}"), &[number(kind)], ProtocolCode::FRAME_UNKNOWN);
+        breaks(&format!("type {kind:#x}"), &[number(kind)], ProtocolErrorCode::FRAME_UNKNOWN);
     }
 }
 
@@ -288,13 +292,13 @@ fn names_are_entered_in_order_and_the_table_has_64_places() {
     duel.say(&[named(128, 3 + 63, ""), named(130, 3, ""), named(132, 2, "once"), named(134, 0, "")].concat());
     expected.extend(["protocol/63".into(), "protocol/0".into(), "once".into()]);
     for name in expected {
-        let stream = duel.conn().accept().expect("it was opened");
-        assert_eq!(duel.conn().recv(stream).protocol().as_deref(), Some(&*name));
+        let stream = duel.conn().accept_stream().expect("it was opened");
+        assert_eq!(duel.conn().recv_stream(stream).protocol().as_deref(), Some(&*name));
     }
-    let stream = duel.conn().accept().expect("it was opened");
-    assert_eq!(duel.conn().recv(stream).protocol(), None);
+    let stream = duel.conn().accept_stream().expect("it was opened");
+    assert_eq!(duel.conn().recv_stream(stream).protocol(), None);
     duel.say(&named(136, 1, "one-too-many"));
-    assert_eq!(duel.hear_close(), Some(Code::Protocol(ProtocolCode::FRAME_ENCODING)));
+    assert_eq!(duel.hear_close(), Some(ErrorCode::Protocol(ProtocolErrorCode::FRAME_ENCODING)));
 }
 
 #[test]
@@ -302,12 +306,12 @@ fn reserved_bits_and_padding_that_is_not_zero_are_record_invalid() {
     for header in [0x40, 0x80, 0xc0, 0x41, 0x90] {
         let mut duel = Duel::new();
         duel.say_with(header, &[]);
-        assert_eq!(duel.hear_close(), Some(Code::Protocol(ProtocolCode::RECORD_INVALID)), "{header:#x}");
+        assert_eq!(duel.hear_close(), Some(ErrorCode::Protocol(ProtocolErrorCode::RECORD_INVALID)), "{header:#x}");
     }
     for position in [1, 500, Q - 18] {
         let mut area = vec![0; Q - 17];
         area[position] = 1;
-        breaks("padding", &[area], ProtocolCode::RECORD_INVALID);
+        breaks("padding", &[area], ProtocolErrorCode::RECORD_INVALID);
     }
 }
 
@@ -315,7 +319,7 @@ fn reserved_bits_and_padding_that_is_not_zero_are_record_invalid() {
 fn what_follows_the_frame_area_of_flight_3_must_be_zeros() {
     for position in [AREA, Q - 18] {
         let mut duel = DuelBuilder { flight3: [vec![0; position], vec![1]].concat(), ..DuelBuilder::default() }.build();
-        assert_eq!(duel.hear_close(), Some(Code::Protocol(ProtocolCode::RECORD_INVALID)), "{position}");
+        assert_eq!(duel.hear_close(), Some(ErrorCode::Protocol(ProtocolErrorCode::RECORD_INVALID)), "{position}");
     }
     // The last byte of the area is still part of it: padding there is no frame, and a byte that is not zero is the same fault; but a frame may end there.
     let skip = AREA - 4;
@@ -326,7 +330,7 @@ fn what_follows_the_frame_area_of_flight_3_must_be_zeros() {
 
 #[test]
 fn an_announcement_above_max_record_is_record_invalid_even_if_more_follows() {
-    let config = || Config { max_record: 4, ..Config::default() };
+    let config = || Config { max_record_quanta: 4, ..Config::default() };
     let mut duel = DuelBuilder { config: config(), ..DuelBuilder::default() }.build();
     duel.say_with(3, &[]);
     duel.say(&open(0));
@@ -334,7 +338,7 @@ fn an_announcement_above_max_record_is_record_invalid_even_if_more_follows() {
     let mut bytes = duel.wire.seal(4, &[]);
     bytes.extend(duel.wire.seal(0, &[]));
     duel.feed(&bytes);
-    assert_eq!(duel.hear_close(), Some(Code::Protocol(ProtocolCode::RECORD_INVALID)));
+    assert_eq!(duel.hear_close(), Some(ErrorCode::Protocol(ProtocolErrorCode::RECORD_INVALID)));
     assert!(matches!(duel.error(), Some(ConnectionError::Protocol(_))));
 }
 
@@ -345,50 +349,52 @@ fn the_code_is_told_whatever_arrives_together_with_the_fault() {
         let mut bytes = duel.wire.seal(header, &[]);
         bytes.extend([0x55; 3 * Q]);
         duel.feed(&bytes);
-        assert_eq!(duel.hear_close(), Some(Code::Protocol(ProtocolCode::RECORD_INVALID)), "{header:#x}");
+        assert_eq!(duel.hear_close(), Some(ErrorCode::Protocol(ProtocolErrorCode::RECORD_INVALID)), "{header:#x}");
     }
 }
 
 #[test]
 fn close_and_the_end_bit_come_together_and_close_is_last() {
-    let bye = || close(Code::Application(7), "bye");
+    let bye = || close(ErrorCode::Application(7), "bye");
     let cases = [
-        ("CLOSE without the end bit", 0x00, bye(), ProtocolCode::RECORD_INVALID),
-        ("the end bit without CLOSE", 0x20, vec![], ProtocolCode::RECORD_INVALID),
-        ("the end with an announcement", 0x21, bye(), ProtocolCode::RECORD_INVALID),
-        ("the end with a key update", 0x30, bye(), ProtocolCode::RECORD_INVALID),
-        ("a frame after CLOSE", 0x20, [bye(), ping(1)].concat(), ProtocolCode::FRAME_NOT_ALLOWED),
-        ("a second CLOSE", 0x20, [bye(), bye()].concat(), ProtocolCode::FRAME_NOT_ALLOWED),
+        ("CLOSE without the end bit", 0x00, bye(), ProtocolErrorCode::RECORD_INVALID),
+        ("the end bit without CLOSE", 0x20, vec![], ProtocolErrorCode::RECORD_INVALID),
+        ("the end with an announcement", 0x21, bye(), ProtocolErrorCode::RECORD_INVALID),
+        ("the end with a key update", 0x30, bye(), ProtocolErrorCode::RECORD_INVALID),
+        ("a frame after CLOSE", 0x20, [bye(), ping(1)].concat(), ProtocolErrorCode::FRAME_NOT_ALLOWED),
+        ("a second CLOSE", 0x20, [bye(), bye()].concat(), ProtocolErrorCode::FRAME_NOT_ALLOWED),
     ];
     for (name, header, frames, code) in cases {
         let mut duel = Duel::new();
         duel.say_with(header, &frames);
-        assert_eq!(duel.hear_close(), Some(Code::Protocol(code)), "{name}");
+        assert_eq!(duel.hear_close(), Some(ErrorCode::Protocol(code)), "{name}");
         assert!(matches!(duel.error(), Some(ConnectionError::Protocol(_))), "{name}: {:?}", duel.error());
     }
 }
 
 #[test]
 fn drain_settings_and_attestation_stand_once() {
-    breaks("DRAIN", &[drain(0x12), drain(0x12)], ProtocolCode::FRAME_NOT_ALLOWED);
-    breaks("OPEN after DRAIN", &[[drain(0x12), open(0)].concat()], ProtocolCode::FRAME_NOT_ALLOWED);
+    breaks("DRAIN", &[drain(0x12), drain(0x12)], ProtocolErrorCode::FRAME_NOT_ALLOWED);
+    breaks("OPEN after DRAIN", &[[drain(0x12), open(0)].concat()], ProtocolErrorCode::FRAME_NOT_ALLOWED);
     let settings = || vec![12, 2, 27, 1];
     let attestation = || vec![13, 2, 200, 1];
     is_fine("both once", &[[settings(), attestation()].concat()]);
-    breaks("SETTINGS", &[settings(), settings()], ProtocolCode::SETTINGS_INVALID);
-    breaks("ATTESTATION", &[attestation(), attestation()], ProtocolCode::FRAME_NOT_ALLOWED);
+    breaks("SETTINGS", &[settings(), settings()], ProtocolErrorCode::SETTINGS_INVALID);
+    breaks("ATTESTATION", &[attestation(), attestation()], ProtocolErrorCode::FRAME_NOT_ALLOWED);
     for id in 1..=6 {
-        breaks("a setting of the handshake", &[vec![12, 2, id, 16]], ProtocolCode::SETTINGS_INVALID);
+        breaks("a setting of the handshake", &[vec![12, 2, id, 16]], ProtocolErrorCode::SETTINGS_INVALID);
     }
 }
 
 #[test]
 fn settings_and_attestation_stand_in_the_first_16_records() {
-    let cases =
-        [(vec![12, 2, 27, 1], ProtocolCode::SETTINGS_INVALID), (vec![13, 1, 200], ProtocolCode::FRAME_NOT_ALLOWED)];
+    let cases = [
+        (vec![12, 2, 27, 1], ProtocolErrorCode::SETTINGS_INVALID),
+        (vec![13, 1, 200], ProtocolErrorCode::FRAME_NOT_ALLOWED),
+    ];
     for (frame, code) in cases {
         // Record 0 of IK is flight 3.
-        for (before, expected) in [(14, None), (15, Some(Code::Protocol(code)))] {
+        for (before, expected) in [(14, None), (15, Some(ErrorCode::Protocol(code)))] {
             let mut duel = Duel::new();
             for _ in 0..before {
                 duel.say(&[]);
@@ -403,14 +409,14 @@ fn settings_and_attestation_stand_in_the_first_16_records() {
 fn nothing_of_what_follows_a_fault_reaches_the_application() {
     let mut duel = Duel::new();
     duel.say(&[open(0), data(0, b"before")].concat());
-    let stream = duel.conn().accept().expect("it was opened");
+    let stream = duel.conn().accept_stream().expect("it was opened");
     duel.say(&number(0x0e));
     duel.say(&data(0, b"after"));
     let mut buffer = [0; 32];
-    assert_eq!(duel.conn().recv(stream).read(&mut buffer), Ok(6));
+    assert_eq!(duel.conn().recv_stream(stream).read(&mut buffer), Ok(6));
     assert_eq!(&buffer[..6], b"before");
     let error = duel.error().expect("it ended").clone();
-    assert_eq!(duel.conn().recv(stream).read(&mut buffer), Err(ReadError::Connection(error)));
+    assert_eq!(duel.conn().recv_stream(stream).read(&mut buffer), Err(ReadError::Connection(error)));
 }
 
 #[test]
@@ -420,8 +426,8 @@ fn window_updates_that_do_not_raise_a_limit_or_reach_the_greatest_number_do_no_h
     is_fine("most", &[[max_data(most), max_data(most), max_streams(1 << 60)].concat(), max_data(1)]);
     let mut duel = Duel::new();
     duel.say(&[open(0), max_stream_data(0, most), max_stream_data(0, 0), max_data(most)].concat());
-    let stream = duel.conn().accept().expect("it was opened");
-    assert_eq!(duel.conn().send(stream).write(&[1; 100]), Ok(100));
+    let stream = duel.conn().accept_stream().expect("it was opened");
+    assert_eq!(duel.conn().send_stream(stream).write(&[1; 100]), Ok(100));
     let heard = duel.hear();
     assert!(frames(&heard).iter().any(|frame| matches!(frame, Frame::Stream(data) if data.payload.len() == 100)));
     assert_eq!(duel.error(), None);
@@ -445,6 +451,6 @@ fn as_many_frames_as_fit_are_taken() {
     assert_eq!(duel.error(), None);
     duel.say_with(15, &open(0));
     duel.say(&data(0, b"x").repeat((16 * Q - 17) / 4));
-    let stream = duel.conn().accept().expect("it was opened");
-    assert_eq!(duel.conn().recv(stream).readable_len(), (16 * Q - 17) / 4);
+    let stream = duel.conn().accept_stream().expect("it was opened");
+    assert_eq!(duel.conn().recv_stream(stream).readable_len(), (16 * Q - 17) / 4);
 }

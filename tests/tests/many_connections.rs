@@ -10,9 +10,9 @@ use std::thread;
 use std::time::Instant;
 
 use adapter::within;
-use peermux_core::code::Code;
+use peermux_core::code::ErrorCode;
 use peermux_core::wire::Priority;
-use peermux_core::{Config, Remote};
+use peermux_core::{Config, ExpectedPeer};
 use peermux_tests::{initiator_key, responder_key};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -88,7 +88,8 @@ async fn tokio_connections(count: usize) {
     use peermux_tokio::{Connection, Listener, connect};
 
     async fn dial(connection: Connection, number: u64) {
-        let (mut reader, mut writer) = connection.open("test", Priority::default()).expect("it is open").split();
+        let (mut reader, mut writer) =
+            connection.open_stream(Some("test"), Priority::default()).expect("it is open").into_split();
         let (sent, mut came) = (data(number, false), Vec::new());
         let sending = async {
             writer.write_all(&sent).await?;
@@ -99,7 +100,7 @@ async fn tokio_connections(count: usize) {
     }
 
     async fn answer(connection: Connection) {
-        let (mut reader, mut writer) = connection.accept().await.expect("the peer opens").split();
+        let (mut reader, mut writer) = connection.accept_stream().await.expect("the peer opens").into_split();
         // The number, and then both ways at once.
         let number = reader.read_u64().await.expect("it begins with a number");
         let (sent, mut came) = (data(number, true), number.to_be_bytes().to_vec());
@@ -126,7 +127,7 @@ async fn tokio_connections(count: usize) {
     for _ in 0..count {
         let place = places.clone().acquire_owned().await.expect("it is never closed");
         dials.spawn(async move {
-            let remote = Remote::Key(responder_key().public_key());
+            let remote = ExpectedPeer::Key(responder_key().public_key());
             let connection = connect(address, initiator_key(), remote, Config::default()).await.expect("it listens");
             drop(place);
             connection
@@ -148,15 +149,16 @@ async fn tokio_connections(count: usize) {
     ends.join_all().await;
     report("tokio, data both ways", count, begin, before);
     // They were open all the time.
-    assert!(dialled.iter().chain(&accepted).all(|connection| connection.error().is_none()));
+    assert!(dialled.iter().chain(&accepted).all(|connection| connection.close_reason().is_none()));
     let mut closing = tokio::task::JoinSet::new();
     for connection in dialled {
-        closing.spawn(async move { connection.close(0, "").await });
+        connection.close(0, "");
+        closing.spawn(async move { connection.transport_closed().await });
     }
     closing.join_all().await;
     for connection in accepted {
-        let error = connection.ended().await;
-        assert_eq!(error.code(), Some(Code::Application(0)), "{error}");
+        let error = connection.closed().await;
+        assert_eq!(error.code(), Some(ErrorCode::Application(0)), "{error}");
     }
 }
 
@@ -184,13 +186,13 @@ fn std_connections(count: usize) {
     }
 
     fn dial(connection: &Connection, number: u64) {
-        let stream = connection.open("test", Priority::default()).expect("it is open");
+        let stream = connection.open_stream(Some("test"), Priority::default()).expect("it is open");
         let came = exchange(&stream, &data(number, false), Vec::new());
         assert_eq!(check(&came, true), number);
     }
 
     fn answer(connection: &Connection) {
-        let stream = connection.accept().expect("the peer opens");
+        let stream = connection.accept_stream().expect("the peer opens");
         // The number, and then both ways at once.
         let mut number = [0; 8];
         (&stream).read_exact(&mut number).expect("it begins with a number");
@@ -205,7 +207,7 @@ fn std_connections(count: usize) {
         thread::spawn(move || (0..count).map(|_| listener.accept().expect("its thread lives")).collect::<Vec<_>>());
     let dialled: Vec<_> = (0..count)
         .map(|_| {
-            let remote = Remote::Key(responder_key().public_key());
+            let remote = ExpectedPeer::Key(responder_key().public_key());
             connect(address, initiator_key(), remote, Config::default()).expect("it listens")
         })
         .collect();
@@ -232,14 +234,15 @@ fn std_connections(count: usize) {
     });
     report("std, data both ways", count, begin, before);
     // They were open all the time.
-    assert!(dialled.iter().chain(&accepted).all(|connection| connection.error().is_none()));
+    assert!(dialled.iter().chain(&accepted).all(|connection| connection.close_reason().is_none()));
     thread::scope(|scope| {
         for connection in &dialled {
-            scope.spawn(|| connection.close(0, ""));
+            connection.close(0, "");
+            scope.spawn(|| connection.transport_closed());
         }
     });
     for connection in accepted {
-        let error = connection.ended();
-        assert_eq!(error.code(), Some(Code::Application(0)), "{error}");
+        let error = connection.closed();
+        assert_eq!(error.code(), Some(ErrorCode::Application(0)), "{error}");
     }
 }

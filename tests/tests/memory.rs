@@ -9,7 +9,7 @@ use peak_alloc::PeakAlloc;
 use peermux_core::driver::{Driver, Stream};
 use peermux_core::time::Instant;
 use peermux_core::wire::{Priority, QUANTUM};
-use peermux_core::{Config, Connection, Identity, MAX_INPUT_BUFFER, Remote, Role, StreamId, Transmit};
+use peermux_core::{Config, Connection, ExpectedPeer, Identity, MAX_INPUT_BUFFER, Role, StreamId, Transmit};
 use peermux_tests::{Pair, PairBuilder, initiator_key, responder_key, rng};
 
 #[global_allocator]
@@ -82,8 +82,8 @@ impl Measured {
             grease: false,
             ..config.clone()
         };
-        let remote = Remote::Key(responder_key().public_key());
-        let identity = Identity::Known(initiator_key());
+        let remote = ExpectedPeer::Key(responder_key().public_key());
+        let identity = Identity::Static(initiator_key());
         let other = Connection::initiator(Arc::new(generous), identity, remote, now, &mut rng(1)).expect("it is valid");
         let mut meter = Meter::default();
         let conn = meter.measure(|| Connection::responder(Arc::new(config), responder_key().into(), now, &mut rng(2)));
@@ -139,7 +139,9 @@ fn small(receive_window: u64, stream_receive_window: u64, max_streams: usize) ->
 }
 
 fn open(conn: &mut Connection, streams: usize) -> Vec<StreamId> {
-    (0..streams).map(|_| conn.open(None, Priority::new(3, true)).expect("it is established")).collect()
+    (0..streams)
+        .map(|_| conn.open_stream(None, Priority::from_urgency(3).with_incremental(true)).expect("it is established"))
+        .collect()
 }
 
 #[test]
@@ -150,7 +152,7 @@ fn large_payloads_that_nobody_reads_hold_no_more_than_the_bound() {
             let streams = 16;
             let mut measured = Measured::new(small(16 << 20, stream_window, streams));
             for id in open(&mut measured.other, streams) {
-                while matches!(measured.other.send(id).write(&[7; 40_000]), Ok(n) if n > 0) {}
+                while matches!(measured.other.send_stream(id).write(&[7; 40_000]), Ok(n) if n > 0) {}
                 measured.exchange();
             }
             assert_eq!(measured.conn.unread(), streams as u64 * stream_window);
@@ -166,7 +168,7 @@ fn tiny_payloads_that_nobody_reads_hold_no_more_than_the_bound() {
         let ids = open(&mut measured.other, 64);
         for _ in 0..4096 {
             for id in &ids {
-                let _ = measured.other.send(*id).write(&[7]);
+                let _ = measured.other.send_stream(*id).write(&[7]);
             }
             measured.exchange();
         }
@@ -203,9 +205,9 @@ fn what_is_written_and_not_sent_holds_no_more_than_the_bound() {
                     meter.measure(|| {
                         // Each chunk is the application's own, and is counted only by what keeps it.
                         while let Ok(1..) = if shared {
-                            conn.send(*id).write_chunk(&mut Bytes::from(vec![7; chunk]))
+                            conn.send_stream(*id).write_chunk(&mut Bytes::from(vec![7; chunk]))
                         } else {
-                            conn.send(*id).write(&vec![7; chunk])
+                            conn.send_stream(*id).write(&vec![7; chunk])
                         } {}
                     });
                 }
@@ -227,7 +229,7 @@ fn the_reserves_of_many_streams_hold_no_more_than_the_bound() {
             for id in &ids {
                 // The last piece makes a buffer grow that doubles.
                 for piece in [1000, 1000, 48] {
-                    let _ = conn.send(*id).write(&[7; 1000][..piece]);
+                    let _ = conn.send_stream(*id).write(&[7; 1000][..piece]);
                 }
             }
         });
@@ -242,14 +244,14 @@ fn an_application_that_leaves_the_last_bytes_unread_holds_no_more_than_the_bound
         for (stream_window, left) in [(16 << 10, 1), (16 << 10, 8193), (64 << 10, 1)] {
             let mut measured = Measured::new(small(12 << 20, stream_window, 200));
             for id in open(&mut measured.other, 200) {
-                while matches!(measured.other.send(id).write(&[7; 40_000]), Ok(n) if n > 0) {}
+                while matches!(measured.other.send_stream(id).write(&[7; 40_000]), Ok(n) if n > 0) {}
                 measured.exchange();
                 let Measured { meter, conn, .. } = &mut measured;
                 meter.measure(|| {
-                    if let Some(theirs) = conn.accept() {
-                        let readable = conn.recv(theirs).readable_len();
+                    if let Some(theirs) = conn.accept_stream() {
+                        let readable = conn.recv_stream(theirs).readable_len();
                         let mut buffer = vec![0; readable.saturating_sub(left)];
-                        let _ = conn.recv(theirs).read(&mut buffer);
+                        let _ = conn.recv_stream(theirs).read(&mut buffer);
                     }
                 });
                 measured.exchange();
@@ -297,7 +299,7 @@ fn open_and_use(opener: &mut Holder, acceptor: &mut Holder) {
         assert!(stream.poll_read(waker, &mut [0; 200]).is_pending());
     };
     opener.measure(|driver, streams| {
-        let stream = driver.open(Some("test/idle"), Priority::default()).expect("it is established");
+        let stream = driver.open_stream(Some("test/idle"), Priority::default()).expect("it is established");
         assert_eq!(stream.poll_write(waker, MESSAGE), Poll::Ready(Ok(MESSAGE.len())));
         streams.push(stream);
     });
@@ -349,8 +351,8 @@ const BEFORE_AUTHENTICATION: isize = 16 << 10;
 fn a_stranger_can_make_a_responder_hold_little() {
     alone(|| {
         let now = Instant::ZERO;
-        for remote in [Remote::Key(responder_key().public_key()), Remote::Anyone] {
-            let identity = Identity::Known(initiator_key());
+        for remote in [ExpectedPeer::Key(responder_key().public_key()), ExpectedPeer::Any] {
+            let identity = Identity::Static(initiator_key());
             let mut other = Connection::initiator(Arc::new(Config::default()), identity, remote, now, &mut rng(1))
                 .expect("it is valid");
             let mut m1 = vec![0; 2 * QUANTUM];
@@ -402,25 +404,26 @@ fn round_of_streams(pair: &mut Pair, round: usize) {
     let ids: Vec<StreamId> = (0..100)
         .map(|at| {
             let conn = &mut pair.initiator.conn;
-            let id =
-                conn.open(Some(&format!("test/{}", (round + at) % 1000)), Priority::default()).expect("it is open");
-            conn.send(id).write(&[7; 100]).expect("there is room");
+            let id = conn
+                .open_stream(Some(&format!("test/{}", (round + at) % 1000)), Priority::default())
+                .expect("it is open");
+            conn.send_stream(id).write(&[7; 100]).expect("there is room");
             match at % 4 {
-                0 => conn.send(id).reset(peermux_core::code::Code::Application(1)),
+                0 => conn.send_stream(id).reset(peermux_core::code::ErrorCode::Application(1)),
                 1 => {}
-                _ => conn.send(id).finish().expect("it is open"),
+                _ => conn.send_stream(id).finish().expect("it is open"),
             }
             id
         })
         .collect();
     pair.settle();
     for (at, id) in ids.into_iter().enumerate() {
-        if let Some(theirs) = pair.responder.conn.accept() {
+        if let Some(theirs) = pair.responder.conn.accept_stream() {
             if at % 10 == 0 {
-                pair.responder.conn.refuse(theirs, peermux_core::code::Code::REFUSED);
+                pair.responder.conn.refuse(theirs, peermux_core::code::ErrorCode::REFUSED);
             } else {
-                let _ = pair.responder.conn.recv(theirs).read(&mut [0; 100]);
-                let _ = pair.responder.conn.send(theirs).finish();
+                let _ = pair.responder.conn.recv_stream(theirs).read(&mut [0; 100]);
+                let _ = pair.responder.conn.send_stream(theirs).finish();
                 pair.responder.conn.release(theirs);
             }
         }

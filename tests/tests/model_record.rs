@@ -2,7 +2,7 @@
 //!
 //! The reference model holds what each application wrote and what of it stands in records, and so knows what may be announced.
 
-use peermux_core::code::Code;
+use peermux_core::code::ErrorCode;
 use peermux_core::wire::{Priority, QUANTUM};
 use peermux_core::{Config, Role};
 use peermux_tests::sim::{Cut, Opening, SPY, Setup, World};
@@ -32,7 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// The initiator writes and resets, the responder reads; every record of both is checked against the model.
 fn run(largest: [u8; 2], windows: (u64, u64), fallback: bool, steps: &[Step]) -> Result<(), String> {
     let config = |max_record| Config {
-        max_record,
+        max_record_quanta: max_record,
         receive_window: windows.0,
         stream_receive_window: windows.1,
         max_streams: 16,
@@ -47,7 +47,7 @@ fn run(largest: [u8; 2], windows: (u64, u64), fallback: bool, steps: &[Step]) ->
     (setup.unread, setup.slices, setup.wakers, setup.tamper) = ([0; 2], [false; 2], [false; 2], false);
     let mut world = World::new(setup);
     for at in 0..4 {
-        world.open(0, 2, Priority::new(3, at % 2 == 0))?;
+        world.open(0, 2, Priority::from_urgency(3).with_incremental(at % 2 == 0))?;
     }
     for step in steps {
         match *step {
@@ -57,7 +57,7 @@ fn run(largest: [u8; 2], windows: (u64, u64), fallback: bool, steps: &[Step]) ->
             Step::Reset(at) => {
                 let handle = &world.ends[0].handles[usize::from(at) % 4];
                 let (uid, id) = (handle.uid, handle.id);
-                world.ends[0].conn.send(id).reset(Code::Application(1));
+                world.ends[0].conn.send_stream(id).reset(ErrorCode::Application(1));
                 let half = &mut world.model.streams[uid].halves[0];
                 half.given_up |= !half.fin;
             }
@@ -103,14 +103,14 @@ proptest! {
 #[test]
 fn a_record_whose_payload_vanished_is_sent_padded() {
     let mut pair = Pair::established();
-    let id = pair.initiator.conn.open(None, Priority::default()).expect("it opens");
-    pair.initiator.conn.send(id).write(&[7; 30_000]).expect("there is room");
+    let id = pair.initiator.conn.open_stream(None, Priority::default()).expect("it opens");
+    pair.initiator.conn.send_stream(id).write(&[7; 30_000]).expect("there is room");
     let mut buffer = [0; 16 * QUANTUM];
     let first = pair.initiator.conn.poll_transmit(pair.now, &mut buffer);
     assert_eq!(first, Ok(peermux_core::Transmit::Bytes(QUANTUM)));
     let announced = pair.initiator.conn.next_transmit_len();
     assert!(announced > QUANTUM, "{announced}");
-    pair.initiator.conn.send(id).reset(Code::Application(1));
+    pair.initiator.conn.send_stream(id).reset(ErrorCode::Application(1));
     let second = pair.initiator.conn.poll_transmit(pair.now, &mut buffer);
     assert_eq!(second, Ok(peermux_core::Transmit::Bytes(announced)));
     assert_eq!(pair.initiator.conn.next_transmit_len(), QUANTUM);
@@ -124,14 +124,14 @@ fn what_is_not_payload_never_makes_a_record_larger() {
         let id = pair
             .initiator
             .conn
-            .open(Some(&format!("a-protocol-with-a-long-name/{at}")), Priority::default())
+            .open_stream(Some(&format!("a-protocol-with-a-long-name/{at}")), Priority::default())
             .expect("it opens");
-        pair.initiator.conn.send(id).finish().expect("it is open");
+        pair.initiator.conn.send_stream(id).finish().expect("it is open");
     }
     let before = pair.initiator.trace.len();
     pair.settle();
-    while let Some(id) = pair.responder.conn.accept() {
-        pair.responder.conn.refuse(id, Code::REFUSED);
+    while let Some(id) = pair.responder.conn.accept_stream() {
+        pair.responder.conn.refuse(id, ErrorCode::REFUSED);
     }
     pair.settle();
     assert!(pair.side(Role::Initiator).trace[before..].iter().all(|(_, len)| *len == QUANTUM));

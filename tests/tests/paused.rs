@@ -25,7 +25,7 @@ fn pair(config: &Config) -> Pair {
 fn write_all(conn: &mut Connection, id: StreamId, most: usize) -> usize {
     let (mut written, bytes) = (0, [7; 16 << 10]);
     while written < most {
-        match conn.send(id).write(&bytes[..(most - written).min(bytes.len())]) {
+        match conn.send_stream(id).write(&bytes[..(most - written).min(bytes.len())]) {
             Ok(len) => written += len,
             Err(_) => break,
         }
@@ -35,7 +35,7 @@ fn write_all(conn: &mut Connection, id: StreamId, most: usize) -> usize {
 
 fn read_all(conn: &mut Connection, id: StreamId) -> usize {
     let mut read = 0;
-    while let Ok(Some(chunk)) = conn.recv(id).read_chunk(usize::MAX) {
+    while let Ok(Some(chunk)) = conn.recv_stream(id).read_chunk(usize::MAX) {
         read += chunk.len();
     }
     read
@@ -59,20 +59,21 @@ fn pass(pair: &mut Pair, time: Duration) {
 /// Opens `count` streams in either direction, stuffs them all, and reads of some what their history says: so many bytes of each, before it is left alone.
 fn pause(pair: &mut Pair, count: usize, history: impl Fn(usize) -> usize) {
     for role in [Role::Initiator, Role::Responder] {
-        let ours: Vec<_> =
-            (0..count).map(|_| pair.side(role).conn.open(None, Priority::default()).expect("it opens")).collect();
+        let ours: Vec<_> = (0..count)
+            .map(|_| pair.side(role).conn.open_stream(None, Priority::default()).expect("it opens"))
+            .collect();
         let mut read = HashMap::new();
         for _ in 0..40 {
             for &id in &ours {
                 write_all(&mut pair.side(role).conn, id, usize::MAX);
             }
             pass(pair, LATENCY);
-            while let Some(id) = pair.side(role.peer()).conn.accept() {
+            while let Some(id) = pair.side(role.peer()).conn.accept_stream() {
                 read.insert(id, (read.len(), 0));
             }
             for (&id, (number, so_far)) in &mut read {
                 while *so_far < history(*number) {
-                    match pair.side(role.peer()).conn.recv(id).read_chunk(history(*number) - *so_far) {
+                    match pair.side(role.peer()).conn.recv_stream(id).read_chunk(history(*number) - *so_far) {
                         Ok(Some(chunk)) if !chunk.is_empty() => *so_far += chunk.len(),
                         _ => break,
                     }
@@ -96,12 +97,16 @@ fn pause(pair: &mut Pair, count: usize, history: impl Fn(usize) -> usize) {
 /// How long `len` bytes take from the initiator, from OPEN to the last byte at a reader that reads at once.
 fn upload(pair: &mut Pair, urgency: u8, len: usize) -> Duration {
     let begin = pair.now;
-    let id = pair.initiator.conn.open(Some("test/upload"), Priority::new(urgency, true)).expect("it opens");
+    let id = pair
+        .initiator
+        .conn
+        .open_stream(Some("test/upload"), Priority::from_urgency(urgency).with_incremental(true))
+        .expect("it opens");
     let (mut written, mut received, mut theirs) = (0, 0, None);
     while received < len {
         written += write_all(&mut pair.initiator.conn, id, len - written);
         pass(pair, Duration::from_millis(1));
-        theirs = theirs.or_else(|| pair.responder.conn.accept());
+        theirs = theirs.or_else(|| pair.responder.conn.accept_stream());
         if let Some(theirs) = theirs {
             received += read_all(&mut pair.responder.conn, theirs);
         }
@@ -121,7 +126,7 @@ fn ways(count: u32) -> Duration {
 
 #[test]
 fn as_many_streams_as_there_may_be_are_left_unread_and_delay_no_other() {
-    let config = Config { keepalive: None, idle_timeout: None, ..Config::default() };
+    let config = Config { keep_alive_interval: None, max_idle_timeout: None, ..Config::default() };
     let count = config.max_streams as usize - 1;
     // Never read; a first byte, and a first read to the end of the window; read fast for a while.
     for bytes in [0, 1, 40_000, 2 << 20] {
@@ -133,13 +138,13 @@ fn as_many_streams_as_there_may_be_are_left_unread_and_delay_no_other() {
         // If those that are left unread have taken all growth, the least window goes each round trip.
         let most = if bytes <= 1 { ways(7) } else { ways(66) };
         assert!(upload(&mut pair, 3, 64 << 10) <= most, "{bytes} read before: 64 KiB");
-        assert!(pair.initiator.conn.error().is_none() && pair.responder.conn.error().is_none());
+        assert!(pair.initiator.conn.close_reason().is_none() && pair.responder.conn.close_reason().is_none());
     }
 }
 
 #[test]
 fn a_hundred_unread_streams_take_nothing_from_small_requests() {
-    let config = Config { keepalive: None, idle_timeout: None, ..Config::default() };
+    let config = Config { keep_alive_interval: None, max_idle_timeout: None, ..Config::default() };
     for bytes in [0, 1, 100_000] {
         let mut pair = pair(&config);
         pause(&mut pair, 100, |_| bytes);
@@ -160,10 +165,10 @@ fn on_a_warm_connection_64_kib_pay_nothing_for_windows_and_a_mebibyte_one_round_
     // Downloads begin with as much, on streams that the reader opens.
     for len in [64 << 10, 1 << 20] {
         let begin = pair.now;
-        let id = pair.initiator.conn.open(Some("test/download"), Priority::default()).expect("it opens");
-        pair.initiator.conn.send(id).finish().expect("it is open");
+        let id = pair.initiator.conn.open_stream(Some("test/download"), Priority::default()).expect("it opens");
+        pair.initiator.conn.send_stream(id).finish().expect("it is open");
         pass(&mut pair, LATENCY);
-        let theirs = pair.responder.conn.accept().expect("it was opened");
+        let theirs = pair.responder.conn.accept_stream().expect("it was opened");
         let (mut written, mut received) = (0, 0);
         while received < len {
             written += write_all(&mut pair.responder.conn, theirs, len - written);
@@ -193,8 +198,8 @@ proptest! {
             max_streams,
             receive_window: 4096 * max_streams + beyond,
             stream_receive_window: window,
-            keepalive: None,
-            idle_timeout: None,
+            keep_alive_interval: None,
+            max_idle_timeout: None,
             ..Config::default()
         };
         prop_assert_eq!(config.check(), Ok(()));

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::code::{ErrorCode, ProtocolErrorCode};
 use peermux_core::crypto::{PublicKey, StaticSecret};
 use peermux_core::error::{ConnectionError, OpenError, ReadError, Side};
 use peermux_core::time::Instant;
 use peermux_core::wire::Priority;
-use peermux_core::{Config, Connection, Event, Identity, PeerTable, Remote, Role, StreamId, Transmit, Verdict};
+use peermux_core::{Config, Connection, Event, ExpectedPeer, Identity, PeerTable, Role, StreamId, Transmit, Verdict};
 use peermux_tests::{Pair, PairBuilder, rng};
 
 const TICK: Duration = Duration::from_millis(1);
@@ -36,7 +36,7 @@ struct Node {
     reading: Vec<(usize, StreamId, Vec<u8>)>,
     /// How often each request was delivered here.
     delivered: BTreeMap<u64, usize>,
-    drained: Vec<(usize, ProtocolCode)>,
+    drained: Vec<(usize, ProtocolErrorCode)>,
     ended: BTreeMap<usize, ConnectionError>,
 }
 
@@ -81,14 +81,14 @@ impl World {
     }
 
     fn dial(&mut self, dialer: usize) -> usize {
-        self.dial_as(dialer, Identity::Known(self.nodes[dialer].secret.clone()))
+        self.dial_as(dialer, Identity::Static(self.nodes[dialer].secret.clone()))
     }
 
     fn dial_as(&mut self, dialer: usize, identity: Identity) -> usize {
         let other = &self.nodes[1 - dialer].secret;
         let builder = PairBuilder {
             identity,
-            remote: Remote::Key(other.public_key()),
+            remote: ExpectedPeer::Key(other.public_key()),
             responder_keys: other.clone().into(),
             latency: LATENCY,
             seed: 1 + self.links.len() as u64,
@@ -113,8 +113,8 @@ impl World {
     }
 
     /// When `node` may dial.
-    fn not_before(&self, node: usize) -> Option<Instant> {
-        self.nodes[node].table.not_before(&self.nodes[1 - node].key())
+    fn retry_after(&self, node: usize) -> Option<Instant> {
+        self.nodes[node].table.retry_after(&self.nodes[1 - node].key())
     }
 
     fn run_for(&mut self, time: Duration) {
@@ -147,15 +147,15 @@ impl World {
                 let close = match verdict {
                     Verdict::Keep => None,
                     Verdict::Crowded { close } => Some(close),
-                    Verdict::UntilTold { close } => close,
+                    Verdict::KeepUntilDrained { close } => close,
                     Verdict::Drain { drain, close } => {
                         assert_eq!(node, DECIDES, "only the side with the smaller key decides");
-                        self.conn(node, drain).drain(ProtocolCode::DUPLICATE);
+                        self.conn(node, drain).drain(ProtocolErrorCode::DUPLICATE);
                         close
                     }
                 };
                 if let Some(close) = close {
-                    self.conn(node, close).close(Code::Protocol(ProtocolCode::DUPLICATE), "");
+                    self.conn(node, close).close(ErrorCode::Protocol(ProtocolErrorCode::DUPLICATE), "");
                 }
             }
             Event::Draining(code) => {
@@ -168,7 +168,7 @@ impl World {
                 self.nodes[node].ended.insert(link, error);
             }
             Event::StreamOpened => {
-                while let Some(id) = self.conn(node, link).accept() {
+                while let Some(id) = self.conn(node, link).accept_stream() {
                     self.nodes[node].reading.push((link, id, Vec::new()));
                 }
             }
@@ -181,10 +181,10 @@ impl World {
         for (link, id, mut bytes) in std::mem::take(&mut self.nodes[node].reading) {
             let conn = self.conn(node, link);
             let mut buffer = [0; 16];
-            match conn.recv(id).read(&mut buffer) {
+            match conn.recv_stream(id).read(&mut buffer) {
                 Ok(0) => {
-                    conn.send(id).write(&bytes).expect("there is room");
-                    conn.send(id).finish().expect("it is open");
+                    conn.send_stream(id).write(&bytes).expect("there is room");
+                    conn.send_stream(id).finish().expect("it is open");
                     conn.release(id);
                     let number = u64::from_be_bytes(bytes.try_into().expect("it is whole"));
                     *self.nodes[node].delivered.entry(number).or_default() += 1;
@@ -208,9 +208,9 @@ impl World {
             let Some((link, id)) = request.stream else {
                 let Some(link) = current else { continue };
                 let conn = self.conn(node, link);
-                let id = conn.open(Some("test"), Priority::default()).expect("the table names none that drains");
-                conn.send(id).write(&request.number.to_be_bytes()).expect("there is room");
-                conn.send(id).finish().expect("it is open");
+                let id = conn.open_stream(Some("test"), Priority::default()).expect("the table names none that drains");
+                conn.send_stream(id).write(&request.number.to_be_bytes()).expect("there is room");
+                conn.send_stream(id).finish().expect("it is open");
                 request.stream = Some((link, id));
                 continue;
             };
@@ -220,7 +220,7 @@ impl World {
             }
             let conn = self.conn(node, link);
             let mut buffer = [0; 8];
-            let done = match conn.recv(id).read(&mut buffer) {
+            let done = match conn.recv_stream(id).read(&mut buffer) {
                 Ok(len) => {
                     assert_eq!((len, u64::from_be_bytes(buffer)), (8, request.number));
                     request.answered = true;
@@ -229,7 +229,7 @@ impl World {
                 Err(ReadError::Blocked) => false,
                 // It crossed DRAIN, or the CLOSE that comes when nothing is left.
                 Err(ReadError::Reset(code)) => {
-                    assert_eq!(code, Code::REFUSED);
+                    assert_eq!(code, ErrorCode::REFUSED);
                     true
                 }
                 Err(ReadError::Connection(error)) => {
@@ -254,7 +254,7 @@ impl World {
     fn assert_one(&self, link: usize) {
         for (node, other) in [(DECIDES, FOLLOWS), (FOLLOWS, DECIDES)] {
             assert_eq!((self.current(node), self.nodes[node].table.len()), (Some(link), 1), "node {node}");
-            assert_eq!(self.not_before(node), None);
+            assert_eq!(self.retry_after(node), None);
             for request in &self.nodes[node].requests {
                 assert!(request.answered, "request {}", request.number);
                 assert_eq!(self.nodes[other].delivered[&request.number], 1, "request {}", request.number);
@@ -312,7 +312,7 @@ fn crossing_dials_end_with_one_connection_and_nothing_is_lost() {
             let two = two.expect("it was dialled");
             let (kept, other) = if first == DECIDES { (one, two) } else { (two, one) };
             world.assert_one(kept);
-            assert_eq!(world.nodes[FOLLOWS].drained, [(other, ProtocolCode::DUPLICATE)], "{later} ms later");
+            assert_eq!(world.nodes[FOLLOWS].drained, [(other, ProtocolErrorCode::DUPLICATE)], "{later} ms later");
             assert_eq!(world.nodes[DECIDES].drained, []);
             assert!(world.nodes.iter().all(|node| node.ended[&other].is_orderly()));
         }
@@ -325,22 +325,22 @@ fn a_stream_on_the_connection_that_is_not_kept_finishes() {
     let other = world.dial(FOLLOWS);
     world.run_for(LATENCY * 2);
     let conn = world.conn(FOLLOWS, other);
-    let id = conn.open(Some("long"), Priority::default()).expect("it is confirmed on this side");
-    conn.send(id).write(&[7; 8]).expect("there is room");
+    let id = conn.open_stream(Some("long"), Priority::default()).expect("it is confirmed on this side");
+    conn.send_stream(id).write(&[7; 8]).expect("there is room");
     // The other side confirms this dial, and its own a little later.
     world.run_for(LATENCY / 2);
     let kept = world.dial(DECIDES);
     world.run_for(SOME);
-    assert_eq!(world.nodes[FOLLOWS].drained, [(other, ProtocolCode::DUPLICATE)]);
+    assert_eq!(world.nodes[FOLLOWS].drained, [(other, ProtocolErrorCode::DUPLICATE)]);
     // It left before the drain came, and goes on for as long as it likes.
     world.run_for(Duration::from_secs(20));
     let conn = world.conn(FOLLOWS, other);
-    assert_eq!(conn.error(), None);
-    assert_eq!(conn.open(None, Priority::default()), Err(OpenError::Draining));
-    conn.send(id).finish().expect("it is open");
+    assert_eq!(conn.close_reason(), None);
+    assert_eq!(conn.open_stream(None, Priority::default()), Err(OpenError::Draining));
+    conn.send_stream(id).finish().expect("it is open");
     world.run_for(SOME);
     let mut buffer = [0; 16];
-    assert_eq!(world.conn(FOLLOWS, other).recv(id).read(&mut buffer), Ok(8));
+    assert_eq!(world.conn(FOLLOWS, other).recv_stream(id).read(&mut buffer), Ok(8));
     world.conn(FOLLOWS, other).release(id);
     world.run_for(SOME);
     world.assert_one(kept);
@@ -375,9 +375,9 @@ fn a_crash_that_looks_like_crossing_dials_delays_a_peer_and_does_not_lock_it_out
     // The other side takes this for a dial that crossed its own, which nobody answers any more.
     let drained = world.dial(FOLLOWS);
     world.run_for(SOME);
-    assert_eq!(world.nodes[FOLLOWS].drained, [(drained, ProtocolCode::DUPLICATE)]);
+    assert_eq!(world.nodes[FOLLOWS].drained, [(drained, ProtocolErrorCode::DUPLICATE)]);
     assert_eq!(world.current(FOLLOWS), None);
-    let until = world.not_before(FOLLOWS).expect("it waits");
+    let until = world.retry_after(FOLLOWS).expect("it waits");
     let wait = until.saturating_since(world.now);
     assert!(wait > Duration::from_secs(14) && wait <= Duration::from_secs(15), "{wait:?}");
     world.run_for(wait);
@@ -404,7 +404,7 @@ fn a_replayed_first_flight_ends_nothing() {
     // All that a table is ever told comes of `Established`, and that never comes.
     while !victim.is_closed() {
         while let Some(event) = victim.poll_event() {
-            assert!(!matches!(event, Event::Established(_) | Event::PeerProved(_)), "{event:?}");
+            assert!(!matches!(event, Event::Established(_) | Event::ApprovePeer(_)), "{event:?}");
         }
         now = victim.poll_timeout().expect("it has a deadline");
         victim.handle_timeout(now);
@@ -454,8 +454,8 @@ fn flapping_is_bounded() {
         if let Verdict::Drain { drain, .. } = decider.confirmed(now, dials, &infos[DECIDES], Role::Responder) {
             let loser = usize::from(holder[1] == Some(drain));
             assert_ne!(loser, twin, "the later one is kept");
-            tables[loser].draining(now, drain, Side::Peer, ProtocolCode::DUPLICATE);
-            next[loser] = tables[loser].not_before(&other).expect("it has no other");
+            tables[loser].draining(now, drain, Side::Peer, ProtocolErrorCode::DUPLICATE);
+            next[loser] = tables[loser].retry_after(&other).expect("it has no other");
             tables[loser].closed(now, drain, &ConnectionError::Truncated);
             decider.closed(now, drain, &ConnectionError::Truncated);
         }

@@ -1,6 +1,6 @@
 //! What goes into the next record (`docs/spec.md` section 12.2).
 
-use peermux_core::code::Code;
+use peermux_core::code::ErrorCode;
 use peermux_core::wire::{Frame, Priority};
 use peermux_core::{Config, Role, StreamId, Transmit};
 use peermux_tests::hostile::*;
@@ -9,7 +9,7 @@ use peermux_tests::hostile::*;
 fn duel() -> Duel {
     DuelBuilder {
         role: Role::Initiator,
-        config: Config { grease: false, keepalive: None, send_buffer: 64 << 20, ..Config::default() },
+        config: Config { grease: false, keep_alive_interval: None, send_buffer: 64 << 20, ..Config::default() },
         settings: vec![(1, 1), (2, 1 << 30), (3, 1 << 30), (4, 1 << 20)],
         ..DuelBuilder::default()
     }
@@ -38,11 +38,15 @@ fn next(duel: &mut Duel) -> Vec<(u64, usize)> {
 fn streams(duel: &mut Duel, priorities: &[(u8, bool)], bytes: usize) -> Vec<StreamId> {
     let ids: Vec<_> = priorities
         .iter()
-        .map(|&(urgency, incremental)| duel.conn().open(None, Priority::new(urgency, incremental)).expect("it opens"))
+        .map(|&(urgency, incremental)| {
+            duel.conn()
+                .open_stream(None, Priority::from_urgency(urgency).with_incremental(incremental))
+                .expect("it opens")
+        })
         .collect();
     duel.hear();
     for (index, id) in ids.iter().enumerate() {
-        assert!(duel.conn().recv(*id).wire_id().is_some(), "{index}");
+        assert!(duel.conn().recv_stream(*id).wire_id().is_some(), "{index}");
         write(duel, *id, bytes);
     }
     ids
@@ -51,7 +55,7 @@ fn streams(duel: &mut Duel, priorities: &[(u8, bool)], bytes: usize) -> Vec<Stre
 fn write(duel: &mut Duel, id: StreamId, bytes: usize) {
     let mut rest = bytes;
     while rest > 0 {
-        rest -= duel.conn().send(id).write(&vec![1; rest]).expect("there is room");
+        rest -= duel.conn().send_stream(id).write(&vec![1; rest]).expect("there is room");
     }
 }
 
@@ -63,13 +67,13 @@ fn what_is_more_urgent_is_in_the_very_next_record() {
         next(&mut duel);
     }
     for urgency in [2, 1, 0] {
-        let id = duel.conn().open(None, Priority::new(urgency, false)).expect("it opens");
-        let opened = duel.conn().send(id).write(b"urgent").expect("there is room");
+        let id = duel.conn().open_stream(None, Priority::from_urgency(urgency)).expect("it opens");
+        let opened = duel.conn().send_stream(id).write(b"urgent").expect("there is room");
         let record = next(&mut duel);
-        let wire = duel.conn().recv(id).wire_id().expect("OPEN is in it");
+        let wire = duel.conn().recv_stream(id).wire_id().expect("OPEN is in it");
         assert_eq!(record[0], (wire, opened), "{record:?}");
         assert!(record.len() > 1, "the rest of the record is used");
-        duel.conn().send(id).write(b"again").expect("there is room");
+        duel.conn().send_stream(id).write(b"again").expect("there is room");
         assert_eq!(next(&mut duel)[0], (wire, 5));
     }
 }
@@ -78,27 +82,27 @@ fn what_is_more_urgent_is_in_the_very_next_record() {
 fn open_goes_at_the_urgency_of_its_stream() {
     let mut duel = duel();
     streams(&mut duel, &[(3, false)], 5_000);
-    let later = duel.conn().open(None, Priority::new(4, false)).expect("it opens");
-    let same = duel.conn().open(None, Priority::new(3, false)).expect("it opens");
+    let later = duel.conn().open_stream(None, Priority::from_urgency(4)).expect("it opens");
+    let same = duel.conn().open_stream(None, Priority::from_urgency(3)).expect("it opens");
     next(&mut duel);
-    assert!(duel.conn().recv(same).wire_id().is_some(), "before the data of its urgency");
-    assert_eq!(duel.conn().recv(later).wire_id(), None, "after all data that is more urgent");
+    assert!(duel.conn().recv_stream(same).wire_id().is_some(), "before the data of its urgency");
+    assert_eq!(duel.conn().recv_stream(later).wire_id(), None, "after all data that is more urgent");
     duel.hear();
-    assert!(duel.conn().recv(later).wire_id().is_some());
+    assert!(duel.conn().recv_stream(later).wire_id().is_some());
 }
 
 #[test]
 fn streams_of_the_default_priority_share_the_link() {
     let mut duel = duel();
-    let ids: Vec<_> = (0..3).map(|_| duel.conn().open(None, Priority::default()).expect("it opens")).collect();
+    let ids: Vec<_> = (0..3).map(|_| duel.conn().open_stream(None, Priority::default()).expect("it opens")).collect();
     duel.hear();
     let mut sent = [0; 3];
     for _ in 0..300 {
         // Two that always have more, and one that writes a little now and then.
         for &id in &ids[..2] {
-            let _ = duel.conn().send(id).write(&[1; 8_000]);
+            let _ = duel.conn().send_stream(id).write(&[1; 8_000]);
         }
-        let trickle = duel.conn().send(ids[2]).write(&[1; 10]).expect("nothing of it waits for long");
+        let trickle = duel.conn().send_stream(ids[2]).write(&[1; 10]).expect("nothing of it waits for long");
         assert_eq!(trickle, 10);
         for (stream, len) in next(&mut duel) {
             sent[stream as usize / 2] += len;
@@ -174,8 +178,8 @@ fn strictly_by_urgency() {
     let mut duel = duel();
     let ids = streams(&mut duel, &[(7, false), (5, true), (3, false), (0, true)], 3_000);
     // So were their OPEN frames.
-    assert_eq!(duel.conn().recv(ids[3]).wire_id(), Some(0));
-    assert_eq!(duel.conn().recv(ids[0]).wire_id(), Some(6));
+    assert_eq!(duel.conn().recv_stream(ids[3]).wire_id(), Some(0));
+    assert_eq!(duel.conn().recv_stream(ids[0]).wire_id(), Some(6));
     let mut seen = Vec::new();
     for _ in 0..9 {
         seen.extend(next(&mut duel).into_iter().map(|(stream, _)| stream));
@@ -203,12 +207,12 @@ fn priority_frames_change_what_the_sender_does() {
 fn what_the_sending_application_says_wins() {
     let mut duel = duel();
     let ids = streams(&mut duel, &[(3, false), (3, false)], 50_000);
-    duel.conn().send(ids[1]).set_priority(Priority::new(2, false));
+    duel.conn().send_stream(ids[1]).set_priority(Priority::from_urgency(2));
     assert_eq!(next(&mut duel)[0].0, 2);
     duel.say(&[priority(2, 7, false), priority(0, 0, false)].concat());
-    duel.conn().send(ids[0]).set_priority(Priority::new(4, false));
+    duel.conn().send_stream(ids[0]).set_priority(Priority::from_urgency(4));
     assert_eq!(next(&mut duel)[0].0, 2);
-    assert_eq!(duel.conn().recv(ids[1]).priority(), Some(Priority::new(2, false)));
+    assert_eq!(duel.conn().recv_stream(ids[1]).priority(), Some(Priority::from_urgency(2)));
 }
 
 #[test]
@@ -217,21 +221,21 @@ fn the_priority_of_open_holds_in_both_directions_and_can_be_asked_to_change() {
     let open_with = |stream, urgency| {
         encode(&[Frame::Open(peermux_core::wire::Open {
             stream,
-            priority: Priority::new(urgency, false),
+            priority: Priority::from_urgency(urgency),
             window: OPEN_WINDOW,
             name: peermux_core::wire::Name::None,
         })])
     };
     duel.say(&[open_with(0, 5), open_with(2, 1)].concat());
-    let (slow, fast) = (duel.conn().accept().expect("opened"), duel.conn().accept().expect("opened"));
-    assert_eq!(duel.conn().recv(slow).priority(), Some(Priority::new(5, false)));
+    let (slow, fast) = (duel.conn().accept_stream().expect("opened"), duel.conn().accept_stream().expect("opened"));
+    assert_eq!(duel.conn().recv_stream(slow).priority(), Some(Priority::from_urgency(5)));
     write(&mut duel, slow, 3_000);
     write(&mut duel, fast, 100);
     assert_eq!(next(&mut duel)[0], (2, 100));
-    duel.conn().recv(slow).request_priority(Priority::new(0, true));
+    duel.conn().recv_stream(slow).request_priority(Priority::from_urgency(0).with_incremental(true));
     let heard = duel.hear();
     assert!(frames(&heard).iter().any(
-        |frame| matches!(frame, Frame::Priority(update) if update.stream == 0 && update.priority == Priority::new(0, true))
+        |frame| matches!(frame, Frame::Priority(update) if update.stream == 0 && update.priority == Priority::from_urgency(0).with_incremental(true))
     ));
 }
 
@@ -243,8 +247,8 @@ fn control_goes_first_and_takes_at_most_half_of_a_record_while_data_waits() {
     let ids = streams(&mut duel, &priorities, 0);
     write(&mut duel, ids[400], 100_000);
     for id in &ids[..400] {
-        duel.conn().send(*id).reset(Code::Application(1 << 40));
-        duel.conn().recv(*id).stop(Code::Application(1 << 40));
+        duel.conn().send_stream(*id).reset(ErrorCode::Application(1 << 40));
+        duel.conn().recv_stream(*id).stop(ErrorCode::Application(1 << 40));
     }
     let mut resets = 0;
     while resets < 400 {
@@ -275,9 +279,9 @@ fn a_stream_that_waits_for_the_limit_of_streams_holds_up_nothing() {
     }
     .build();
     let ids = streams(&mut duel, &[(3, false); 16], 0);
-    let waits = duel.conn().open(None, Priority::new(0, false)).expect("it opens");
-    duel.conn().send(waits).write(b"urgent").expect("there is room");
-    assert_eq!(duel.conn().send(waits).waits_for(), Some(peermux_core::error::Wait::StreamLimit));
+    let waits = duel.conn().open_stream(None, Priority::from_urgency(0)).expect("it opens");
+    duel.conn().send_stream(waits).write(b"urgent").expect("there is room");
+    assert_eq!(duel.conn().send_stream(waits).blocked_on(), Some(peermux_core::error::BlockedOn::StreamLimit));
     write(&mut duel, ids[3], 100);
     assert_eq!(next(&mut duel), [(6, 100)]);
     duel.say(&max_streams(17));

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::code::{ErrorCode, ProtocolErrorCode};
 use peermux_core::error::ConnectionError;
 use peermux_core::time::Instant;
 use peermux_core::wire::{Priority, Shaping};
-use peermux_core::{Config, Identity, Remote, Role, Transmit};
+use peermux_core::{Config, ExpectedPeer, Identity, Role, Transmit};
 use peermux_tests::{Pair, PairBuilder};
 
 const CONSTANT: Shaping = Shaping::Constant { size: 2, interval: 5_000 };
 
 fn shaped(shaping: Shaping) -> Config {
-    Config { shaping, shaping_limit: shaping, ..Config::default() }
+    Config { shaping, max_shaping: shaping, ..Config::default() }
 }
 
 fn pair(shaping: Shaping) -> PairBuilder {
@@ -31,11 +31,11 @@ fn every_burst_has_a_padme_size() {
     for len in [1, 1000, 10_000, 15_000, 30_000, 50_000, 123_456, 200_000] {
         let mut pair = pair(Shaping::Bucketed).establish();
         let before = pair.initiator.trace.len();
-        let id = pair.initiator.conn.open(None, Priority::default()).expect("it opens");
+        let id = pair.initiator.conn.open_stream(None, Priority::default()).expect("it opens");
         let data = vec![7; len];
         let mut sent = 0;
         while sent < len {
-            sent += pair.initiator.conn.send(id).write(&data[sent..]).unwrap_or(0);
+            sent += pair.initiator.conn.send_stream(id).write(&data[sent..]).unwrap_or(0);
             if sent < len {
                 // One burst is enough for this: what the window does not take comes later.
                 break;
@@ -47,8 +47,8 @@ fn every_burst_has_a_padme_size() {
         let payload = sent.div_ceil(1408);
         assert!(burst >= payload && burst <= payload + payload / 7 + 3, "{len} bytes: {burst} quanta");
         pair.settle();
-        let theirs = pair.responder.conn.accept().expect("it was opened");
-        assert_eq!(pair.responder.conn.recv(theirs).readable_len(), sent);
+        let theirs = pair.responder.conn.accept_stream().expect("it was opened");
+        assert_eq!(pair.responder.conn.recv_stream(theirs).readable_len(), sent);
     }
 }
 
@@ -56,17 +56,17 @@ fn every_burst_has_a_padme_size() {
 fn bucketed_connections_come_to_rest_and_are_not_taken_for_attacks() {
     let mut pair = pair(Shaping::Bucketed).establish();
     for _ in 0..20_000 {
-        let id = pair.initiator.conn.open(None, Priority::default()).expect("it opens");
-        pair.initiator.conn.send(id).write(&[7; 14_000]).expect("there is room");
+        let id = pair.initiator.conn.open_stream(None, Priority::default()).expect("it opens");
+        pair.initiator.conn.send_stream(id).write(&[7; 14_000]).expect("there is room");
         pair.initiator.conn.release(id);
         pair.settle();
-        while let Some(id) = pair.responder.conn.accept() {
+        while let Some(id) = pair.responder.conn.accept_stream() {
             pair.responder.conn.release(id);
         }
         // Cancelling is what the budget is for; it does not concern this test.
         pair.now = pair.now + Duration::from_millis(4);
     }
-    assert!(pair.responder.conn.is_established(), "{:?}", pair.responder.conn.error());
+    assert!(pair.responder.conn.is_established(), "{:?}", pair.responder.conn.close_reason());
 }
 
 /// What both sides send within two seconds, in which one of them does `work` at times.
@@ -86,20 +86,23 @@ fn constant_connections_look_the_same_whatever_they_do_and_however_they_began() 
     let writes = |pair: &mut Pair, turn: u64| {
         for side in [&mut pair.initiator, &mut pair.responder] {
             if side.conn.is_established() {
-                let id = side.conn.open(Some("test/work"), Priority::new((turn % 8) as u8, true)).expect("it opens");
-                side.conn.send(id).write(&vec![7; 1000 * turn as usize + 1]).expect("there is room");
+                let id = side
+                    .conn
+                    .open_stream(Some("test/work"), Priority::from_urgency((turn % 8) as u8).with_incremental(true))
+                    .expect("it opens");
+                side.conn.send_stream(id).write(&vec![7; 1000 * turn as usize + 1]).expect("there is room");
                 if turn.is_multiple_of(3) {
                     side.conn.release(id);
                 }
             }
-            while let Some(id) = side.conn.accept() {
-                while let Ok(Some(_)) = side.conn.recv(id).read_chunk(usize::MAX) {}
+            while let Some(id) = side.conn.accept_stream() {
+                while let Ok(Some(_)) = side.conn.recv_stream(id).read_chunk(usize::MAX) {}
             }
         }
     };
     let busy = constant_trace(pair(CONSTANT), writes);
     assert_eq!(silence, busy);
-    let unknown = constant_trace(PairBuilder { remote: Remote::Anyone, ..pair(CONSTANT) }, writes);
+    let unknown = constant_trace(PairBuilder { remote: ExpectedPeer::Any, ..pair(CONSTANT) }, writes);
     assert_eq!(silence, unknown);
     let anonymous = constant_trace(PairBuilder { identity: Identity::Anonymous, ..pair(CONSTANT) }, |_, _| {});
     assert_eq!(silence, anonymous);
@@ -110,18 +113,23 @@ fn constant_connections_look_the_same_whatever_they_do_and_however_they_began() 
 #[test]
 fn a_side_that_does_not_accept_what_holds_says_so() {
     for (initiator, responder) in [(CONSTANT, Shaping::Quantised), (Shaping::Quantised, CONSTANT)] {
-        for remote in [PairBuilder::default().remote, Remote::Anyone] {
+        for remote in [PairBuilder::default().remote, ExpectedPeer::Any] {
             let mut pair = PairBuilder {
-                initiator_config: Config { shaping_limit: initiator, shaping: initiator, ..Config::default() },
-                responder_config: Config { shaping_limit: responder, shaping: responder, ..Config::default() },
+                initiator_config: Config { max_shaping: initiator, shaping: initiator, ..Config::default() },
+                responder_config: Config { max_shaping: responder, shaping: responder, ..Config::default() },
                 remote,
                 ..PairBuilder::default()
             }
             .build();
             pair.run_for(Duration::from_secs(5));
-            let code = Code::Protocol(ProtocolCode::SHAPING_REFUSED);
+            let code = ErrorCode::Protocol(ProtocolErrorCode::SHAPING_REFUSED);
             for side in [&pair.initiator, &pair.responder] {
-                assert_eq!(side.conn.error().and_then(ConnectionError::code), Some(code), "{:?}", side.conn.error());
+                assert_eq!(
+                    side.conn.close_reason().and_then(ConnectionError::code),
+                    Some(code),
+                    "{:?}",
+                    side.conn.close_reason()
+                );
                 assert!(side.conn.is_closed());
             }
         }
@@ -143,7 +151,7 @@ fn slots_go_on_after_a_record_that_does_not_authenticate() {
     let before = pair.responder.trace.len();
     let start = pair.now;
     pair.run_until(start + Duration::from_secs(12));
-    assert_eq!(pair.responder.conn.error(), Some(&ConnectionError::Tampered));
+    assert_eq!(pair.responder.conn.close_reason(), Some(&ConnectionError::DecryptError));
     assert!(pair.responder.conn.is_closed());
     let after = &pair.responder.trace[before..];
     let lasted = after.last().expect("slots went on").0.saturating_since(start);
@@ -156,17 +164,17 @@ fn slots_go_on_after_a_record_that_does_not_authenticate() {
 #[test]
 fn a_close_under_slow_constant_shaping_is_orderly() {
     let slow = Shaping::Constant { size: 1, interval: 10_000_000 };
-    let config = || Config { idle_timeout: None, ..shaped(slow) };
+    let config = || Config { max_idle_timeout: None, ..shaped(slow) };
     let builder = || PairBuilder { initiator_config: config(), responder_config: config(), ..PairBuilder::default() };
     for closer in [Role::Initiator, Role::Responder] {
         let mut pair = builder().build();
         pair.run_until(Instant::from_millis(1_000));
         assert!(pair.initiator.conn.is_established() && pair.responder.conn.is_established());
-        pair.side(closer).conn.close(Code::Application(7), "bye");
+        pair.side(closer).conn.close(ErrorCode::Application(7), "bye");
         pair.run_until(Instant::from_millis(60_000));
-        let error = pair.side(closer.peer()).conn.error().cloned();
+        let error = pair.side(closer.peer()).conn.close_reason().cloned();
         assert!(matches!(error, Some(ConnectionError::Closed { .. })), "the peer learned {error:?}");
-        let error = pair.side(closer).conn.error().cloned();
+        let error = pair.side(closer).conn.close_reason().cloned();
         assert!(matches!(error, Some(ConnectionError::Closed { answer: Some(_), .. })), "the closer learned {error:?}");
         assert!(pair.initiator.conn.is_closed() && pair.responder.conn.is_closed());
     }
@@ -178,7 +186,7 @@ fn tampering_after_ones_own_close_under_constant_shaping_is_followed_by_2_to_10_
     pair.run_until(Instant::from_millis(1_000));
     assert!(pair.initiator.conn.is_established() && pair.responder.conn.is_established());
     let conn = &mut pair.initiator.conn;
-    conn.close(Code::Application(7), "bye");
+    conn.close(ErrorCode::Application(7), "bye");
     // CLOSE leaves with the next slot; nothing of the responder arrives any more.
     let mut buffer = vec![0; 16 * 1408];
     let mut now = pair.now;
@@ -203,7 +211,7 @@ fn tampering_after_ones_own_close_under_constant_shaping_is_followed_by_2_to_10_
 
 #[test]
 fn the_slots_of_an_initiator_count_from_when_flight_3_leaves() {
-    for remote in [Remote::Key(peermux_tests::responder_key().public_key()), Remote::Anyone] {
+    for remote in [ExpectedPeer::Key(peermux_tests::responder_key().public_key()), ExpectedPeer::Any] {
         let mut pair = PairBuilder { remote, ..pair(CONSTANT) }.build();
         for role in [Role::Initiator, Role::Responder] {
             pair.transmit(role);

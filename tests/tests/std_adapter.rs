@@ -13,8 +13,8 @@ use adapter::tokio_face::Tokio;
 use adapter::{pattern, read_error, within, write_error};
 use bytes::Bytes;
 use peermux_core::error::{ReadError, WriteError};
-use peermux_core::{Config, Remote};
-use peermux_std::{Code, ConnectError, Connection, Listener, Priority, Stream, connect};
+use peermux_core::{Config, ExpectedPeer};
+use peermux_std::{ConnectError, Connection, ErrorCode, Listener, Priority, Stream, connect};
 use peermux_tests::{initiator_key, responder_key};
 
 scenarios! { Std, Std:
@@ -83,16 +83,16 @@ fn one_script_through_both_adapters_gives_the_same_log() {
 fn pair() -> (Connection, Connection) {
     let listener = Listener::bind("127.0.0.1:0", responder_key(), Config::default()).expect("loopback listens");
     let address = listener.local_addr();
-    let remote = Remote::Key(responder_key().public_key());
+    let remote = ExpectedPeer::Key(responder_key().public_key());
     let dialer = connect(address, initiator_key(), remote, Config::default()).expect("it listens");
     (dialer, listener.accept().expect("it dials"))
 }
 
 fn streams() -> (Connection, Connection, Stream, Stream) {
     let (dialer, listener) = pair();
-    let mut one = dialer.open("test", Priority::default()).expect("it is open");
+    let mut one = dialer.open_stream(Some("test"), Priority::default()).expect("it is open");
     one.flush().expect("it leaves");
-    let two = listener.accept().expect("it opens");
+    let two = listener.accept_stream().expect("it opens");
     (dialer, listener, one, two)
 }
 
@@ -178,8 +178,8 @@ fn a_shutdown_wakes_the_threads_that_use_the_half() {
         thread::sleep(Duration::from_millis(100));
         one.shutdown(Shutdown::Read).expect("it cannot fail");
         assert_eq!(*read_error(&reader.join().expect("no panic")), ReadError::Stopped);
-        one.reset(Code::Application(1));
-        assert_eq!(*write_error(&writer.join().expect("no panic")), WriteError::Finished);
+        one.reset(ErrorCode::Application(1));
+        assert_eq!(*write_error(&writer.join().expect("no panic")), WriteError::Closed);
         // A stream is held by the last of its clones.
         let clone = two.try_clone().expect("a clone");
         drop(two);
@@ -187,7 +187,7 @@ fn a_shutdown_wakes_the_threads_that_use_the_half() {
             clone.read_chunk(1).and_then(|_| loop {
                 clone.read_chunk(usize::MAX)?;
             }),
-            Err::<(), _>(ReadError::Reset(Code::Application(1)))
+            Err::<(), _>(ReadError::Reset(ErrorCode::Application(1)))
         );
     });
 }
@@ -207,17 +207,17 @@ fn dropped_handles_end_at_once_whatever_is_under_way() {
 
         // A thread that waits holds its handle; all others can go.
         let (dialer, listener, mut one, two) = streams();
-        let acceptor = thread::spawn(move || listener.accept().expect_err("it ends"));
+        let acceptor = thread::spawn(move || listener.accept_stream().expect_err("it ends"));
         let reader = thread::spawn(move || one.read(&mut [0; 10]).expect_err("it is reset"));
         drop(dialer);
         drop(two);
-        assert_eq!(*read_error(&reader.join().expect("no panic")), ReadError::Reset(Code::CANCELLED));
+        assert_eq!(*read_error(&reader.join().expect("no panic")), ReadError::Reset(ErrorCode::CANCELLED));
         assert!(acceptor.join().expect("no panic").is_orderly());
     });
 }
 
 fn dial(addresses: &[SocketAddr]) -> std::io::Result<Connection> {
-    connect(addresses, initiator_key(), Remote::Key(responder_key().public_key()), Config::default())
+    connect(addresses, initiator_key(), ExpectedPeer::Key(responder_key().public_key()), Config::default())
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn a_configuration_that_is_out_of_range_is_told_before_anybody_is_dialled() {
     listener.set_nonblocking(true).expect("a socket");
     let address = listener.local_addr().expect("it is bound");
     let config = Config { max_streams: 1, ..Config::default() };
-    let remote = Remote::Key(responder_key().public_key());
+    let remote = ExpectedPeer::Key(responder_key().public_key());
     let error = connect(address, initiator_key(), remote, config).expect_err("it is out of range");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert_eq!(listener.accept().expect_err("nobody dials").kind(), ErrorKind::WouldBlock);
@@ -284,21 +284,22 @@ fn stopped_waits_for_the_end_of_the_sending_half() {
         let wait = waiting(&one);
         thread::sleep(Duration::from_millis(50));
         assert!(wait.iter().all(|thread| !thread.is_finished()));
-        two.stop(Code::Application(7));
+        two.stop(ErrorCode::Application(7));
         for thread in wait {
-            assert_eq!(thread.join().expect("no panic"), Ok(Some(Code::Application(7))));
+            assert_eq!(thread.join().expect("no panic"), Ok(Some(ErrorCode::Application(7))));
         }
         let wait = waiting(&two);
         two.shutdown(Shutdown::Write).expect("it leaves");
         for thread in wait {
             assert_eq!(thread.join().expect("no panic"), Ok(None));
         }
-        let open = dialer.open("test", Priority::default()).expect("it is open");
+        let open = dialer.open_stream(Some("test"), Priority::default()).expect("it is open");
         let wait = waiting(&open);
         dialer.close(3, "");
+        dialer.transport_closed();
         for thread in wait {
             let error = thread.join().expect("no panic").expect_err("the connection ends first");
-            assert_eq!(error.code(), Some(Code::Application(3)));
+            assert_eq!(error.code(), Some(ErrorCode::Application(3)));
         }
     });
 }

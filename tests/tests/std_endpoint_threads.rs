@@ -34,10 +34,10 @@ fn eventually(expected: &[(&str, usize)]) {
 
 #[test]
 fn threads_are_as_many_as_promised_and_end() {
-    let limits = EndpointLimits { unconfirmed: 8, ..EndpointLimits::default() };
+    let limits = EndpointLimits { max_pending_handshakes: 8, ..EndpointLimits::default() };
     let socket = TcpListener::bind("127.0.0.1:0").expect("loopback listens");
-    let host =
-        Endpoint::over(socket, || responder_key().into(), Config::default(), limits, |_| true).expect("it is valid");
+    let host = Endpoint::from_listener(socket, || responder_key().into(), Config::default(), limits, |_| true)
+        .expect("it is valid");
     let renter = Endpoint::bind("127.0.0.1:0", initiator_key(), Config::default()).expect("loopback listens");
     eventually(&[("peermux-accept", 2)]);
     // Several who want the same peer, and it has one connection: a thread at each end, with those of its sockets.
@@ -58,7 +58,7 @@ fn threads_are_as_many_as_promised_and_end() {
 
     // A stream that is open keeps its connection when the endpoints go, and nothing else.
     let acceptor = host.register("test").expect("it is free");
-    let mut stream = connections[0].open("test", Priority::default()).expect("it is open");
+    let mut stream = connections[0].open_stream(Some("test"), Priority::default()).expect("it is open");
     stream.flush().expect("it leaves");
     let (mut accepted, _) = acceptor.accept().expect("it comes");
     let begin = Instant::now();

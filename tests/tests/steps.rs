@@ -9,9 +9,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use peermux_core::crypto::{AeadKey, AuthError, Encapsulated, KemSecret, Provider, RustCrypto, SealError, Suite};
-use peermux_core::{Config, Identity, Remote};
+use peermux_core::{Config, ExpectedPeer, Identity};
 use peermux_tests::{initiator_key, responder_key, rng};
-use peermux_tokio::{Connection, Listener, Priority, ResponderKeys, Stream, connect_over};
+use peermux_tokio::{Connection, Listener, Priority, ResponderKeys, Stream, connect_socket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Builder;
@@ -25,7 +25,7 @@ const SINK: &str = "test/sink";
 
 /// No timer goes off in the time of a test.
 fn config() -> Config {
-    Config { keepalive: None, idle_timeout: None, ..Config::default() }
+    Config { keep_alive_interval: None, max_idle_timeout: None, ..Config::default() }
 }
 
 /// A socket of small buffers.
@@ -82,12 +82,13 @@ async fn two(seed: u64, slow: bool) -> (Connection, Connection) {
     socket.bind(LOOPBACK).expect("loopback is there");
     let keys = || ResponderKeys::from(responder_key());
     let listener = TcpListener::from_std(socket.listen(1).expect("it listens").into_std().expect("it is a socket"));
-    let listener = Listener::over(listener.expect("it is registered"), keys, config(), |_| true).expect("it is valid");
+    let listener =
+        Listener::from_listener(listener.expect("it is registered"), keys, config(), |_| true).expect("it is valid");
     let through = relay(listener.local_addr(), seed, slow).await;
-    let remote = Remote::Key(responder_key().public_key());
+    let remote = ExpectedPeer::Key(responder_key().public_key());
     let dial = async {
         let socket: TcpStream = small().connect(through).await?;
-        connect_over(socket, Identity::Known(initiator_key()), remote, config(), |_| true).await
+        connect_socket(socket, Identity::Static(initiator_key()), remote, config(), |_| true).await
     };
     let (dialed, accepted) = tokio::join!(dial, listener.accept());
     (dialed.expect("it connects"), accepted.expect("somebody came"))
@@ -120,7 +121,7 @@ async fn sink(mut stream: Stream, count: watch::Sender<u64>) -> io::Result<()> {
 /// Requests of one to three writes, some beside others that are not waited for; each is answered before the next.
 async fn requests(connection: &Connection, count: u64, seed: u64) {
     let mut random = rng(seed);
-    let mut stream = connection.open("", Priority::new(0, false)).expect("it is open");
+    let mut stream = connection.open_stream(None, Priority::from_urgency(0)).expect("it is open");
     for number in 0..count {
         let mut sent = Vec::new();
         for _ in 0..random.uniform(1, 4) {
@@ -141,7 +142,10 @@ async fn requests(connection: &Connection, count: u64, seed: u64) {
 
 /// Much, that comes back.
 async fn bulk(connection: &Connection, len: usize) {
-    let (mut read, mut write) = connection.open("", Priority::new(5, true)).expect("it is open").split();
+    let (mut read, mut write) = connection
+        .open_stream(None, Priority::from_urgency(5).with_incremental(true))
+        .expect("it is open")
+        .into_split();
     let chunk = vec![7; 50_000];
     let writes = async {
         let mut left = len;
@@ -166,7 +170,7 @@ async fn trickle(connection: &Connection, mut arrived: watch::Receiver<u64>, see
     let mut random = rng(seed);
     let mut sent = 0;
     for round in 0..12 {
-        let mut stream = connection.open(SINK, Priority::default()).expect("it is open");
+        let mut stream = connection.open_stream(Some(SINK), Priority::default()).expect("it is open");
         for _ in 0..random.uniform(30, 60) {
             let piece = random.uniform(1, 2500);
             stream.write_all(&[7; 2500][..piece as usize]).await.expect("it is open");
@@ -184,7 +188,7 @@ async fn everything(seed: u64) {
     let (dialed, accepted) = two(seed, slow).await;
     let (count, arrived) = watch::channel(0);
     let serving = tokio::spawn(async move {
-        while let Ok(stream) = accepted.accept().await {
+        while let Ok(stream) = accepted.accept_stream().await {
             // Streams of a connection that has ended are of no interest.
             match stream.protocol().as_deref() {
                 Some(SINK) => tokio::spawn(sink(stream, count.clone())),
@@ -200,7 +204,8 @@ async fn everything(seed: u64) {
         }
     };
     timeout(Duration::from_secs(50), work).await.unwrap_or_else(|_| panic!("seed {seed} hangs"));
-    dialed.close(0, "").await;
+    dialed.close(0, "");
+    dialed.transport_closed().await;
     timeout(Duration::from_secs(10), serving).await.expect("the peer hears of the end").expect("it does not panic");
 }
 
@@ -281,7 +286,7 @@ fn a_panic_of_whoever_does_the_work_ends_the_connection_and_sends_nothing_in_the
             let keys = || ResponderKeys::from(responder_key());
             let behind = TcpListener::bind(LOOPBACK).await.expect("loopback listens");
             let through = behind.local_addr().expect("it is bound");
-            let listening = Listener::over(behind, keys, config(), |_| true).expect("it is valid");
+            let listening = Listener::from_listener(behind, keys, config(), |_| true).expect("it is valid");
             let (near, _) = listener.accept().await.expect("somebody dials");
             let far = TcpStream::connect(through).await.expect("it listens");
             let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (near.into_split(), far.into_split());
@@ -296,15 +301,15 @@ fn a_panic_of_whoever_does_the_work_ends_the_connection_and_sends_nothing_in_the
             });
             tokio::spawn(async move { tokio::io::copy(&mut far_in, &mut near_out).await });
             let accepted = listening.accept().await.expect("somebody came");
-            accepted.ended().await;
+            accepted.closed().await;
             seen.await.expect("it does not panic")
         });
         let trapped = Config { provider: &Trap, ..config() };
-        let remote = Remote::Key(responder_key().public_key());
+        let remote = ExpectedPeer::Key(responder_key().public_key());
         let socket = TcpStream::connect(address).await.expect("it listens");
-        let dialed = connect_over(socket, Identity::Known(initiator_key()), remote, trapped, |_| true);
+        let dialed = connect_socket(socket, Identity::Static(initiator_key()), remote, trapped, |_| true);
         let dialed = dialed.await.expect("it connects");
-        let mut stream = dialed.open("", Priority::default()).expect("it is open");
+        let mut stream = dialed.open_stream(None, Priority::default()).expect("it is open");
         let helping = tokio::spawn(async move {
             TRAPPED.set(true);
             // More than is queued: this task does the work, before the connection's task can.
@@ -313,7 +318,7 @@ fn a_panic_of_whoever_does_the_work_ends_the_connection_and_sends_nothing_in_the
         let panicked = helping.await.expect_err("the trap is shut");
         TRAPPED.set(false);
         assert!(panicked.is_panic());
-        let ended = timeout(Duration::from_secs(10), dialed.ended()).await.expect("the connection ends");
+        let ended = timeout(Duration::from_secs(10), dialed.closed()).await.expect("the connection ends");
         assert!(ended.to_string().contains("a task panicked"), "{ended}");
         let seen =
             timeout(Duration::from_secs(10), accepting).await.expect("the peer hears of it").expect("it is over");

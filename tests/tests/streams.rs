@@ -5,27 +5,27 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use peermux_core::code::Code;
-use peermux_core::error::{OpenError, ReadError, Wait, WriteError};
+use peermux_core::code::ErrorCode;
+use peermux_core::error::{BlockedOn, OpenError, ReadError, WriteError};
 use peermux_core::wire::{Frame, Name, Priority};
-use peermux_core::{Config, Connection, Event, Identity, Remote, Role, StreamId};
+use peermux_core::{Config, Connection, Event, ExpectedPeer, Identity, Role, StreamId};
 use peermux_tests::hostile::*;
 use peermux_tests::{Pair, PairBuilder, initiator_key, responder_key, rng};
 
 fn opened(conn: &mut Connection) -> StreamId {
-    conn.open(None, Priority::default()).expect("it opens")
+    conn.open_stream(None, Priority::default()).expect("it opens")
 }
 
 fn accepted(pair: &mut Pair) -> StreamId {
     pair.settle();
-    pair.responder.conn.accept().expect("it was opened")
+    pair.responder.conn.accept_stream().expect("it was opened")
 }
 
 fn read_all(conn: &mut Connection, id: StreamId) -> (Vec<u8>, Result<usize, ReadError>) {
     let mut read = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     loop {
-        match conn.recv(id).read(&mut buffer) {
+        match conn.recv_stream(id).read(&mut buffer) {
             Ok(len @ 1..) => read.extend(&buffer[..len]),
             end => return (read, end),
         }
@@ -59,18 +59,18 @@ fn woken(conn: &mut Connection, counter: &Counter) -> usize {
 fn each_half_ends_by_itself() {
     let mut pair = Pair::established();
     let id = opened(&mut pair.initiator.conn);
-    pair.initiator.conn.send(id).write(b"question").expect("there is room");
-    pair.initiator.conn.send(id).finish().expect("it is open");
-    pair.initiator.conn.send(id).finish().expect("doing it again changes nothing");
-    assert_eq!(pair.initiator.conn.send(id).write(b"x"), Err(WriteError::Finished));
+    pair.initiator.conn.send_stream(id).write(b"question").expect("there is room");
+    pair.initiator.conn.send_stream(id).finish().expect("it is open");
+    pair.initiator.conn.send_stream(id).finish().expect("doing it again changes nothing");
+    assert_eq!(pair.initiator.conn.send_stream(id).write(b"x"), Err(WriteError::Closed));
     let theirs = accepted(&mut pair);
     assert_eq!(read_all(&mut pair.responder.conn, theirs), (b"question".to_vec(), Ok(0)));
-    assert_eq!(pair.responder.conn.recv(theirs).read(&mut [0; 8]), Ok(0), "the end stays");
+    assert_eq!(pair.responder.conn.recv_stream(theirs).read(&mut [0; 8]), Ok(0), "the end stays");
     for _ in 0..3 {
-        pair.responder.conn.send(theirs).write(b"a long reply ").expect("the other half is open");
+        pair.responder.conn.send_stream(theirs).write(b"a long reply ").expect("the other half is open");
         pair.run_for(Duration::from_secs(5));
     }
-    pair.responder.conn.send(theirs).finish().expect("it is open");
+    pair.responder.conn.send_stream(theirs).finish().expect("it is open");
     pair.settle();
     assert_eq!(read_all(&mut pair.initiator.conn, id), (b"a long reply ".repeat(3), Ok(0)));
 }
@@ -81,9 +81,9 @@ fn data_before_fin_is_never_lost() {
         let mut pair = Pair::established();
         let id = opened(&mut pair.initiator.conn);
         if len > 0 {
-            assert_eq!(pair.initiator.conn.send(id).write(&vec![3; len]), Ok(len));
+            assert_eq!(pair.initiator.conn.send_stream(id).write(&vec![3; len]), Ok(len));
         }
-        pair.initiator.conn.send(id).finish().expect("it is open");
+        pair.initiator.conn.send_stream(id).finish().expect("it is open");
         pair.initiator.conn.release(id);
         let theirs = accepted(&mut pair);
         assert_eq!(read_all(&mut pair.responder.conn, theirs), (vec![3; len], Ok(0)));
@@ -95,17 +95,20 @@ fn a_reset_is_told_with_its_code_and_never_looks_like_an_end() {
     let mut pair = Pair::established();
     let id = opened(&mut pair.initiator.conn);
     let sibling = opened(&mut pair.initiator.conn);
-    pair.initiator.conn.send(id).write(b"half of it").expect("there is room");
-    pair.initiator.conn.send(sibling).write(b"sibling").expect("there is room");
+    pair.initiator.conn.send_stream(id).write(b"half of it").expect("there is room");
+    pair.initiator.conn.send_stream(sibling).write(b"sibling").expect("there is room");
     let theirs = accepted(&mut pair);
-    let theirs_sibling = pair.responder.conn.accept().expect("it was opened");
-    pair.initiator.conn.send(id).reset(Code::Application(404));
+    let theirs_sibling = pair.responder.conn.accept_stream().expect("it was opened");
+    pair.initiator.conn.send_stream(id).reset(ErrorCode::Application(404));
     pair.settle();
-    assert_eq!(read_all(&mut pair.responder.conn, theirs), (vec![], Err(ReadError::Reset(Code::Application(404)))));
+    assert_eq!(
+        read_all(&mut pair.responder.conn, theirs),
+        (vec![], Err(ReadError::Reset(ErrorCode::Application(404))))
+    );
     assert_eq!(pair.responder.conn.unread(), 7, "what was unread is discarded");
-    assert_eq!(pair.initiator.conn.send(id).write(b"x"), Err(WriteError::Finished));
+    assert_eq!(pair.initiator.conn.send_stream(id).write(b"x"), Err(WriteError::Closed));
     // The other half and the sibling do not notice.
-    pair.responder.conn.send(theirs).write(b"still here").expect("it is open");
+    pair.responder.conn.send_stream(theirs).write(b"still here").expect("it is open");
     pair.settle();
     assert_eq!(read_all(&mut pair.initiator.conn, id).0, b"still here");
     assert_eq!(read_all(&mut pair.responder.conn, theirs_sibling).0, b"sibling");
@@ -116,9 +119,9 @@ fn a_reset_after_finish_takes_back_what_was_not_sent() {
     let mut duel = Duel::against(Role::Initiator);
     let id = opened(duel.conn());
     duel.hear();
-    duel.conn().send(id).write(b"never sent").expect("there is room");
-    duel.conn().send(id).finish().expect("it is open");
-    duel.conn().send(id).reset(Code::Application(3));
+    duel.conn().send_stream(id).write(b"never sent").expect("there is room");
+    duel.conn().send_stream(id).finish().expect("it is open");
+    duel.conn().send_stream(id).reset(ErrorCode::Application(3));
     let heard = duel.hear();
     assert!(matches!(frames(&heard)[..], [Frame::Reset(reset)] if reset.stream == 0));
 }
@@ -128,15 +131,18 @@ fn letting_go_of_a_stream_that_was_not_finished_resets_it() {
     for write in [0, 5000] {
         let mut pair = Pair::established();
         let id = opened(&mut pair.initiator.conn);
-        pair.initiator.conn.send(id).write(&vec![1; write + 1]).expect("there is room");
+        pair.initiator.conn.send_stream(id).write(&vec![1; write + 1]).expect("there is room");
         let theirs = accepted(&mut pair);
         pair.initiator.conn.release(id);
-        assert_eq!(pair.initiator.conn.send(id).write(b"x"), Err(WriteError::UnknownStream));
-        assert_eq!(pair.initiator.conn.recv(id).read(&mut [0; 8]), Err(ReadError::UnknownStream));
+        assert_eq!(pair.initiator.conn.send_stream(id).write(b"x"), Err(WriteError::StreamClosed));
+        assert_eq!(pair.initiator.conn.recv_stream(id).read(&mut [0; 8]), Err(ReadError::StreamClosed));
         assert!(!pair.initiator.conn.has_stream(id));
         pair.settle();
-        assert_eq!(pair.responder.conn.recv(theirs).read(&mut [0; 8]), Err(ReadError::Reset(Code::CANCELLED)));
-        assert_eq!(pair.responder.conn.send(theirs).write(b"x"), Err(WriteError::Stopped(Code::CANCELLED)));
+        assert_eq!(
+            pair.responder.conn.recv_stream(theirs).read(&mut [0; 8]),
+            Err(ReadError::Reset(ErrorCode::CANCELLED))
+        );
+        assert_eq!(pair.responder.conn.send_stream(theirs).write(b"x"), Err(WriteError::Stopped(ErrorCode::CANCELLED)));
         pair.responder.conn.release(theirs);
         pair.settle();
         assert_eq!((pair.initiator.conn.stream_count(), pair.responder.conn.stream_count()), (0, 0));
@@ -147,17 +153,21 @@ fn letting_go_of_a_stream_that_was_not_finished_resets_it() {
 fn stop_is_answered_by_reset_with_the_same_code() {
     let mut pair = Pair::established();
     let id = opened(&mut pair.initiator.conn);
-    pair.initiator.conn.send(id).write(&[1; 60_000]).expect("there is room");
+    pair.initiator.conn.send_stream(id).write(&[1; 60_000]).expect("there is room");
     let theirs = accepted(&mut pair);
-    pair.responder.conn.recv(theirs).stop(Code::Application(12));
-    assert_eq!(pair.responder.conn.recv(theirs).read(&mut [0; 8]), Err(ReadError::Stopped));
+    pair.responder.conn.recv_stream(theirs).stop(ErrorCode::Application(12));
+    assert_eq!(pair.responder.conn.recv_stream(theirs).read(&mut [0; 8]), Err(ReadError::Stopped));
     assert_eq!(pair.responder.conn.unread(), 0);
     pair.settle();
-    assert_eq!(pair.initiator.conn.send(id).write(b"x"), Err(WriteError::Stopped(Code::Application(12))));
-    assert_eq!(pair.initiator.conn.send(id).finish(), Ok(()), "all that was written had been sent");
-    assert_eq!(pair.responder.conn.recv(theirs).read(&mut [0; 8]), Err(ReadError::Stopped), "RESET changes nothing");
+    assert_eq!(pair.initiator.conn.send_stream(id).write(b"x"), Err(WriteError::Stopped(ErrorCode::Application(12))));
+    assert_eq!(pair.initiator.conn.send_stream(id).finish(), Ok(()), "all that was written had been sent");
+    assert_eq!(
+        pair.responder.conn.recv_stream(theirs).read(&mut [0; 8]),
+        Err(ReadError::Stopped),
+        "RESET changes nothing"
+    );
     // The other half goes on.
-    pair.responder.conn.send(theirs).write(b"enough, thanks").expect("it is open");
+    pair.responder.conn.send_stream(theirs).write(b"enough, thanks").expect("it is open");
     pair.settle();
     assert_eq!(read_all(&mut pair.initiator.conn, id).0, b"enough, thanks");
 }
@@ -165,24 +175,24 @@ fn stop_is_answered_by_reset_with_the_same_code() {
 #[test]
 fn finish_and_flush_fail_after_stop_only_if_written_bytes_were_dropped() {
     let settings = vec![(1, 16), (2, 1 << 20), (3, 3_000), (4, 100)];
-    let code = Code::Application(5);
+    let code = ErrorCode::Application(5);
     let ends = |written: usize, sent: bool, finish_first: bool| {
         let mut duel =
             DuelBuilder { role: Role::Initiator, settings: settings.clone(), ..DuelBuilder::default() }.build();
         let id = opened(duel.conn());
-        duel.conn().send(id).write(b"x").expect("there is room");
+        duel.conn().send_stream(id).write(b"x").expect("there is room");
         duel.hear();
         if written > 0 {
-            assert_eq!(duel.conn().send(id).write(&vec![1; written]), Ok(written));
+            assert_eq!(duel.conn().send_stream(id).write(&vec![1; written]), Ok(written));
         }
         if finish_first {
-            duel.conn().send(id).finish().expect("it is open");
+            duel.conn().send_stream(id).finish().expect("it is open");
         }
         if sent {
             duel.hear();
         }
         duel.say(&stop(0, 5));
-        let mut send = duel.conn().send(id);
+        let mut send = duel.conn().send_stream(id);
         let ends = (send.finish(), send.is_flushed());
         assert_eq!(send.finish(), ends.0, "the answer stays the same");
         let told = frames(&duel.hear()).iter().any(|frame| matches!(frame, Frame::Reset(_)));
@@ -204,57 +214,61 @@ fn stopped_tells_how_a_sending_half_ended() {
     let ids: Vec<_> = (0..4).map(|_| opened(&mut pair.initiator.conn)).collect();
     let (counter, waker) = counter();
     for &id in &ids {
-        pair.initiator.conn.send(id).write(b"x").expect("there is room");
-        assert_eq!(pair.initiator.conn.send(id).stopped(), Err(WriteError::Blocked));
-        pair.initiator.conn.send(id).register_stopped(&waker);
+        pair.initiator.conn.send_stream(id).write(b"x").expect("there is room");
+        assert_eq!(pair.initiator.conn.send_stream(id).stopped(), Err(WriteError::Blocked));
+        pair.initiator.conn.send_stream(id).register_stopped(&waker);
     }
     let theirs = accepted(&mut pair);
     assert_eq!(woken(&mut pair.initiator.conn, &counter), 0, "sending wakes nobody");
-    pair.responder.conn.recv(theirs).stop(Code::Application(9));
+    pair.responder.conn.recv_stream(theirs).stop(ErrorCode::Application(9));
     pair.settle();
     assert_eq!(woken(&mut pair.initiator.conn, &counter), 1);
-    assert_eq!(pair.initiator.conn.send(ids[0]).stopped(), Ok(Some(Code::Application(9))));
-    pair.initiator.conn.send(ids[1]).finish().expect("it is open");
+    assert_eq!(pair.initiator.conn.send_stream(ids[0]).stopped(), Ok(Some(ErrorCode::Application(9))));
+    pair.initiator.conn.send_stream(ids[1]).finish().expect("it is open");
     pair.settle();
     assert_eq!(woken(&mut pair.initiator.conn, &counter), 2);
-    assert_eq!(pair.initiator.conn.send(ids[1]).stopped(), Ok(None));
-    pair.initiator.conn.send(ids[2]).reset(Code::Application(1));
+    assert_eq!(pair.initiator.conn.send_stream(ids[1]).stopped(), Ok(None));
+    pair.initiator.conn.send_stream(ids[2]).reset(ErrorCode::Application(1));
     assert_eq!(woken(&mut pair.initiator.conn, &counter), 3);
-    assert_eq!(pair.initiator.conn.send(ids[2]).stopped(), Ok(None));
+    assert_eq!(pair.initiator.conn.send_stream(ids[2]).stopped(), Ok(None));
     // Without a waker there is an event; and the end of the connection is an end as well.
     let id = opened(&mut pair.initiator.conn);
-    assert_eq!(pair.initiator.conn.send(id).stopped(), Err(WriteError::Blocked));
-    pair.initiator.conn.close(Code::Application(0), "");
+    assert_eq!(pair.initiator.conn.send_stream(id).stopped(), Err(WriteError::Blocked));
+    pair.initiator.conn.close(ErrorCode::Application(0), "");
     assert_eq!(woken(&mut pair.initiator.conn, &counter), 4);
-    assert!(matches!(pair.initiator.conn.send(ids[3]).stopped(), Err(WriteError::Connection(_))));
+    assert!(matches!(pair.initiator.conn.send_stream(ids[3]).stopped(), Err(WriteError::Connection(_))));
     assert!(std::iter::from_fn(|| pair.initiator.conn.poll_event()).any(|event| event == Event::Stopped(id)));
-    assert_eq!(pair.initiator.conn.send(ids[0]).stopped(), Ok(Some(Code::Application(9))), "what was so stays so");
+    assert_eq!(
+        pair.initiator.conn.send_stream(ids[0]).stopped(),
+        Ok(Some(ErrorCode::Application(9))),
+        "what was so stays so"
+    );
 }
 
 #[test]
 fn what_was_finished_and_then_stopped_unread_is_no_clean_end() {
     let mut pair = Pair::established();
     let id = opened(&mut pair.initiator.conn);
-    pair.initiator.conn.send(id).write(b"all of it").expect("there is room");
-    pair.initiator.conn.send(id).finish().expect("it is open");
+    pair.initiator.conn.send_stream(id).write(b"all of it").expect("there is room");
+    pair.initiator.conn.send_stream(id).finish().expect("it is open");
     let theirs = accepted(&mut pair);
-    pair.responder.conn.recv(theirs).stop(Code::Application(1));
-    assert_eq!(pair.responder.conn.recv(theirs).read(&mut [0; 8]), Err(ReadError::Stopped));
+    pair.responder.conn.recv_stream(theirs).stop(ErrorCode::Application(1));
+    assert_eq!(pair.responder.conn.recv_stream(theirs).read(&mut [0; 8]), Err(ReadError::Stopped));
 }
 
 #[test]
 fn stop_and_reset_that_cross_do_no_harm() {
     let mut pair = Pair::established();
     let id = opened(&mut pair.initiator.conn);
-    pair.initiator.conn.send(id).write(b"x").expect("there is room");
+    pair.initiator.conn.send_stream(id).write(b"x").expect("there is room");
     let theirs = accepted(&mut pair);
-    pair.initiator.conn.send(id).reset(Code::Application(1));
-    pair.initiator.conn.recv(id).stop(Code::Application(2));
-    pair.responder.conn.recv(theirs).stop(Code::Application(3));
-    pair.responder.conn.send(theirs).reset(Code::Application(4));
+    pair.initiator.conn.send_stream(id).reset(ErrorCode::Application(1));
+    pair.initiator.conn.recv_stream(id).stop(ErrorCode::Application(2));
+    pair.responder.conn.recv_stream(theirs).stop(ErrorCode::Application(3));
+    pair.responder.conn.send_stream(theirs).reset(ErrorCode::Application(4));
     pair.settle();
     for (conn, id) in [(&mut pair.initiator.conn, id), (&mut pair.responder.conn, theirs)] {
-        assert_eq!(conn.recv(id).read(&mut [0; 8]), Err(ReadError::Stopped));
+        assert_eq!(conn.recv_stream(id).read(&mut [0; 8]), Err(ReadError::Stopped));
     }
     pair.initiator.conn.release(id);
     pair.responder.conn.release(theirs);
@@ -267,33 +281,36 @@ fn stop_and_reset_that_cross_do_no_harm() {
 fn a_stream_that_is_given_up_before_its_open_sends_nothing_and_uses_no_id() {
     let mut duel = Duel::against(Role::Initiator);
     for how in 0..2 {
-        let id = duel.conn().open(Some("never-seen"), Priority::default()).expect("it opens");
-        duel.conn().send(id).write(b"never sent").expect("there is room");
+        let id = duel.conn().open_stream(Some("never-seen"), Priority::default()).expect("it opens");
+        duel.conn().send_stream(id).write(b"never sent").expect("there is room");
         if how == 0 {
-            duel.conn().send(id).reset(Code::Application(1));
-            assert_eq!(duel.conn().recv(id).read(&mut [0; 8]), Err(ReadError::Reset(Code::Application(1))));
+            duel.conn().send_stream(id).reset(ErrorCode::Application(1));
+            assert_eq!(duel.conn().recv_stream(id).read(&mut [0; 8]), Err(ReadError::Reset(ErrorCode::Application(1))));
         }
         duel.conn().release(id);
         assert!(duel.hear().is_empty());
         assert_eq!(duel.conn().stream_count(), 0);
     }
-    let id = duel.conn().open(Some("seen"), Priority::default()).expect("it opens");
+    let id = duel.conn().open_stream(Some("seen"), Priority::default()).expect("it opens");
     let heard = duel.hear();
     assert!(
         matches!(frames(&heard)[..], [Frame::Open(open)] if open.stream == 0 && open.name == Name::Entered("seen"))
     );
-    assert_eq!(duel.conn().recv(id).wire_id(), Some(0));
+    assert_eq!(duel.conn().recv_stream(id).wire_id(), Some(0));
 }
 
 #[test]
 fn refusing_says_stop_and_reset_with_the_code() {
     let mut pair = Pair::established();
-    let id = pair.initiator.conn.open(Some("unheard-of"), Priority::default()).expect("it opens");
+    let id = pair.initiator.conn.open_stream(Some("unheard-of"), Priority::default()).expect("it opens");
     let theirs = accepted(&mut pair);
-    pair.responder.conn.refuse(theirs, Code::UNKNOWN_PROTOCOL);
+    pair.responder.conn.refuse(theirs, ErrorCode::UNKNOWN_PROTOCOL);
     pair.settle();
-    assert_eq!(pair.initiator.conn.send(id).write(b"x"), Err(WriteError::Stopped(Code::UNKNOWN_PROTOCOL)));
-    assert_eq!(pair.initiator.conn.recv(id).read(&mut [0; 8]), Err(ReadError::Reset(Code::UNKNOWN_PROTOCOL)));
+    assert_eq!(pair.initiator.conn.send_stream(id).write(b"x"), Err(WriteError::Stopped(ErrorCode::UNKNOWN_PROTOCOL)));
+    assert_eq!(
+        pair.initiator.conn.recv_stream(id).read(&mut [0; 8]),
+        Err(ReadError::Reset(ErrorCode::UNKNOWN_PROTOCOL))
+    );
     pair.initiator.conn.release(id);
     pair.settle();
     assert_eq!((pair.initiator.conn.stream_count(), pair.responder.conn.stream_count()), (0, 0));
@@ -305,14 +322,14 @@ fn beyond_the_limit_of_streams_opening_waits_and_goes_on() {
     let mut pair = PairBuilder { responder_config: config, ..PairBuilder::default() }.establish();
     let ids: Vec<_> = (0..100).map(|_| opened(&mut pair.initiator.conn)).collect();
     for (index, id) in ids.iter().enumerate() {
-        pair.initiator.conn.send(*id).write(&[index as u8; 100]).expect("there is room");
-        pair.initiator.conn.send(*id).finish().expect("it is open");
+        pair.initiator.conn.send_stream(*id).write(&[index as u8; 100]).expect("there is room");
+        pair.initiator.conn.send_stream(*id).finish().expect("it is open");
     }
     let mut seen = 0;
     while seen < 100 {
         pair.settle();
         assert!(pair.responder.conn.stream_count() <= 16);
-        let theirs = pair.responder.conn.accept().expect("the next one came");
+        let theirs = pair.responder.conn.accept_stream().expect("the next one came");
         assert_eq!(read_all(&mut pair.responder.conn, theirs), (vec![seen as u8; 100], Ok(0)));
         pair.responder.conn.release(theirs);
         seen += 1;
@@ -330,10 +347,10 @@ fn names_beyond_the_table_still_arrive_and_known_ones_are_short() {
     let name = |index: usize| format!("protocol/of/the/number/{index}");
     for round in 0..2 {
         for index in 0..70 {
-            let id = pair.initiator.conn.open(Some(&name(index)), Priority::default()).expect("it opens");
+            let id = pair.initiator.conn.open_stream(Some(&name(index)), Priority::default()).expect("it opens");
             pair.settle();
-            let theirs = pair.responder.conn.accept().expect("it was opened");
-            assert_eq!(pair.responder.conn.recv(theirs).protocol().as_deref(), Some(&*name(index)), "{round}");
+            let theirs = pair.responder.conn.accept_stream().expect("it was opened");
+            assert_eq!(pair.responder.conn.recv_stream(theirs).protocol().as_deref(), Some(&*name(index)), "{round}");
             pair.initiator.conn.release(id);
             pair.responder.conn.release(theirs);
         }
@@ -341,7 +358,7 @@ fn names_beyond_the_table_still_arrive_and_known_ones_are_short() {
     let mut duel = Duel::against(Role::Initiator);
     let mut forms = Vec::new();
     for index in (0..66).chain([0, 63, 65]) {
-        duel.conn().open(Some(&name(index)), Priority::default()).expect("it opens");
+        duel.conn().open_stream(Some(&name(index)), Priority::default()).expect("it opens");
         for frame in frames(&duel.hear()) {
             if let Frame::Open(open) = frame {
                 forms.push(match open.name {
@@ -361,9 +378,9 @@ fn names_beyond_the_table_still_arrive_and_known_ones_are_short() {
 fn names_that_are_none_are_refused_here() {
     let mut pair = Pair::established();
     for name in ["", "a b", "é", "tab\t", &"x".repeat(65)] {
-        assert_eq!(pair.initiator.conn.open(Some(name), Priority::default()), Err(OpenError::Name));
+        assert_eq!(pair.initiator.conn.open_stream(Some(name), Priority::default()), Err(OpenError::Name));
     }
-    assert!(pair.initiator.conn.open(Some(&"x".repeat(64)), Priority::default()).is_ok());
+    assert!(pair.initiator.conn.open_stream(Some(&"x".repeat(64)), Priority::default()).is_ok());
 }
 
 #[test]
@@ -376,20 +393,20 @@ fn ten_thousand_streams_at_once_all_carry_their_data() {
     let content = |index: usize, back: bool| (index * 7 + usize::from(back)).to_be_bytes().repeat(20);
     let ids: Vec<_> = (0..COUNT).map(|_| opened(&mut pair.initiator.conn)).collect();
     for (index, id) in ids.iter().enumerate() {
-        pair.initiator.conn.send(*id).write(&content(index, false)).expect("there is room");
+        pair.initiator.conn.send_stream(*id).write(&content(index, false)).expect("there is room");
     }
     pair.settle();
-    let theirs: Vec<_> = std::iter::from_fn(|| pair.responder.conn.accept()).collect();
+    let theirs: Vec<_> = std::iter::from_fn(|| pair.responder.conn.accept_stream()).collect();
     assert_eq!(theirs.len(), COUNT);
     for (index, id) in theirs.iter().enumerate() {
         assert_eq!(read_all(&mut pair.responder.conn, *id), (content(index, false), Err(ReadError::Blocked)));
-        pair.responder.conn.send(*id).write(&content(index, true)).expect("there is room");
-        pair.responder.conn.send(*id).finish().expect("it is open");
+        pair.responder.conn.send_stream(*id).write(&content(index, true)).expect("there is room");
+        pair.responder.conn.send_stream(*id).finish().expect("it is open");
     }
     pair.settle();
     for (index, id) in ids.iter().enumerate() {
         assert_eq!(read_all(&mut pair.initiator.conn, *id), (content(index, true), Ok(0)));
-        pair.initiator.conn.send(*id).finish().expect("it is open");
+        pair.initiator.conn.send_stream(*id).finish().expect("it is open");
         pair.initiator.conn.release(*id);
     }
     pair.settle();
@@ -408,7 +425,7 @@ fn an_id_is_never_that_of_a_later_stream() {
     pair.initiator.conn.release(first);
     let second = opened(&mut pair.initiator.conn);
     assert_ne!(first, second);
-    assert_eq!(pair.initiator.conn.send(first).write(b"x"), Err(WriteError::UnknownStream));
+    assert_eq!(pair.initiator.conn.send_stream(first).write(b"x"), Err(WriteError::StreamClosed));
     pair.initiator.conn.release(first);
     assert!(pair.initiator.conn.has_stream(second));
 }
@@ -419,12 +436,12 @@ fn writing_takes_nothing_without_room_and_says_what_it_waits_for() {
     let builder = PairBuilder { initiator_config: config, capacity: 0, ..PairBuilder::default() };
     let mut pair = builder.build();
     let id = opened(&mut pair.initiator.conn);
-    assert_eq!(pair.initiator.conn.send(id).waits_for(), Some(Wait::Handshake));
-    assert_eq!(pair.initiator.conn.send(id).write(&[1; 5000]), Ok(2048));
+    assert_eq!(pair.initiator.conn.send_stream(id).blocked_on(), Some(BlockedOn::Handshake));
+    assert_eq!(pair.initiator.conn.send_stream(id).write(&[1; 5000]), Ok(2048));
     for _ in 0..3 {
-        assert_eq!(pair.initiator.conn.send(id).write(&[1; 5000]), Err(WriteError::Blocked));
+        assert_eq!(pair.initiator.conn.send_stream(id).write(&[1; 5000]), Err(WriteError::Blocked));
         let mut chunk = bytes::Bytes::from_static(&[2; 100]);
-        assert_eq!(pair.initiator.conn.send(id).write_chunk(&mut chunk), Err(WriteError::Blocked));
+        assert_eq!(pair.initiator.conn.send_stream(id).write_chunk(&mut chunk), Err(WriteError::Blocked));
         assert_eq!(chunk.len(), 100);
     }
     assert_eq!(pair.initiator.conn.queued(), 2048);
@@ -436,45 +453,45 @@ fn waits_for_names_each_reason() {
     let builder = DuelBuilder { role: Role::Initiator, settings, ..DuelBuilder::default() };
     let mut duel = builder.build();
     let id = opened(duel.conn());
-    assert_eq!(duel.conn().send(id).waits_for(), Some(Wait::Transport), "OPEN is to be written");
+    assert_eq!(duel.conn().send_stream(id).blocked_on(), Some(BlockedOn::Transport), "OPEN is to be written");
     duel.hear();
-    assert_eq!(duel.conn().send(id).waits_for(), Some(Wait::Application));
-    assert_eq!(duel.conn().send(id).write(&[1; 9000]), Ok(4096));
-    assert_eq!(duel.conn().send(id).waits_for(), Some(Wait::Transport));
-    let urgent = duel.conn().open(None, Priority::new(0, false)).expect("it opens");
-    assert_eq!(duel.conn().send(id).waits_for(), Some(Wait::Priority));
+    assert_eq!(duel.conn().send_stream(id).blocked_on(), Some(BlockedOn::Application));
+    assert_eq!(duel.conn().send_stream(id).write(&[1; 9000]), Ok(4096));
+    assert_eq!(duel.conn().send_stream(id).blocked_on(), Some(BlockedOn::Transport));
+    let urgent = duel.conn().open_stream(None, Priority::from_urgency(0)).expect("it opens");
+    assert_eq!(duel.conn().send_stream(id).blocked_on(), Some(BlockedOn::Priority));
     duel.hear();
-    assert_eq!(duel.conn().send(id).waits_for(), Some(Wait::Credit));
-    assert_eq!(duel.conn().send(urgent).write(&[1; 9000]), Ok(4096));
+    assert_eq!(duel.conn().send_stream(id).blocked_on(), Some(BlockedOn::Credit));
+    assert_eq!(duel.conn().send_stream(urgent).write(&[1; 9000]), Ok(4096));
     duel.hear();
-    assert_eq!(duel.conn().send(urgent).waits_for(), Some(Wait::ConnectionCredit));
+    assert_eq!(duel.conn().send_stream(urgent).blocked_on(), Some(BlockedOn::ConnectionCredit));
     duel.say(&max_data(100_000));
     duel.hear();
-    assert_eq!(duel.conn().send(urgent).waits_for(), Some(Wait::Credit));
+    assert_eq!(duel.conn().send_stream(urgent).blocked_on(), Some(BlockedOn::Credit));
     duel.say(&max_stream_data(0, 5000));
-    assert_eq!(duel.conn().send(id).waits_for(), Some(Wait::Application));
+    assert_eq!(duel.conn().send_stream(id).blocked_on(), Some(BlockedOn::Application));
     for _ in 0..14 {
         opened(duel.conn());
     }
     duel.hear();
     let late = opened(duel.conn());
-    assert_eq!(duel.conn().send(late).waits_for(), Some(Wait::StreamLimit));
-    duel.conn().send(id).finish().expect("it is open");
-    assert_eq!(duel.conn().send(id).waits_for(), Some(Wait::Transport));
+    assert_eq!(duel.conn().send_stream(late).blocked_on(), Some(BlockedOn::StreamLimit));
+    duel.conn().send_stream(id).finish().expect("it is open");
+    assert_eq!(duel.conn().send_stream(id).blocked_on(), Some(BlockedOn::Transport));
     duel.hear();
-    assert_eq!(duel.conn().send(id).waits_for(), Some(Wait::Ended));
+    assert_eq!(duel.conn().send_stream(id).blocked_on(), Some(BlockedOn::Ended));
     duel.conn().release(late);
-    assert_eq!(duel.conn().send(late).waits_for(), None);
+    assert_eq!(duel.conn().send_stream(late).blocked_on(), None);
 }
 
 #[test]
 fn a_reader_is_woken_by_data_fin_reset_and_the_end_of_the_connection() {
     type Act = fn(&mut Connection, StreamId);
     let acts: [(&str, Act); 4] = [
-        ("data", |conn, id| _ = conn.send(id).write(b"x")),
-        ("FIN", |conn, id| conn.send(id).finish().expect("it is open")),
-        ("RESET", |conn, id| conn.send(id).reset(Code::Application(1))),
-        ("CLOSE", |conn, _| conn.close(Code::NO_ERROR, "")),
+        ("data", |conn, id| _ = conn.send_stream(id).write(b"x")),
+        ("FIN", |conn, id| conn.send_stream(id).finish().expect("it is open")),
+        ("RESET", |conn, id| conn.send_stream(id).reset(ErrorCode::Application(1))),
+        ("CLOSE", |conn, _| conn.close(ErrorCode::NO_ERROR, "")),
     ];
     for (name, act) in acts {
         for wakes in [true, false] {
@@ -483,16 +500,16 @@ fn a_reader_is_woken_by_data_fin_reset_and_the_end_of_the_connection() {
             let theirs = accepted(&mut pair);
             pair.responder.events.clear();
             let (counter, waker) = counter();
-            assert_eq!(pair.responder.conn.recv(theirs).read(&mut [0; 8]), Err(ReadError::Blocked));
+            assert_eq!(pair.responder.conn.recv_stream(theirs).read(&mut [0; 8]), Err(ReadError::Blocked));
             if wakes {
-                pair.responder.conn.recv(theirs).register(&waker);
+                pair.responder.conn.recv_stream(theirs).register(&waker);
             }
             act(&mut pair.initiator.conn, id);
             pair.settle();
             let events = pair.responder.events.iter().filter(|event| **event == Event::Readable(theirs)).count();
             assert_eq!(woken(&mut pair.responder.conn, &counter), usize::from(wakes), "{name}");
             assert_eq!(events, usize::from(!wakes), "{name}");
-            assert_ne!(pair.responder.conn.recv(theirs).read(&mut [0; 8]), Err(ReadError::Blocked), "{name}");
+            assert_ne!(pair.responder.conn.recv_stream(theirs).read(&mut [0; 8]), Err(ReadError::Blocked), "{name}");
         }
     }
 }
@@ -502,29 +519,29 @@ fn a_writer_is_woken_by_credit_stop_and_the_end_of_the_connection() {
     type Act = fn(&mut Connection, StreamId);
     let acts: [(&str, Act); 3] = [
         ("credit", |conn, id| _ = read_all(conn, id)),
-        ("STOP", |conn, id| conn.recv(id).stop(Code::Application(1))),
-        ("CLOSE", |conn, _| conn.close(Code::NO_ERROR, "")),
+        ("STOP", |conn, id| conn.recv_stream(id).stop(ErrorCode::Application(1))),
+        ("CLOSE", |conn, _| conn.close(ErrorCode::NO_ERROR, "")),
     ];
     for (name, act) in acts {
         for wakes in [true, false] {
             let mut pair = Pair::established();
             let id = opened(&mut pair.initiator.conn);
-            while pair.initiator.conn.send(id).write(&[1; 10_000]).is_ok() {
+            while pair.initiator.conn.send_stream(id).write(&[1; 10_000]).is_ok() {
                 pair.settle();
             }
             let theirs = accepted(&mut pair);
             pair.initiator.events.clear();
             let (counter, waker) = counter();
-            assert_eq!(pair.initiator.conn.send(id).write(b"x"), Err(WriteError::Blocked));
+            assert_eq!(pair.initiator.conn.send_stream(id).write(b"x"), Err(WriteError::Blocked));
             if wakes {
-                pair.initiator.conn.send(id).register(&waker);
+                pair.initiator.conn.send_stream(id).register(&waker);
             }
             act(&mut pair.responder.conn, theirs);
             pair.settle();
             let events = pair.initiator.events.iter().filter(|event| **event == Event::Writable(id)).count();
             assert_eq!(woken(&mut pair.initiator.conn, &counter), usize::from(wakes), "{name}");
             assert_eq!(events, usize::from(!wakes), "{name}");
-            assert_ne!(pair.initiator.conn.send(id).write(b"x"), Err(WriteError::Blocked), "{name}");
+            assert_ne!(pair.initiator.conn.send_stream(id).write(b"x"), Err(WriteError::Blocked), "{name}");
         }
     }
 }
@@ -533,23 +550,23 @@ fn a_writer_is_woken_by_credit_stop_and_the_end_of_the_connection() {
 fn whoever_waits_is_woken_by_what_this_side_does_to_the_half_itself() {
     type Act = fn(&mut Connection, StreamId);
     let acts: [(&str, bool, Act); 4] = [
-        ("reset", false, |conn, id| conn.send(id).reset(Code::Application(1))),
-        ("finish", false, |conn, id| conn.send(id).finish().expect("it is open")),
-        ("stop", true, |conn, id| conn.recv(id).stop(Code::Application(1))),
-        ("close", true, |conn, _| conn.close(Code::NO_ERROR, "")),
+        ("reset", false, |conn, id| conn.send_stream(id).reset(ErrorCode::Application(1))),
+        ("finish", false, |conn, id| conn.send_stream(id).finish().expect("it is open")),
+        ("stop", true, |conn, id| conn.recv_stream(id).stop(ErrorCode::Application(1))),
+        ("close", true, |conn, _| conn.close(ErrorCode::NO_ERROR, "")),
     ];
     for (name, reads, act) in acts {
         let mut pair = Pair::established();
         let id = opened(&mut pair.initiator.conn);
         let (counter, waker) = counter();
         if reads {
-            assert_eq!(pair.initiator.conn.recv(id).read(&mut [0; 8]), Err(ReadError::Blocked));
-            pair.initiator.conn.recv(id).register(&waker);
+            assert_eq!(pair.initiator.conn.recv_stream(id).read(&mut [0; 8]), Err(ReadError::Blocked));
+            pair.initiator.conn.recv_stream(id).register(&waker);
         } else {
-            while pair.initiator.conn.send(id).write(&[1; 10_000]).is_ok() {
+            while pair.initiator.conn.send_stream(id).write(&[1; 10_000]).is_ok() {
                 pair.settle();
             }
-            pair.initiator.conn.send(id).register(&waker);
+            pair.initiator.conn.send_stream(id).register(&waker);
         }
         act(&mut pair.initiator.conn, id);
         assert_eq!(woken(&mut pair.initiator.conn, &counter), 1, "{name}");
@@ -564,9 +581,9 @@ fn writers_that_wait_for_room_in_the_connection_are_all_woken() {
     pair.settle();
     let mut counters = Vec::new();
     for id in &ids {
-        while pair.initiator.conn.send(*id).write(&[1; 60_000]).is_ok() {}
+        while pair.initiator.conn.send_stream(*id).write(&[1; 60_000]).is_ok() {}
         let (counter, waker) = counter();
-        pair.initiator.conn.send(*id).register(&waker);
+        pair.initiator.conn.send_stream(*id).register(&waker);
         counters.push(counter);
     }
     assert!(pair.initiator.conn.queued() >= 50_000);
@@ -574,7 +591,7 @@ fn writers_that_wait_for_room_in_the_connection_are_all_woken() {
     for (id, counter) in ids.iter().zip(counters) {
         woken(&mut pair.initiator.conn, &counter);
         assert_eq!(counter.0.load(Ordering::Relaxed), 1);
-        assert!(pair.initiator.conn.send(*id).write(b"x").is_ok());
+        assert!(pair.initiator.conn.send_stream(*id).write(b"x").is_ok());
     }
 }
 
@@ -582,20 +599,20 @@ fn writers_that_wait_for_room_in_the_connection_are_all_woken() {
 fn flushing_is_told() {
     let mut pair = Pair::established();
     let id = opened(&mut pair.initiator.conn);
-    assert_eq!(pair.initiator.conn.send(id).is_flushed(), Ok(false), "OPEN is not written");
+    assert_eq!(pair.initiator.conn.send_stream(id).is_flushed(), Ok(false), "OPEN is not written");
     pair.settle();
-    assert_eq!(pair.initiator.conn.send(id).is_flushed(), Ok(true));
-    pair.initiator.conn.send(id).write(&[1; 5000]).expect("there is room");
-    assert_eq!(pair.initiator.conn.send(id).is_flushed(), Ok(false));
+    assert_eq!(pair.initiator.conn.send_stream(id).is_flushed(), Ok(true));
+    pair.initiator.conn.send_stream(id).write(&[1; 5000]).expect("there is room");
+    assert_eq!(pair.initiator.conn.send_stream(id).is_flushed(), Ok(false));
     let (counter, waker) = counter();
-    pair.initiator.conn.send(id).register(&waker);
+    pair.initiator.conn.send_stream(id).register(&waker);
     pair.settle();
     assert_eq!(woken(&mut pair.initiator.conn, &counter), 1);
-    assert_eq!(pair.initiator.conn.send(id).is_flushed(), Ok(true));
-    pair.initiator.conn.send(id).finish().expect("it is open");
-    assert_eq!(pair.initiator.conn.send(id).is_flushed(), Ok(false));
+    assert_eq!(pair.initiator.conn.send_stream(id).is_flushed(), Ok(true));
+    pair.initiator.conn.send_stream(id).finish().expect("it is open");
+    assert_eq!(pair.initiator.conn.send_stream(id).is_flushed(), Ok(false));
     pair.settle();
-    assert_eq!(pair.initiator.conn.send(id).is_flushed(), Ok(true));
+    assert_eq!(pair.initiator.conn.send_stream(id).is_flushed(), Ok(true));
 }
 
 #[test]
@@ -607,31 +624,31 @@ fn an_accepted_stream_is_told_of_once() {
     }
     pair.settle();
     assert!(pair.responder.events.contains(&Event::StreamOpened));
-    assert!((0..3).all(|_| pair.responder.conn.accept().is_some()));
-    assert_eq!(pair.responder.conn.accept(), None);
+    assert!((0..3).all(|_| pair.responder.conn.accept_stream().is_some()));
+    assert_eq!(pair.responder.conn.accept_stream(), None);
     assert!(!pair.responder.conn.has_incoming());
 }
 
 #[test]
 fn streams_opened_before_the_handshake_go_with_flight_3() {
-    for remote in [Remote::Key(responder_key().public_key()), Remote::Anyone] {
+    for remote in [ExpectedPeer::Key(responder_key().public_key()), ExpectedPeer::Any] {
         let mut pair = PairBuilder { remote, ..PairBuilder::default() }.build();
         let id = opened(&mut pair.initiator.conn);
-        pair.initiator.conn.send(id).write(b"with the first flight that may").expect("there is room");
-        pair.initiator.conn.send(id).finish().expect("it is open");
+        pair.initiator.conn.send_stream(id).write(b"with the first flight that may").expect("there is room");
+        pair.initiator.conn.send_stream(id).finish().expect("it is open");
         pair.settle();
         assert_eq!(pair.initiator.trace.len(), 2);
-        let theirs = pair.responder.conn.accept().expect("it was opened");
+        let theirs = pair.responder.conn.accept_stream().expect("it was opened");
         assert_eq!(read_all(&mut pair.responder.conn, theirs), (b"with the first flight that may".to_vec(), Ok(0)));
     }
     // Nothing is taken for granted: not even that the handshake ends.
     let config = Arc::new(Config::default());
     let now = peermux_core::time::Instant::ZERO;
-    let identity = Identity::Known(initiator_key());
-    let mut conn = Connection::initiator(config, identity, Remote::Anyone, now, &mut rng(1)).expect("valid");
+    let identity = Identity::Static(initiator_key());
+    let mut conn = Connection::initiator(config, identity, ExpectedPeer::Any, now, &mut rng(1)).expect("valid");
     let id = opened(&mut conn);
-    conn.send(id).write(b"x").expect("there is room");
+    conn.send_stream(id).write(b"x").expect("there is room");
     conn.handle_eof(now);
-    assert!(matches!(conn.send(id).write(b"x"), Err(WriteError::Connection(_))));
-    assert!(matches!(conn.recv(id).read(&mut [0; 8]), Err(ReadError::Connection(_))));
+    assert!(matches!(conn.send_stream(id).write(b"x"), Err(WriteError::Connection(_))));
+    assert!(matches!(conn.recv_stream(id).read(&mut [0; 8]), Err(ReadError::Connection(_))));
 }

@@ -16,9 +16,9 @@ use adapter::tokio_face::Tokio;
 use adapter::{connection_error, pattern, within};
 use bytes::Bytes;
 use peermux_core::error::{ConnectionError, ReadError, Side};
-use peermux_core::{Config, Remote};
+use peermux_core::{Config, ExpectedPeer};
 use peermux_tests::{initiator_key, responder_key};
-use peermux_tokio::{Approval, Code, ConnectError, Connection, Listener, Priority, Stream, connect, relay};
+use peermux_tokio::{Approval, ConnectError, Connection, ErrorCode, Listener, Priority, Stream, connect, relay};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
@@ -79,7 +79,7 @@ async fn listen() -> Listener {
 }
 
 async fn dial(listener: &Listener) -> Connection {
-    let remote = Remote::Key(responder_key().public_key());
+    let remote = ExpectedPeer::Key(responder_key().public_key());
     connect(listener.local_addr(), initiator_key(), remote, Config::default()).await.expect("it listens")
 }
 
@@ -91,9 +91,9 @@ async fn pair() -> (Connection, Connection) {
 
 async fn streams() -> (Connection, Connection, Stream, Stream) {
     let (dialer, listener) = pair().await;
-    let mut one = dialer.open("test", Priority::default()).expect("it is open");
+    let mut one = dialer.open_stream(Some("test"), Priority::default()).expect("it is open");
     one.flush().await.expect("it leaves");
-    let two = listener.accept().await.expect("it opens");
+    let two = listener.accept_stream().await.expect("it opens");
     (dialer, listener, one, two)
 }
 
@@ -130,11 +130,11 @@ fn dropped_futures_lose_nothing_and_double_nothing() {
     run(60, || async {
         for polls in [1, 2, 3, 5, 9] {
             let (dialer, listener) = pair().await;
-            let mut one = dialer.open("test", Priority::default()).expect("it is open");
+            let mut one = dialer.open_stream(Some("test"), Priority::default()).expect("it is open");
             persist!(polls, one.flush()).expect("it leaves");
-            let two = persist!(polls, listener.accept()).expect("it opens");
-            let (mut two_read, mut two_write) = two.split();
-            let (mut one_read, mut one_write) = one.split();
+            let two = persist!(polls, listener.accept_stream()).expect("it opens");
+            let (mut two_read, mut two_write) = two.into_split();
+            let (mut one_read, mut one_write) = one.into_split();
 
             let upload = tokio::spawn(async move {
                 let bytes = pattern(1, 0..LEN);
@@ -178,12 +178,13 @@ fn dropped_futures_lose_nothing_and_double_nothing() {
             assert!(down.0 == pattern(2, 0..LEN), "down, {polls} polls");
             drop((upload.await.expect("no panic"), download.await.expect("no panic"), up, down));
 
-            // One poll is enough for it to be on its way.
-            poll_times(1, dialer.drain()).await;
-            let error = persist!(polls, listener.ended());
+            dialer.drain();
+            let error = persist!(polls, listener.closed());
             assert!(error.is_orderly(), "{error}");
-            persist!(polls, dialer.close(1, "too late"));
-            assert!(dialer.error().expect("it has ended").is_orderly());
+            persist!(polls, dialer.closed());
+            dialer.close(1, "too late");
+            persist!(polls, dialer.transport_closed());
+            assert!(dialer.close_reason().expect("it has ended").is_orderly());
         }
     });
 }
@@ -192,12 +193,14 @@ fn dropped_futures_lose_nothing_and_double_nothing() {
 fn a_dropped_dial_is_given_up_and_the_listener_goes_on() {
     run(60, || async {
         let listener = listen().await;
-        let remote = Remote::Key(responder_key().public_key());
+        let remote = ExpectedPeer::Key(responder_key().public_key());
         let mut connected = 0;
         for polls in 1..12 {
             let dial = connect(listener.local_addr(), initiator_key(), remote, Config::default());
             if let Some(connection) = poll_times(polls, dial).await {
-                connection.expect("it listens").close(0, "").await;
+                let connection = connection.expect("it listens");
+                connection.close(0, "");
+                connection.transport_closed().await;
                 connected += 1;
             }
         }
@@ -206,22 +209,24 @@ fn a_dropped_dial_is_given_up_and_the_listener_goes_on() {
         let (dialer, accepted) = tokio::join!(dial(&listener), async {
             loop {
                 let connection = persist!(1, listener.accept()).expect("it dials");
-                if tokio::time::timeout(Duration::from_millis(200), connection.ended()).await.is_err() {
+                if tokio::time::timeout(Duration::from_millis(200), connection.closed()).await.is_err() {
                     return connection;
                 }
             }
         });
-        dialer.close(0, "").await;
-        accepted.ended().await;
+        dialer.close(0, "");
+        dialer.transport_closed().await;
+        accepted.closed().await;
     });
 }
 
 #[test]
-fn a_dropped_close_still_closes() {
+fn a_close_that_nobody_waits_for_still_closes() {
     run(30, || async {
         let (dialer, listener) = pair().await;
-        poll_times(1, dialer.close(7, "dropped")).await;
-        assert_eq!(listener.ended().await.code(), Some(Code::Application(7)));
+        dialer.close(7, "dropped");
+        drop(dialer);
+        assert_eq!(listener.closed().await.code(), Some(ErrorCode::Application(7)));
     });
 }
 
@@ -235,7 +240,7 @@ fn halves_and_handles_are_dropped_in_every_order() {
         assert_eq!(orders.len(), 24);
         for order in orders {
             let (dialer, listener, one, mut two) = streams().await;
-            let (read, write) = one.split();
+            let (read, write) = one.into_split();
             let parts: [Box<dyn Send>; 4] = [Box::new(dialer), Box::new(listener), Box::new(read), Box::new(write)];
             let mut parts = parts.map(Some);
             // A reader in another task sees every end as an error, since nothing was shut down.
@@ -250,7 +255,7 @@ fn halves_and_handles_are_dropped_in_every_order() {
             }
             let error = reader.await.expect("no panic");
             let reset = error.get_ref().and_then(|error| error.downcast_ref::<ReadError>());
-            assert_eq!(reset, Some(&ReadError::Reset(Code::CANCELLED)), "{order:?}: {error}");
+            assert_eq!(reset, Some(&ReadError::Reset(ErrorCode::CANCELLED)), "{order:?}: {error}");
         }
     });
 }
@@ -259,10 +264,10 @@ fn halves_and_handles_are_dropped_in_every_order() {
 fn halves_join_again_only_with_their_own() {
     run(20, || async {
         let (_dialer, _listener, one, two) = streams().await;
-        let ((one_read, one_write), (two_read, two_write)) = (one.split(), two.split());
-        let (one_read, two_write) = Stream::join(one_read, two_write).expect_err("they are of two");
-        let mut one = Stream::join(one_read, one_write).expect("they are of one");
-        let mut two = Stream::join(two_read, two_write).expect("they are of one");
+        let ((one_read, one_write), (two_read, two_write)) = (one.into_split(), two.into_split());
+        let (one_read, two_write) = Stream::reunite(one_read, two_write).expect_err("they are of two");
+        let mut one = Stream::reunite(one_read, one_write).expect("they are of one");
+        let mut two = Stream::reunite(two_read, two_write).expect("they are of one");
         one.write_all(b"joined").await.expect("it lives");
         one.shutdown().await.expect("it lives");
         let mut all = String::new();
@@ -282,9 +287,9 @@ fn a_task_that_panics_resets_its_stream_and_nothing_else() {
         assert!(panicking.await.is_err());
         let error = two.read(&mut [0; 10]).await.expect_err("it is reset");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-        let mut next = dialer.open("test", Priority::default()).expect("the connection lives");
+        let mut next = dialer.open_stream(Some("test"), Priority::default()).expect("the connection lives");
         next.write_all(b"x").await.expect("the connection lives");
-        let mut next = listener.accept().await.expect("the connection lives");
+        let mut next = listener.accept_stream().await.expect("the connection lives");
         next.read_exact(&mut [0]).await.expect("the connection lives");
     });
 }
@@ -295,10 +300,10 @@ fn a_runtime_that_shuts_down_wakes_those_who_wait_elsewhere() {
         let (ours, theirs) = (runtime(), runtime());
         let listener = ours.block_on(listen());
         let address = listener.local_addr();
-        let remote = Remote::Key(responder_key().public_key());
+        let remote = ExpectedPeer::Key(responder_key().public_key());
         let dialer = theirs.block_on(connect(address, initiator_key(), remote, Config::default())).expect("it listens");
         let connection = ours.block_on(listener.accept()).expect("it dials");
-        let mut stream = dialer.open("test", Priority::default()).expect("it is open");
+        let mut stream = dialer.open_stream(Some("test"), Priority::default()).expect("it is open");
         theirs.block_on(stream.flush()).expect("it leaves");
 
         // The stream is read by a thread that has nothing to do with the runtime of its connection.
@@ -310,13 +315,13 @@ fn a_runtime_that_shuts_down_wakes_those_who_wait_elsewhere() {
         theirs.shutdown_background();
         let error = reader.join().expect("no panic");
         assert!(matches!(connection_error(&error), ConnectionError::Transport(_)), "{error}");
-        assert!(dialer.error().is_some());
+        assert!(dialer.close_reason().is_some());
         // The peer sees the socket end without CLOSE.
-        let error = ours.block_on(connection.ended());
+        let error = ours.block_on(connection.closed());
         assert!(matches!(error, ConnectionError::Truncated | ConnectionError::Transport(_)), "{error}");
 
         drop(ours);
-        let next = runtime().block_on(listener.next());
+        let next = runtime().block_on(listener.next_outcome());
         assert!(next.is_none(), "the listener's runtime is gone");
     });
 }
@@ -328,8 +333,8 @@ fn one_thread_is_enough_and_a_busy_connection_does_not_starve_others() {
         runtime.block_on(async {
             let (dialer, listener) = pair().await;
             let sink = tokio::spawn(async move {
-                let mut stream = listener.accept().await.expect("it opens");
-                while let Some(chunk) = stream.reader().read_chunk(usize::MAX).await.expect("it ends well") {
+                let mut stream = listener.accept_stream().await.expect("it opens");
+                while let Some(chunk) = stream.read_half().read_chunk(usize::MAX).await.expect("it ends well") {
                     drop(chunk);
                 }
             });
@@ -345,10 +350,10 @@ fn one_thread_is_enough_and_a_busy_connection_does_not_starve_others() {
                     assert!(worst < Duration::from_secs(1), "starved for {worst:?}");
                 }
             });
-            let mut stream = dialer.open("bulk", Priority::default()).expect("it is open");
+            let mut stream = dialer.open_stream(Some("bulk"), Priority::default()).expect("it is open");
             let mut block = Bytes::from(vec![5; 8 << 20]);
             for _ in 0..4 {
-                stream.writer().write_chunk(&mut block.clone()).await.expect("it is read");
+                stream.write_half().write_chunk(&mut block.clone()).await.expect("it is read");
             }
             block.clear();
             stream.shutdown().await.expect("it is read");
@@ -371,15 +376,15 @@ fn those_who_no_longer_wait_are_forgotten() {
             let task = tokio::spawn(async move {
                 let _mark = mark;
                 tokio::select! {
-                    _ = dialer.ended() => panic!("it has not ended"),
-                    _ = dialer.accept() => panic!("nothing was opened"),
+                    _ = dialer.closed() => panic!("it has not ended"),
+                    _ = dialer.accept_stream() => panic!("nothing was opened"),
                     () = tokio::time::sleep(Duration::from_millis(1)) => {}
                 }
             });
             task.await.expect("no panic");
         }
         assert_eq!(Arc::strong_count(&mark), 1);
-        assert!(dialer.driver().waiting() <= 2, "{} wakers are kept", dialer.driver().waiting());
+        assert!(dialer.driver().waiter_count() <= 2, "{} wakers are kept", dialer.driver().waiter_count());
         drop((dialer, listener));
     });
 }
@@ -387,7 +392,7 @@ fn those_who_no_longer_wait_are_forgotten() {
 /// Dials `addresses`, and says how long it took.
 async fn dial_any(addresses: &[SocketAddr], config: Config) -> (std::io::Result<Connection>, Duration) {
     let begin = Instant::now();
-    let remote = Remote::Key(responder_key().public_key());
+    let remote = ExpectedPeer::Key(responder_key().public_key());
     (connect(addresses, initiator_key(), remote, config).await, begin.elapsed())
 }
 
@@ -447,7 +452,7 @@ fn a_configuration_that_is_out_of_range_is_told_before_anybody_is_dialled() {
 fn halves_say_what_their_stream_is_and_has_done() {
     run(30, || async {
         let (_dialer, _listener, one, two) = streams().await;
-        let (read, write) = one.split();
+        let (read, write) = one.into_split();
         assert_eq!((read.id(), write.id()), (two.id(), two.id()));
         assert_eq!((read.is_early(), write.is_early()), (false, false));
         let sent = two.stats().expect("it is held").received;
@@ -466,9 +471,9 @@ fn stopped_waits_for_the_end_of_the_sending_half() {
         one.flush().await.expect("it leaves");
         tokio::task::yield_now().await;
         assert!(wait.iter().all(|task| !task.is_finished()));
-        two.reader().stop(Code::Application(7));
+        two.read_half().stop(ErrorCode::Application(7));
         for task in wait {
-            assert_eq!(task.await.expect("no panic"), Ok(Some(Code::Application(7))));
+            assert_eq!(task.await.expect("no panic"), Ok(Some(ErrorCode::Application(7))));
         }
         // A future that is held and not polled keeps nothing from the others.
         let (mut parked, mut again) = (pin!(two.stopped()), pin!(two.stopped()));
@@ -480,17 +485,18 @@ fn stopped_waits_for_the_end_of_the_sending_half() {
             assert_eq!(task.await.expect("no panic"), Ok(None));
         }
         assert_eq!((again.await, parked.await), (Ok(None), Ok(None)));
-        let (_read, write) = dialer.open("test", Priority::default()).expect("it is open").split();
+        let (_read, write) = dialer.open_stream(Some("test"), Priority::default()).expect("it is open").into_split();
         let wait = write.stopped();
         drop(write);
         assert_eq!(wait.await, Ok(None));
-        let open = dialer.open("test", Priority::default()).expect("it is open");
+        let open = dialer.open_stream(Some("test"), Priority::default()).expect("it is open");
         let wait = waiting(&open);
         tokio::task::yield_now().await;
-        dialer.close(3, "").await;
+        dialer.close(3, "");
+        dialer.transport_closed().await;
         for task in wait {
             let error = task.await.expect("no panic").expect_err("the connection ends first");
-            assert_eq!(error.code(), Some(Code::Application(3)));
+            assert_eq!(error.code(), Some(ErrorCode::Application(3)));
         }
     });
 }
@@ -499,7 +505,7 @@ fn stopped_waits_for_the_end_of_the_sending_half() {
 fn who_is_not_polled_keeps_no_connection_from_others() {
     run(30, || async {
         let listener = Listener::bind("127.0.0.1:0", responder_key(), Config::default()).await.expect("it listens");
-        let mut parked = pin!(listener.next());
+        let mut parked = pin!(listener.next_outcome());
         assert!(poll_times(1, parked.as_mut()).await.is_none());
         for _ in 0..2 {
             let address = [listener.local_addr()];
@@ -513,16 +519,16 @@ fn who_is_not_polled_keeps_no_connection_from_others() {
 fn a_refusal_reaches_the_dialer_with_its_code_and_reason() {
     run(30, || async {
         let socket = TcpListener::bind("127.0.0.1:0").await.expect("loopback listens");
-        let config = Config { ask: true, ..Config::default() };
+        let config = Config { approve_peers: true, ..Config::default() };
         let refuse = |_: &peermux_tokio::PeerInfo| Approval::refuse(77, "not today");
-        let listener = Listener::over(socket, || responder_key().into(), config, refuse).expect("it is valid");
+        let listener = Listener::from_listener(socket, || responder_key().into(), config, refuse).expect("it is valid");
         let error = dial_any(&[listener.local_addr()], Config::default()).await.0.expect_err("it is refused");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
         let error = connection_error(&error).clone();
         let ConnectionError::Closed { by: Side::Peer, closed, .. } = error else { panic!("it is refused: {error}") };
-        assert_eq!((closed.code, &*closed.reason), (Code::Application(77), "not today"));
-        let refused = listener.next().await.expect("the runtime lives").expect_err("it is refused");
-        assert_eq!(connection_error(&refused.error).code(), Some(Code::Application(77)));
+        assert_eq!((closed.code, &*closed.reason), (ErrorCode::Application(77), "not today"));
+        let refused = listener.next_outcome().await.expect("the runtime lives").expect_err("it is refused");
+        assert_eq!(connection_error(&refused.error).code(), Some(ErrorCode::Application(77)));
     });
 }
 
@@ -532,7 +538,7 @@ fn an_attestation_that_comes_in_a_frame_reaches_the_application() {
         let long: Arc<[u8]> = (0..1024).map(|n| n as u8).collect();
         let config = Config { attestation: Some(long.clone()), ..Config::default() };
         let listener = Listener::bind("127.0.0.1:0", responder_key(), config).await.expect("loopback listens");
-        let remote = Remote::Key(responder_key().public_key());
+        let remote = ExpectedPeer::Key(responder_key().public_key());
         let short = Config { attestation: Some([5; 112].into()), ..Config::default() };
         let (dialer, accepted) =
             tokio::join!(connect(listener.local_addr(), initiator_key(), remote, short), listener.accept());
@@ -543,8 +549,9 @@ fn an_attestation_that_comes_in_a_frame_reaches_the_application() {
         let (dialer, listener) = pair().await;
         assert!(tokio::time::timeout(Duration::from_millis(20), dialer.attestation()).await.is_err());
         let waiting = tokio::spawn(async move { dialer.attestation().await });
-        listener.close(4, "").await;
-        assert_eq!(waiting.await.expect("no panic").expect_err("it has ended").code(), Some(Code::Application(4)));
+        listener.close(4, "");
+        listener.transport_closed().await;
+        assert_eq!(waiting.await.expect("no panic").expect_err("it has ended").code(), Some(ErrorCode::Application(4)));
     });
 }
 
@@ -555,12 +562,12 @@ fn a_relay_passes_on_the_whole_answer_of_a_server_that_stops_the_request() {
     const REQUEST: usize = 10_000_000;
     run(60, || async {
         let (_dialer, _listener, stream, served) = streams().await;
-        let (mut read, mut write) = served.split();
+        let (mut read, mut write) = served.into_split();
         let server = tokio::spawn(async move {
             read.read_exact(&mut [0; 100_000]).await.expect("the request begins");
             let answer = pattern(5, 0..ANSWER as u64);
             write.write_all(&answer[..ANSWER / 2]).await.expect("the client reads");
-            read.stop(Code::Application(1));
+            read.stop(ErrorCode::Application(1));
             write.write_all(&answer[ANSWER / 2..]).await.expect("the client reads");
             write.shutdown().await.expect("the client reads");
             read.stats().expect("it is held").received
@@ -593,11 +600,11 @@ fn a_relay_tells_of_an_answer_that_is_cut() {
         let relaying = tokio::spawn(async move { relay(&mut local, stream).await });
         served.write_all(b"half").await.expect("the client reads");
         far.read_exact(&mut [0; 4]).await.expect("it arrives");
-        served.writer().reset(Code::Application(9));
+        served.write_half().reset(ErrorCode::Application(9));
         let error = relaying.await.expect("no panic").expect_err("the answer is cut");
         assert_eq!(
             error.get_ref().and_then(|error| error.downcast_ref()),
-            Some(&ReadError::Reset(Code::Application(9)))
+            Some(&ReadError::Reset(ErrorCode::Application(9)))
         );
         drop(dialer);
     });

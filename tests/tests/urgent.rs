@@ -22,17 +22,21 @@ const RECORD_TIME: Duration = Duration::from_micros(1_000_000 * 6 * 1408 / RATE)
 /// Two ends of a connection whose first stream carries bulk both ways.
 fn saturated() -> (End, End, [StreamId; 2], Instant) {
     let mut pair = PairBuilder { latency: ONE_WAY, ..PairBuilder::default() }.establish();
-    let ours = pair.initiator.conn.open(Some("test/bulk"), Priority::new(5, true)).expect("it opens");
-    pair.initiator.conn.send(ours).write(b"!").expect("there is room");
+    let ours = pair
+        .initiator
+        .conn
+        .open_stream(Some("test/bulk"), Priority::from_urgency(5).with_incremental(true))
+        .expect("it opens");
+    pair.initiator.conn.send_stream(ours).write(b"!").expect("there is room");
     pair.settle();
-    let theirs = pair.responder.conn.accept().expect("it was opened");
+    let theirs = pair.responder.conn.accept_stream().expect("it was opened");
     (End::new(pair.initiator.conn), End::new(pair.responder.conn), [ours, theirs], pair.now)
 }
 
 /// Keeps bulk data queued, and reads what has come.
 fn bulk(end: &mut End, id: StreamId) {
-    while end.conn.send(id).write(&[7; 64 * 1024]).is_ok() {}
-    while let Ok(Some(chunk)) = end.conn.recv(id).read_chunk(usize::MAX) {
+    while end.conn.send_stream(id).write(&[7; 64 * 1024]).is_ok() {}
+    while let Ok(Some(chunk)) = end.conn.recv_stream(id).read_chunk(usize::MAX) {
         assert!(!chunk.is_empty());
     }
 }
@@ -40,7 +44,7 @@ fn bulk(end: &mut End, id: StreamId) {
 #[test]
 fn an_urgent_request_waits_for_four_records_at_most_while_bulk_fills_both_directions() {
     let (mut renter, mut host, [ours, theirs], start) = saturated();
-    let urgent = Priority::new(0, false);
+    let urgent = Priority::from_urgency(0);
     let mut random = rng(7);
     let mut request: Option<(StreamId, Instant)> = None;
     let mut next_request = start + Duration::from_secs(2);
@@ -54,18 +58,18 @@ fn an_urgent_request_waits_for_four_records_at_most_while_bulk_fills_both_direct
         bulk(&mut renter, ours);
         bulk(&mut host, theirs);
         if request.is_none() && now >= next_request {
-            let id = renter.conn.open(Some("test/urgent"), urgent).expect("it opens");
-            renter.conn.send(id).write(&[1; 100]).expect("there is room");
-            renter.conn.send(id).finish().expect("it is open");
+            let id = renter.conn.open_stream(Some("test/urgent"), urgent).expect("it opens");
+            renter.conn.send_stream(id).write(&[1; 100]).expect("there is room");
+            renter.conn.send_stream(id).finish().expect("it is open");
             request = Some((id, now));
         }
-        serving.extend(host.conn.accept());
+        serving.extend(host.conn.accept_stream());
         serving.retain(|&id| {
             let mut buffer = [0; 200];
-            match host.conn.recv(id).read(&mut buffer) {
+            match host.conn.recv_stream(id).read(&mut buffer) {
                 Ok(100) => {
-                    host.conn.send(id).write(&buffer[..100]).expect("there is room");
-                    host.conn.send(id).finish().expect("it is open");
+                    host.conn.send_stream(id).write(&buffer[..100]).expect("there is room");
+                    host.conn.send_stream(id).finish().expect("it is open");
                     host.conn.release(id);
                     false
                 }
@@ -73,7 +77,7 @@ fn an_urgent_request_waits_for_four_records_at_most_while_bulk_fills_both_direct
             }
         });
         if let Some((id, sent)) = request
-            && renter.conn.recv(id).read(&mut [0; 200]) == Ok(100)
+            && renter.conn.recv_stream(id).read(&mut [0; 200]) == Ok(100)
         {
             answered.push(now.saturating_since(sent));
             renter.conn.release(id);

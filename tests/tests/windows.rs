@@ -14,10 +14,10 @@ const PATH: Path =
 
 fn ends() -> (End, End, StreamId, StreamId, Instant) {
     let mut pair = PairBuilder { latency: PATH.one_way, ..PairBuilder::default() }.establish();
-    let ours = pair.initiator.conn.open(Some("test/bulk"), Priority::default()).expect("it opens");
-    pair.initiator.conn.send(ours).write(b"!").expect("there is room");
+    let ours = pair.initiator.conn.open_stream(Some("test/bulk"), Priority::default()).expect("it opens");
+    pair.initiator.conn.send_stream(ours).write(b"!").expect("there is room");
     pair.settle();
-    let theirs = pair.responder.conn.accept().expect("it was opened");
+    let theirs = pair.responder.conn.accept_stream().expect("it was opened");
     (End::new(pair.initiator.conn), End::new(pair.responder.conn), ours, theirs, pair.now)
 }
 
@@ -30,10 +30,10 @@ fn one_stream_fills_a_gigabit_at_100_ms_with_default_settings() {
         let now = start + PATH.step * step;
         receiver.receive(&mut sender.line, now);
         sender.receive(&mut receiver.line, now);
-        while let Ok(Some(chunk)) = receiver.conn.recv(theirs).read_chunk(usize::MAX) {
+        while let Ok(Some(chunk)) = receiver.conn.recv_stream(theirs).read_chunk(usize::MAX) {
             read += chunk.len() as u64;
         }
-        while sender.conn.send(ours).write(&[7; 64 * 1024]).is_ok() {}
+        while sender.conn.send_stream(ours).write(&[7; 64 * 1024]).is_ok() {}
         sender.send(PATH, now);
         receiver.send(PATH, now);
         if step == 3_000_000 / 50 {
@@ -53,23 +53,23 @@ fn a_stream_that_nobody_reads_never_grows_and_growth_is_shared() {
     let config = Config::default();
     let ours: Vec<_> = (0..8)
         .map(|_| {
-            let id = pair.initiator.conn.open(None, Priority::default()).expect("it opens");
-            pair.initiator.conn.send(id).write(b"!").expect("there is room");
+            let id = pair.initiator.conn.open_stream(None, Priority::default()).expect("it opens");
+            pair.initiator.conn.send_stream(id).write(b"!").expect("there is room");
             id
         })
         .collect();
     pair.settle();
-    let theirs: Vec<_> = std::iter::from_fn(|| pair.responder.conn.accept()).collect();
+    let theirs: Vec<_> = std::iter::from_fn(|| pair.responder.conn.accept_stream()).collect();
     assert_eq!(theirs.len(), ours.len());
     let mut grown = 0;
     for _ in 0..2000 {
         for &id in &ours {
-            let _ = pair.initiator.conn.send(id).write(&[7; 64 * 1024]);
+            let _ = pair.initiator.conn.send_stream(id).write(&[7; 64 * 1024]);
         }
         pair.settle();
         // All but the first are read.
         for &id in &theirs[1..] {
-            while let Ok(Some(_)) = pair.responder.conn.recv(id).read_chunk(usize::MAX) {}
+            while let Ok(Some(_)) = pair.responder.conn.recv_stream(id).read_chunk(usize::MAX) {}
         }
         let stats = |id| pair.responder.conn.stream_stats(id).expect("it is held");
         let unread = stats(theirs[0]);
@@ -93,17 +93,17 @@ fn every_stream_may_fill_the_window_that_it_was_promised_however_many_others_the
             let many = if round < 200 { 20 } else { 1 + dice(2) };
             for _ in 0..many {
                 if ours.len() < held {
-                    let id = pair.initiator.conn.open(None, Priority::default()).expect("it opens");
+                    let id = pair.initiator.conn.open_stream(None, Priority::default()).expect("it opens");
                     // More than its window, as a rule.
-                    pair.initiator.conn.send(id).write(&[7; 30_000]).expect("there is room");
-                    pair.initiator.conn.send(id).finish().expect("it is open");
+                    pair.initiator.conn.send_stream(id).write(&[7; 30_000]).expect("there is room");
+                    pair.initiator.conn.send_stream(id).finish().expect("it is open");
                     ours.push(id);
                 }
             }
             pair.run_until(pair.now + Duration::from_millis(1));
-            theirs.extend(std::iter::from_fn(|| pair.responder.conn.accept()));
+            theirs.extend(std::iter::from_fn(|| pair.responder.conn.accept_stream()));
             for side in [&pair.initiator, &pair.responder] {
-                assert_eq!(side.conn.error(), None, "round {round}, {held} streams");
+                assert_eq!(side.conn.close_reason(), None, "round {round}, {held} streams");
             }
             // The responder ends some: it reads them, answers, and lets them go.
             for _ in 0..1 + dice(2) {
@@ -113,10 +113,10 @@ fn every_stream_may_fill_the_window_that_it_was_promised_however_many_others_the
             }
             let conn = &mut pair.responder.conn;
             ending.retain(|&id| {
-                let mut read = || conn.recv(id).read_chunk(usize::MAX);
+                let mut read = || conn.recv_stream(id).read_chunk(usize::MAX);
                 let end = std::iter::from_fn(|| read().ok()).any(|chunk| chunk.is_none());
                 if end {
-                    conn.send(id).finish().expect("it is open");
+                    conn.send_stream(id).finish().expect("it is open");
                     conn.release(id);
                 }
                 !end
@@ -124,7 +124,7 @@ fn every_stream_may_fill_the_window_that_it_was_promised_however_many_others_the
             pair.run_until(pair.now + Duration::from_millis(1));
             let conn = &mut pair.initiator.conn;
             ours.retain(|&id| {
-                let end = conn.recv(id).read_chunk(usize::MAX) == Ok(None);
+                let end = conn.recv_stream(id).read_chunk(usize::MAX) == Ok(None);
                 if end {
                     conn.release(id);
                     ended += 1;

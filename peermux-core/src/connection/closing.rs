@@ -4,8 +4,8 @@ use alloc::sync::Arc;
 use core::time::Duration;
 
 use super::{Connection, Event, Phase};
-use crate::code::{Code, ProtocolCode};
-use crate::error::{Closed, ConnectionError, HandshakeError, Side, TransportError, Violation};
+use crate::code::{ErrorCode, ProtocolErrorCode};
+use crate::error::{CloseInfo, ConnectionError, HandshakeError, Side, TransportError, Violation};
 use crate::time::Instant;
 use crate::wire::{Close, MAX_REASON};
 
@@ -18,10 +18,10 @@ pub(super) struct Closing {
     /// Why the connection is over for the application.
     pub(super) error: Option<ConnectionError>,
     /// What this side said, or is about to say; and what the peer said.
-    pub(super) said: Option<Closed>,
-    pub(super) heard: Option<Closed>,
+    pub(super) said: Option<CloseInfo>,
+    pub(super) heard: Option<CloseInfo>,
     /// CLOSE that is to be sent.
-    pub(super) to_send: Option<Closed>,
+    pub(super) to_send: Option<CloseInfo>,
     /// This side's last record was written.
     pub(super) sent: bool,
     /// The peer's last record was read.
@@ -75,16 +75,16 @@ impl Connection {
 
     /// Ends the connection with `code` and `reason`, of which at most 256 bytes are sent. What is queued is dropped: see [`Connection::drain`] for letting it finish.
     /// Does nothing if the connection has ended.
-    pub fn close(&mut self, code: Code, reason: &str) {
+    pub fn close(&mut self, code: ErrorCode, reason: &str) {
         if self.closing.error.is_some() {
             return;
         }
-        self.close_by(Side::Local, Closed { code, reason: Arc::from(cut(reason)) });
+        self.close_by(Side::Local, CloseInfo { code, reason: Arc::from(cut(reason)) });
     }
 
     /// Ends a connection that has drained: it was ended by who drained it.
     pub(super) fn close_drained(&mut self) {
-        self.close_by(self.who_drained(), Closed { code: Code::NO_ERROR, reason: Arc::from("") });
+        self.close_by(self.who_drained(), CloseInfo { code: ErrorCode::NO_ERROR, reason: Arc::from("") });
     }
 
     /// Who ends the connection if it ends orderly: the side that wanted to end it, though the other one says CLOSE first.
@@ -92,7 +92,7 @@ impl Connection {
         if self.mux.drains_here() { Side::Local } else { Side::Peer }
     }
 
-    fn close_by(&mut self, by: Side, closed: Closed) {
+    fn close_by(&mut self, by: Side, closed: CloseInfo) {
         self.end_with(ConnectionError::Closed { by, closed: closed.clone(), answer: None });
         self.send_close(closed);
     }
@@ -102,7 +102,7 @@ impl Connection {
     /// Streams that the peer opens later are refused.
     ///
     /// If the application holds no stream, the connection also ends after 60 s without progress, and after 15 min at the latest, whatever the peer does.
-    pub fn drain(&mut self, code: ProtocolCode) {
+    pub fn drain(&mut self, code: ProtocolErrorCode) {
         self.mux.drain(code);
     }
 
@@ -118,7 +118,7 @@ impl Connection {
     }
 
     /// CLOSE goes with the next record; before there are keys nothing is said.
-    fn send_close(&mut self, closed: Closed) {
+    fn send_close(&mut self, closed: CloseInfo) {
         let unconfirmed = self.is_unconfirmed();
         if self.sealer.is_some() && !unconfirmed {
             self.closing.said = Some(closed.clone());
@@ -129,14 +129,14 @@ impl Connection {
         }
     }
 
-    pub(super) fn fail_with_close(&mut self, error: ConnectionError, code: ProtocolCode, reason: &str) {
+    pub(super) fn fail_with_close(&mut self, error: ConnectionError, code: ProtocolErrorCode, reason: &str) {
         if matches!(self.phase, Phase::AwaitAnswer(_)) || self.is_unconfirmed() {
             self.fail_handshake(HandshakeError::Timeout);
             self.phase = Phase::Over;
             return;
         }
         self.end_with(error);
-        self.send_close(Closed { code: Code::Protocol(code), reason: Arc::from(reason) });
+        self.send_close(CloseInfo { code: ErrorCode::Protocol(code), reason: Arc::from(reason) });
         self.limit_close();
     }
 
@@ -144,7 +144,7 @@ impl Connection {
     pub(super) fn violated(&mut self, violation: Violation) {
         if self.is_unconfirmed() {
             // Flight 3 of IK authenticates before its frames are read, so this does not happen; and if it did, nothing could be said.
-            self.fail_handshake(HandshakeError::ThirdFlight);
+            self.fail_handshake(HandshakeError::Flight3);
         } else if self.closing.error.is_none() {
             self.fail_with_close(ConnectionError::Protocol(violation), violation.code, violation.what);
         }
@@ -153,7 +153,7 @@ impl Connection {
     /// A record does not authenticate: the keys are gone, and nothing more is said or delivered.
     pub(super) fn tampered(&mut self) {
         if self.is_unconfirmed() {
-            return self.fail_handshake(HandshakeError::ThirdFlight);
+            return self.fail_handshake(HandshakeError::Flight3);
         }
         // The sending key lives on only where slots must go on, which is until the last record.
         if !self.shaper.is_constant() || self.closing.sent {
@@ -162,13 +162,13 @@ impl Connection {
         self.closing.tampered = true;
         self.opener = None;
         self.closing.to_send = None;
-        self.end_with(ConnectionError::Tampered);
+        self.end_with(ConnectionError::DecryptError);
         let micros = self.rng.uniform(2_000_000, 10_000_000);
         self.phase = Phase::Silent(self.now + Duration::from_micros(micros));
     }
 
     pub(super) fn on_close(&mut self, frame: Close<'_>) {
-        let closed = Closed { code: frame.code, reason: Arc::from(frame.reason) };
+        let closed = CloseInfo { code: frame.code, reason: Arc::from(frame.reason) };
         self.closing.received = true;
         self.closing.heard = Some(closed.clone());
         match &mut self.closing.error {
@@ -181,8 +181,8 @@ impl Connection {
             }
             Some(_) => {}
             None => {
-                let answer = Closed { code: Code::NO_ERROR, reason: Arc::from("") };
-                let by = if closed.code == Code::NO_ERROR { self.who_drained() } else { Side::Peer };
+                let answer = CloseInfo { code: ErrorCode::NO_ERROR, reason: Arc::from("") };
+                let by = if closed.code == ErrorCode::NO_ERROR { self.who_drained() } else { Side::Peer };
                 self.end_with(ConnectionError::Closed { by, closed, answer: Some(answer.clone()) });
                 self.send_close(answer);
                 self.limit_close();

@@ -1,7 +1,7 @@
 //! What goes into the next record, and why.
 
-use super::{Connection, Decision, Phase, Transmit};
-use crate::code::{Code, ProtocolCode};
+use super::{Connection, PeerApproval, Phase, Transmit};
+use crate::code::{ErrorCode, ProtocolErrorCode};
 use crate::codec::Writer;
 use crate::error::{BufferTooSmall, ConnectionError};
 use crate::id::Role;
@@ -20,7 +20,7 @@ enum Action {
     /// The connection closes: the peer drains it, and all streams are done.
     Drained,
     /// The connection closes, since the counter of records is used up.
-    Close(ProtocolCode),
+    Close(ProtocolErrorCode),
     Record,
     /// Nothing will ever be sent again.
     Finish,
@@ -80,7 +80,7 @@ impl Connection {
                 return Ok((Transmit::Finished, None));
             }
             Action::Drained => self.close_drained(),
-            Action::Close(code) => self.close(Code::Protocol(code), ""),
+            Action::Close(code) => self.close(ErrorCode::Protocol(code), ""),
             Action::Record => {}
         }
         let Some(len) = self.sealer.as_ref().map(crate::record::Sealer::next_len) else {
@@ -137,13 +137,13 @@ impl Connection {
         if !self.shaper.may_send(self.now) || self.is_unconfirmed() {
             return Action::Nothing;
         }
-        let speaks = self.decision == Decision::Accepted && self.closing.error.is_none();
+        let speaks = self.decision == PeerApproval::Accepted && self.closing.error.is_none();
         if speaks && self.mux.has_drained() {
             return Action::Drained;
         }
         // The last nonce but REKEY's is for CLOSE.
         if speaks && self.sealer.as_ref().is_some_and(|sealer| sealer.count() == u64::MAX - 1) {
-            return Action::Close(ProtocolCode::INTERNAL);
+            return Action::Close(ProtocolErrorCode::INTERNAL);
         }
         let says = self.must_send
             || self.says_decision
@@ -172,7 +172,7 @@ impl Connection {
                 1
             }
             None => {
-                let speaks = self.decision == Decision::Accepted && self.closing.error.is_none();
+                let speaks = self.decision == PeerApproval::Accepted && self.closing.error.is_none();
                 if speaks {
                     if core::mem::take(&mut self.says_decision) {
                         Frame::Settings(&[]).write(&mut area);
@@ -222,9 +222,9 @@ impl Connection {
 
     /// The size of the record after this one of `after` quanta: more than one quantum only for payload that is held and may be sent, or for padding that shaping requires.
     pub(super) fn next_size(&self, after: u8) -> u8 {
-        let possible = self.peer_settings.max_record.min(self.config.max_record);
+        let possible = self.peer_settings.max_record.min(self.config.max_record_quanta);
         let (payload, headers) = self.mux.backlog();
-        let wanted = if payload == 0 || self.decision != Decision::Accepted {
+        let wanted = if payload == 0 || self.decision != PeerApproval::Accepted {
             1
         } else {
             let largest = possible.min(self.drain_rate.largest_record());

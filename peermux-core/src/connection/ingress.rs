@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{Connection, Event, Phase};
-use crate::code::ProtocolCode;
+use crate::code::ProtocolErrorCode;
 use crate::error::Violation;
 use crate::id::Role;
 use crate::mux::{Budget, Opened, Source};
@@ -180,7 +180,7 @@ impl Connection {
         }
         let (area, zeros) = area.split_at(HANDSHAKE_FRAMES);
         if zeros.iter().any(|&byte| byte != 0) {
-            self.violated(Violation::new(ProtocolCode::RECORD_INVALID, "bytes after the frame area of flight 3"));
+            self.violated(Violation::new(ProtocolErrorCode::RECORD_INVALID, "bytes after the frame area of flight 3"));
             return None;
         }
         Some(area)
@@ -208,7 +208,7 @@ impl Connection {
         let mut close = None;
         for frame in frames {
             if close.is_some() {
-                return Err(Violation::new(ProtocolCode::FRAME_NOT_ALLOWED, "a frame after CLOSE"));
+                return Err(Violation::new(ProtocolErrorCode::FRAME_NOT_ALLOWED, "a frame after CLOSE"));
             }
             let frame = frame.map_err(violation)?;
             self.traffic.frames_received.add(frame.kind());
@@ -224,7 +224,10 @@ impl Connection {
             (Some(close), true) => self.on_close(close),
             (None, false) => {}
             _ => {
-                return Err(Violation::new(ProtocolCode::RECORD_INVALID, "CLOSE and the end bit do not come together"));
+                return Err(Violation::new(
+                    ProtocolErrorCode::RECORD_INVALID,
+                    "CLOSE and the end bit do not come together",
+                ));
             }
         }
         Ok(())
@@ -236,7 +239,10 @@ impl Connection {
             let frame = frame.map_err(violation)?;
             self.traffic.frames_received.add(frame.kind());
             let (Frame::Open(_) | Frame::Stream(_) | Frame::Skipped(_)) = frame else {
-                return Err(Violation::new(ProtocolCode::FRAME_NOT_ALLOWED, "a frame that early data must not have"));
+                return Err(Violation::new(
+                    ProtocolErrorCode::FRAME_NOT_ALLOWED,
+                    "a frame that early data must not have",
+                ));
             };
             self.on_frame(frame, Opened::Early, Source::Borrowed)?;
         }
@@ -262,7 +268,7 @@ impl Connection {
                 frame
             else {
                 return Err(Violation::new(
-                    ProtocolCode::FRAME_NOT_ALLOWED,
+                    ProtocolErrorCode::FRAME_NOT_ALLOWED,
                     "a frame in P2 that does not answer early data",
                 ));
             };
@@ -297,12 +303,16 @@ impl Connection {
                 self.mux.budget.control(self.now, 1)
             }
             Frame::Settings(_) => {
-                self.once(|once| &mut once.settings, ProtocolCode::SETTINGS_INVALID, "SETTINGS twice or late")?;
+                self.once(|once| &mut once.settings, ProtocolErrorCode::SETTINGS_INVALID, "SETTINGS twice or late")?;
                 self.decided();
                 Ok(())
             }
             Frame::Attestation(attestation) => {
-                self.once(|once| &mut once.attestation, ProtocolCode::FRAME_NOT_ALLOWED, "ATTESTATION twice or late")?;
+                self.once(
+                    |once| &mut once.attestation,
+                    ProtocolErrorCode::FRAME_NOT_ALLOWED,
+                    "ATTESTATION twice or late",
+                )?;
                 let bytes = Bytes::copy_from_slice(attestation.0);
                 if let Some(peer) = &mut self.peer {
                     peer.attestation.get_or_insert_with(|| bytes.clone());
@@ -324,7 +334,7 @@ impl Connection {
     fn once(
         &mut self,
         flag: fn(&mut super::Once) -> &mut bool,
-        code: ProtocolCode,
+        code: ProtocolErrorCode,
         what: &'static str,
     ) -> Result<(), Violation> {
         let late = self.awaits_decision.is_none() && self.records_since_decision() > FIRST_RECORDS;

@@ -49,11 +49,12 @@ impl Liveness {
     pub(super) fn start(&mut self, now: Instant, config: &Config, peer: &Settings, rng: &mut Rng) {
         let theirs = Duration::from_millis(peer.idle_timeout);
         let theirs = (!theirs.is_zero()).then(|| theirs.max(LEAST_IDLE_TIMEOUT));
-        self.idle_timeout = match (config.idle_timeout, theirs) {
+        self.idle_timeout = match (config.max_idle_timeout, theirs) {
             (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
             (ours, theirs) => ours.or(theirs),
         };
-        self.keepalive = config.keepalive.map(|every| self.idle_timeout.map_or(every, |idle| every.min(idle / 2)));
+        self.keepalive =
+            config.keep_alive_interval.map(|every| self.idle_timeout.map_or(every, |idle| every.min(idle / 2)));
         self.last_received = now;
         self.record_sent(now, rng);
     }

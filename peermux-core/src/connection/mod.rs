@@ -25,19 +25,19 @@ use arrayvec::ArrayVec;
 use bytes::{Bytes, BytesMut};
 use rand_core::TryCryptoRng;
 
-pub use event::{EarlyOffer, Event, PeerInfo};
+pub use event::{EarlyDataOffer, Event, PeerInfo};
 pub use views::{RecvStream, SendStream};
 
-use crate::code::{Code, ProtocolCode};
-use crate::config::{Config, ConfigError, Identity, Remote, ResponderKeys};
+use crate::code::{ErrorCode, ProtocolErrorCode};
+use crate::config::{Config, ConfigError, ExpectedPeer, Identity, ResponderKeys};
 use crate::crypto::{PublicKey, Rng};
-use crate::error::{BufferTooSmall, Closed, ConnectionError, HandshakeError, OpenError, Violation};
+use crate::error::{BufferTooSmall, CloseInfo, ConnectionError, HandshakeError, OpenError, Violation};
 use crate::handshake::{Secrets, initiator, responder};
 use crate::id::{Role, StreamId};
 use crate::mux::{Limits, Mux, StreamEvent};
 use crate::record::{Opener, Sealer};
 use crate::shape::Shaper;
-use crate::stats::{FrameCounts, Stats, StreamStats};
+use crate::stats::{ConnectionStats, FrameCounts, StreamStats};
 use crate::time::Instant;
 use crate::wakers::Notices;
 use crate::wire::{MAX_TLV_ATTESTATION, Priority, Settings};
@@ -72,7 +72,7 @@ pub struct Connection {
     must_send: bool,
     /// The next record received, or sent, is flight 3 of IK, whose frame area is smaller.
     first_is_short: bool,
-    decision: Decision,
+    decision: PeerApproval,
     /// Initiator: the responder decides about this side, and has until then to say that it accepts.
     awaits_decision: Option<Instant>,
     /// Initiator: how many records came before the one that said so.
@@ -109,7 +109,7 @@ enum Phase {
     /// Initiator: M1 is made when it can be sent, so that early data can be in it.
     Dial(setup::Dial),
     AwaitM1(responder::Start),
-    AwaitM2(initiator::AwaitM2, Remote),
+    AwaitM2(initiator::AwaitM2, ExpectedPeer),
     /// Responder: M1 was read, and M2 is made when it can be sent, so that answers to early data can be in it.
     Answer(setup::Answer),
     /// Initiator: the responder has proved itself, and the application is asked before flight 3.
@@ -122,7 +122,7 @@ enum Phase {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Decision {
+enum PeerApproval {
     /// The peer is not confirmed.
     Unconfirmed,
     /// It is, and the application is asked.
@@ -183,12 +183,12 @@ impl Connection {
     pub fn initiator<R: TryCryptoRng>(
         config: Arc<Config>,
         identity: Identity,
-        remote: Remote,
+        expected: ExpectedPeer,
         now: Instant,
         rng: &mut R,
     ) -> Result<Self, ConfigError> {
         let mut connection = Self::new(Role::Initiator, config, now, rng)?;
-        connection.start_initiator(identity, remote)?;
+        connection.start_initiator(identity, expected)?;
         Ok(connection)
     }
 
@@ -229,7 +229,7 @@ impl Connection {
             opener: None,
             must_send: false,
             first_is_short: false,
-            decision: Decision::Unconfirmed,
+            decision: PeerApproval::Unconfirmed,
             awaits_decision: None,
             undecided_records: 0,
             says_decision: false,
@@ -289,7 +289,7 @@ impl Connection {
         let handshake = match self.phase {
             Phase::Over => return None,
             Phase::Silent(until) => return [Some(until), self.slot_at()].into_iter().flatten().min(),
-            Phase::Records if self.decision == Decision::Accepted || self.closing.error.is_some() => None,
+            Phase::Records if self.decision == PeerApproval::Accepted || self.closing.error.is_some() => None,
             _ => Some(self.handshake_deadline),
         };
         let records = matches!(self.phase, Phase::Records);
@@ -303,7 +303,7 @@ impl Connection {
         if live {
             or(self.idle_at());
         }
-        if live && self.decision == Decision::Accepted {
+        if live && self.decision == PeerApproval::Accepted {
             or(self.awaits_decision);
             or(self.liveness.ping_at());
             or(self.mux.timeout());
@@ -348,17 +348,17 @@ impl Connection {
                     self.linger_is_over();
                 } else if self.closing.error.is_some() {
                     // CLOSE waits for the transport, until `linger_until`.
-                } else if self.decision != Decision::Accepted && self.now >= self.handshake_deadline
+                } else if self.decision != PeerApproval::Accepted && self.now >= self.handshake_deadline
                     || self.awaits_decision.is_some_and(|until| self.now >= until)
                 {
                     self.decision_is_late();
                 } else if self.idle_at().is_some_and(|at| self.now >= at) {
-                    self.fail_with_close(ConnectionError::IdleTimeout, ProtocolCode::IDLE_TIMEOUT, "");
-                } else if self.decision == Decision::Accepted
+                    self.fail_with_close(ConnectionError::IdleTimeout, ProtocolErrorCode::IDLE_TIMEOUT, "");
+                } else if self.decision == PeerApproval::Accepted
                     && self.mux.drain_ends_at().is_some_and(|at| self.now >= at)
                 {
-                    self.close(Code::NO_ERROR, "");
-                } else if self.decision == Decision::Accepted {
+                    self.close(ErrorCode::NO_ERROR, "");
+                } else if self.decision == PeerApproval::Accepted {
                     self.liveness.on_time(self.now, &mut self.rng);
                 }
                 // Or `poll_timeout` would name this moment again.
@@ -383,11 +383,11 @@ impl Connection {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(&mut self, protocol: Option<&str>, priority: Priority) -> Result<StreamId, OpenError> {
+    pub fn open_stream(&mut self, protocol: Option<&str>, priority: Priority) -> Result<StreamId, OpenError> {
         self.mux.open(protocol, priority, false)
     }
 
-    /// As [`Connection::open`], for a stream that may travel as early data: what is written to it before the first call of
+    /// As [`Connection::open_stream`], for a stream that may travel as early data: what is written to it before the first call of
     /// [`Connection::poll_transmit`], up to 1136 bytes with all else that is early, goes with the first flight
     /// if [`Config::early_data`] is set, a wall clock is known ([`Connection::set_wall_clock`]) and the responder's key too.
     /// If the responder refuses it, it goes again by itself, with flight 3.
@@ -417,22 +417,22 @@ impl Connection {
     /// The next stream that the peer opened; `None` if there is none. Before the peer is accepted these are only streams of accepted early data.
     ///
     /// Let go of it by [`Connection::release`].
-    pub fn accept(&mut self) -> Option<StreamId> {
+    pub fn accept_stream(&mut self) -> Option<StreamId> {
         self.mux.accept()
     }
 
     /// The sending half of a stream. Calls on a stream that was let go of say so.
-    pub fn send(&mut self, id: StreamId) -> SendStream<'_> {
+    pub fn send_stream(&mut self, id: StreamId) -> SendStream<'_> {
         SendStream::new(self, id)
     }
 
     /// The receiving half of a stream. Calls on a stream that was let go of say so.
-    pub fn recv(&mut self, id: StreamId) -> RecvStream<'_> {
+    pub fn recv_stream(&mut self, id: StreamId) -> RecvStream<'_> {
         RecvStream::new(self, id)
     }
 
     /// Refuses a stream of the peer: STOP and RESET, with `code` (`docs/spec.md` section 10.3), and lets go of it.
-    pub fn refuse(&mut self, id: StreamId, code: Code) {
+    pub fn refuse(&mut self, id: StreamId, code: ErrorCode) {
         self.mux.refuse(id, code);
     }
 
@@ -468,7 +468,7 @@ impl Connection {
 
     /// The peer, once it is confirmed.
     pub fn peer(&self) -> Option<&PeerInfo> {
-        self.peer.as_ref().filter(|_| self.decision != Decision::Unconfirmed)
+        self.peer.as_ref().filter(|_| self.decision != PeerApproval::Unconfirmed)
     }
 
     /// The peer as it claims to be, before it is confirmed: a responder has this from M1 on where the initiator knew its key, and M1 can be replayed.
@@ -490,16 +490,16 @@ impl Connection {
 
     /// Whether [`Event::Established`] was told, and the connection has not ended.
     pub fn is_established(&self) -> bool {
-        self.decision == Decision::Accepted && self.awaits_decision.is_none() && self.closing.error.is_none()
+        self.decision == PeerApproval::Accepted && self.awaits_decision.is_none() && self.closing.error.is_none()
     }
 
     /// Why the connection ended, once it has.
-    pub const fn error(&self) -> Option<&ConnectionError> {
+    pub const fn close_reason(&self) -> Option<&ConnectionError> {
         self.closing.error.as_ref()
     }
 
     /// What this side said in its CLOSE, and what the peer said in its own, as far as they were said.
-    pub fn closes(&self) -> (Option<&Closed>, Option<&Closed>) {
+    pub fn close_frames(&self) -> (Option<&CloseInfo>, Option<&CloseInfo>) {
         (self.closing.said.as_ref(), self.closing.heard.as_ref())
     }
 
@@ -513,7 +513,7 @@ impl Connection {
         self.mux.exists(id)
     }
 
-    /// Whether [`Connection::accept`] would return a stream.
+    /// Whether [`Connection::accept_stream`] would return a stream.
     pub fn has_incoming(&self) -> bool {
         self.mux.has_incoming()
     }
@@ -534,21 +534,21 @@ impl Connection {
     }
 
     /// The round trip time, smoothed; zero before the first measurement.
-    pub const fn round_trip(&self) -> Duration {
+    pub const fn rtt(&self) -> Duration {
         self.liveness.round_trip()
     }
 
     /// What the connection has done so far, and what it holds now.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> ConnectionStats {
         let (records_sent, records_received) = self.record_counts();
-        Stats {
+        ConnectionStats {
             bytes_sent: self.traffic.bytes_sent,
             bytes_received: self.traffic.bytes_received,
             records_sent,
             records_received,
             frames_sent: self.traffic.frames_sent,
             frames_received: self.traffic.frames_received,
-            round_trip: self.round_trip(),
+            rtt: self.rtt(),
             largest_record: self.drain_rate.largest_record(),
             ..self.mux.stats()
         }
@@ -578,7 +578,7 @@ impl Connection {
     /// (`docs/spec.md` section 5).
     ///
     /// Returns `None` before the keys are there, if `label` is longer than 255 bytes, or if `out` is empty or longer than 16,320.
-    pub fn export(&self, label: &[u8], context: &[u8], out: &mut [u8]) -> Option<()> {
+    pub fn export_keying_material(&self, label: &[u8], context: &[u8], out: &mut [u8]) -> Option<()> {
         crate::crypto::export(self.exporter.as_ref()?.exporter(), label, context, out)
     }
 

@@ -7,14 +7,14 @@ use arrayvec::ArrayVec;
 use bytes::{Bytes, BytesMut};
 use rand_core::Rng as _;
 
-use super::{Connection, Decision, EarlyOffer, Event, PeerInfo, Phase};
-use crate::code::{Code, ProtocolCode};
+use super::{Connection, EarlyDataOffer, Event, PeerApproval, PeerInfo, Phase};
+use crate::code::{ErrorCode, ProtocolErrorCode};
 use crate::codec::{DecodeError, Fault, Writer};
-use crate::config::{ConfigError, Identity, Remote, ResponderKeys};
+use crate::config::{ConfigError, ExpectedPeer, Identity, ResponderKeys};
 use crate::crypto::{PublicKey, Rng, StaticSecret, Suite};
 use crate::error::{ConnectionError, HandshakeError};
 use crate::handshake::{Established, FLIGHT_LEN, M1_LEN, initiator, responder};
-use crate::id::{Mode, Role};
+use crate::id::{HandshakeMode, Role};
 use crate::key_log::TrafficSecrets;
 use crate::mux::Source;
 use crate::record::{Header, Opener, Sealer};
@@ -25,7 +25,7 @@ use crate::wire::{Flags, HANDSHAKE_FRAMES, Hello, Suites, VERSION};
 pub(super) struct Dial {
     secret: StaticSecret,
     anonymous: bool,
-    remote: Remote,
+    remote: ExpectedPeer,
 }
 
 /// What a responder needs to answer M1.
@@ -72,9 +72,9 @@ fn choose(suites: &Suites, offer: &Hello) -> Result<(u8, Suite), HandshakeError>
 }
 
 impl Connection {
-    pub(super) fn start_initiator(&mut self, identity: Identity, remote: Remote) -> Result<(), ConfigError> {
+    pub(super) fn start_initiator(&mut self, identity: Identity, remote: ExpectedPeer) -> Result<(), ConfigError> {
         let (secret, anonymous) = match identity {
-            Identity::Known(secret) => (secret, false),
+            Identity::Static(secret) => (secret, false),
             Identity::Anonymous => (StaticSecret::generate(&mut self.rng).map_err(|_| ConfigError::Randomness)?, true),
         };
         self.own_keys.push(secret.public_key());
@@ -123,7 +123,7 @@ impl Connection {
     pub(super) fn start_responder(&mut self, keys: ResponderKeys) {
         self.own_keys.push(keys.current.public_key());
         self.own_keys.extend(keys.previous.as_ref().map(StaticSecret::public_key));
-        self.phase = Phase::AwaitM1(responder::Start::new(self.config.provider, keys, self.config.fallback));
+        self.phase = Phase::AwaitM1(responder::Start::new(self.config.provider, keys, self.config.allow_fallback));
     }
 
     /// What this side says of itself. Suites stand in the order of preference: the first one that both have in hardware.
@@ -182,8 +182,8 @@ impl Connection {
                 Ok(())
             }
             // An initiator says nothing between M1 and M2.
-            Phase::Answer(_) => Err(HandshakeError::ThirdFlight),
-            _ => Err(HandshakeError::Answer),
+            Phase::Answer(_) => Err(HandshakeError::Flight3),
+            _ => Err(HandshakeError::Flight2),
         };
         if let Err(error) = result {
             self.fail_handshake(error);
@@ -205,7 +205,7 @@ impl Connection {
             self.peer = Some(PeerInfo {
                 key: claimed.key,
                 anonymous: claimed.hello.flags.anonymous,
-                mode: Mode::Ik,
+                mode: HandshakeMode::Ik,
                 suite,
                 version,
                 attestation: attestation(claimed.hello),
@@ -226,12 +226,12 @@ impl Connection {
     }
 
     /// The early data in M1, if this side takes part in it.
-    fn early_offer(&self, claimed: &responder::Claimed<'_>) -> Option<EarlyOffer> {
+    fn early_offer(&self, claimed: &responder::Claimed<'_>) -> Option<EarlyDataOffer> {
         let hello = claimed.hello;
         if !self.config.early_data || !hello.flags.early {
             return None;
         }
-        Some(EarlyOffer {
+        Some(EarlyDataOffer {
             claimed: claimed.key,
             anonymous: hello.flags.anonymous,
             ephemeral: claimed.ephemeral,
@@ -262,7 +262,7 @@ impl Connection {
         // What was refused comes again at the front of flight 3.
         self.early.comes_again = matches!(early, EarlyState::Refused | EarlyState::Offered(_));
         let early = matches!(early, EarlyState::Accepted);
-        let decides = self.config.ask;
+        let decides = self.config.approve_peers;
         let hello = match (&self.peer, trial.claimed()) {
             (Some(peer), Some(_)) => {
                 let (version, suite) = (peer.version, peer.suite);
@@ -276,7 +276,7 @@ impl Connection {
         let (m2, answered) = trial.answer(&hello, &frames)?;
         self.flight.extend_from_slice(&m2[..]);
         match answered {
-            responder::Answered::Ik(established) => self.keys_are_there(established, Mode::Ik, 1, 1),
+            responder::Answered::Ik(established) => self.keys_are_there(established, HandshakeMode::Ik, 1, 1),
             responder::Answered::Fallback(await_flight3) => {
                 self.phase = Phase::AwaitFlight3(await_flight3);
                 Ok(())
@@ -284,17 +284,22 @@ impl Connection {
         }
     }
 
-    fn on_m2(&mut self, await_m2: initiator::AwaitM2, remote: Remote, flight: &mut [u8]) -> Result<(), HandshakeError> {
+    fn on_m2(
+        &mut self,
+        await_m2: initiator::AwaitM2,
+        remote: ExpectedPeer,
+        flight: &mut [u8],
+    ) -> Result<(), HandshakeError> {
         let m2: &mut [u8; FLIGHT_LEN] = flight.try_into().map_err(|_| HandshakeError::Provider)?;
         let proved = await_m2.read(m2)?;
         self.liveness.flight_received(self.now);
         let (version, suite) = match proved.mode() {
-            Mode::Ik => self.chosen(proved.hello())?,
-            Mode::Fallback => choose(&self.suites().collect(), proved.hello())?,
+            HandshakeMode::Ik => self.chosen(proved.hello())?,
+            HandshakeMode::Fallback => choose(&self.suites().collect(), proved.hello())?,
         };
         let key = proved.responder();
         if self.own_keys.contains(&key) {
-            return Err(HandshakeError::OwnKey);
+            return Err(HandshakeError::SelfConnection);
         }
         self.peer_settings = proved.hello().settings;
         self.peer = Some(PeerInfo {
@@ -306,12 +311,12 @@ impl Connection {
             attestation: attestation(proved.hello()),
         });
         let ask = match remote {
-            Remote::Key(expected) if expected != key => {
+            ExpectedPeer::Key(expected) if expected != key => {
                 return Err(HandshakeError::UnexpectedKey { expected, proved: key });
             }
-            Remote::Key(_) | Remote::Anyone => self.config.ask,
-            Remote::KeyOrAsk(expected) => self.config.ask || expected != key,
-            Remote::Ask => true,
+            ExpectedPeer::Key(_) | ExpectedPeer::Any => self.config.approve_peers,
+            ExpectedPeer::KeyOrApprove(expected) => self.config.approve_peers || expected != key,
+            ExpectedPeer::Approve => true,
         };
         if ask {
             self.phase = Phase::AwaitAnswer(proved);
@@ -329,8 +334,8 @@ impl Connection {
         let peer_settings = self.peer_settings;
         self.mux.set_peer(&peer_settings);
         self.mux.accept_peer();
-        self.decision = Decision::Accepted;
-        let early_accepted = mode == Mode::Ik && proved.hello().flags.early && !self.early.sent.is_empty();
+        self.decision = PeerApproval::Accepted;
+        let early_accepted = mode == HandshakeMode::Ik && proved.hello().flags.early && !self.early.sent.is_empty();
         let early_frames = core::mem::take(&mut self.early.sent);
         if !early_accepted {
             self.early.again = early_frames;
@@ -339,13 +344,13 @@ impl Connection {
         self.awaits_decision = proved.hello().flags.decides.then(|| self.now + DECISION_DEADLINE);
         let shaped = self.start_shaping();
         match mode {
-            Mode::Ik => {
+            HandshakeMode::Ik => {
                 let established = proved.finish_ik(suite)?;
                 self.must_send = true;
                 self.first_is_short = true;
                 self.keys_are_there(established, mode, 1, 1)?;
             }
-            Mode::Fallback => {
+            HandshakeMode::Fallback => {
                 let anonymous = proved.is_anonymous();
                 let hello = self.choice(
                     Flags { anonymous, early: !self.early.again.is_empty(), decides: false },
@@ -383,19 +388,19 @@ impl Connection {
         let read = await_flight3.read(flight3)?;
         let (version, suite) = self.chosen(&read.hello)?;
         let header = Header::from_byte(read.header)
-            .filter(|header| !header.key_update && header.next <= self.config.max_record)
+            .filter(|header| !header.key_update && header.next <= self.config.max_record_quanta)
             .ok_or(HandshakeError::Payload(DecodeError { field: "header of P3", fault: Fault::OutOfRange }))?;
         self.peer_settings = read.hello.settings;
         self.peer = Some(PeerInfo {
             key: read.initiator,
             anonymous: read.hello.flags.anonymous,
-            mode: Mode::Fallback,
+            mode: HandshakeMode::Fallback,
             suite,
             version,
             attestation: attestation(&read.hello),
         });
         self.early.comes_again = read.hello.flags.early;
-        self.keys_are_there(read.established, Mode::Fallback, 1, header.next)?;
+        self.keys_are_there(read.established, HandshakeMode::Fallback, 1, header.next)?;
         self.confirmed();
         if !matches!(self.phase, Phase::Records) {
             return Ok(());
@@ -408,7 +413,7 @@ impl Connection {
     pub(super) fn keys_are_there(
         &mut self,
         established: Established,
-        mode: Mode,
+        mode: HandshakeMode,
         sends: u8,
         receives: u8,
     ) -> Result<(), HandshakeError> {
@@ -419,7 +424,7 @@ impl Connection {
         };
         let (provider, suite) = (self.config.provider, established.suite);
         let sealer = Sealer::new(provider, suite, ours, sends, 0, self.now);
-        let opener = Opener::new(provider, suite, theirs, receives, self.config.max_record, 0);
+        let opener = Opener::new(provider, suite, theirs, receives, self.config.max_record_quanta, 0);
         self.sealer = Some(sealer.ok_or(HandshakeError::Provider)?);
         self.opener = Some(opener.ok_or(HandshakeError::Provider)?);
         if let Some(key_log) = &self.config.key_log {
@@ -429,7 +434,7 @@ impl Connection {
         self.exporter = Some(secrets.into_exporter());
         self.phase = Phase::Records;
         if self.role == Role::Responder {
-            self.first_is_short = mode == Mode::Ik;
+            self.first_is_short = mode == HandshakeMode::Ik;
             let peer_settings = self.peer_settings;
             self.mux.set_peer(&peer_settings);
         }
@@ -440,17 +445,17 @@ impl Connection {
     pub(super) fn confirmed(&mut self) {
         self.liveness.flight_received(self.now);
         if self.peer.as_ref().is_some_and(|peer| self.own_keys.contains(&peer.key)) {
-            return self.fail_handshake(HandshakeError::OwnKey);
+            return self.fail_handshake(HandshakeError::SelfConnection);
         }
         if let Some(violation) = self.early.violation.take() {
-            self.decision = Decision::Asked;
+            self.decision = PeerApproval::Asked;
             return self.violated(violation);
         }
         if !self.start_shaping() {
-            self.decision = Decision::Asked;
+            self.decision = PeerApproval::Asked;
             return self.refuse_shaping();
         }
-        if self.config.ask {
+        if self.config.approve_peers {
             self.ask();
         } else {
             self.accepted();
@@ -459,9 +464,9 @@ impl Connection {
 
     /// Both sides' settings are known: shaping begins. False if this side does not accept what holds.
     fn start_shaping(&mut self) -> bool {
-        let largest = self.peer_settings.max_record.min(self.config.max_record);
+        let largest = self.peer_settings.max_record.min(self.config.max_record_quanta);
         let agreed = crate::shape::agree(self.config.shaping, self.peer_settings.shaping, largest);
-        let accepted = crate::shape::accepts(self.config.shaping_limit, agreed);
+        let accepted = crate::shape::accepts(self.config.max_shaping, agreed);
         if accepted {
             self.shaper = Shaper::new(agreed, self.now);
         }
@@ -469,28 +474,28 @@ impl Connection {
     }
 
     fn refuse_shaping(&mut self) {
-        self.close(Code::Protocol(ProtocolCode::SHAPING_REFUSED), "");
+        self.close(ErrorCode::Protocol(ProtocolErrorCode::SHAPING_REFUSED), "");
     }
 
     pub(super) const fn is_unconfirmed(&self) -> bool {
-        matches!(self.decision, Decision::Unconfirmed)
+        matches!(self.decision, PeerApproval::Unconfirmed)
     }
 
     fn ask(&mut self) {
-        self.decision = Decision::Asked;
+        self.decision = PeerApproval::Asked;
         if let Some(peer) = self.peer.clone() {
-            self.notices.push(Event::PeerProved(peer));
+            self.notices.push(Event::ApprovePeer(peer));
         }
     }
 
     fn accepted(&mut self) {
-        self.decision = Decision::Accepted;
+        self.decision = PeerApproval::Accepted;
         self.mux.accept_peer();
         let round_trip = self.liveness.round_trip();
         self.mux.set_round_trip(round_trip);
         self.liveness.start(self.now, &self.config, &self.peer_settings, &mut self.rng);
         if self.role == Role::Responder {
-            self.says_decision = self.config.ask;
+            self.says_decision = self.config.approve_peers;
         }
         if self.awaits_decision.is_none() {
             self.tell_established();
@@ -524,12 +529,12 @@ impl Connection {
     }
 
     pub(super) fn decision_is_late(&mut self) {
-        self.fail_with_close(ConnectionError::DecisionTimeout, ProtocolCode::DECISION_TIMEOUT, "");
+        self.fail_with_close(ConnectionError::DecisionTimeout, ProtocolErrorCode::DECISION_TIMEOUT, "");
     }
 
-    /// Accepts the peer that [`Event::PeerProved`] told of. Does nothing if none waits.
+    /// Accepts the peer that [`Event::ApprovePeer`] told of. Does nothing if none waits.
     pub fn accept_peer(&mut self) {
-        if self.decision != Decision::Asked || self.closing.error.is_some() {
+        if self.decision != PeerApproval::Asked || self.closing.error.is_some() {
             return;
         }
         match core::mem::replace(&mut self.phase, Phase::Records) {
@@ -545,10 +550,10 @@ impl Connection {
         }
     }
 
-    /// Refuses the peer that [`Event::PeerProved`] told of. A responder says so by CLOSE with `code` and `reason`; an initiator has not yet
+    /// Refuses the peer that [`Event::ApprovePeer`] told of. A responder says so by CLOSE with `code` and `reason`; an initiator has not yet
     /// shown who it is, and falls silent (`docs/spec.md` section 7). Does nothing if no peer waits.
-    pub fn refuse_peer(&mut self, code: Code, reason: &str) {
-        if self.decision != Decision::Asked || self.closing.error.is_some() {
+    pub fn refuse_peer(&mut self, code: ErrorCode, reason: &str) {
+        if self.decision != PeerApproval::Asked || self.closing.error.is_some() {
             return;
         }
         if matches!(self.phase, Phase::AwaitAnswer(_)) {
@@ -560,6 +565,6 @@ impl Connection {
 
     /// The peer's static key, once it is confirmed.
     pub fn peer_key(&self) -> Option<PublicKey> {
-        self.peer.as_ref().filter(|_| self.decision != Decision::Unconfirmed).map(|peer| peer.key)
+        self.peer.as_ref().filter(|_| self.decision != PeerApproval::Unconfirmed).map(|peer| peer.key)
     }
 }

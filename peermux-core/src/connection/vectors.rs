@@ -10,12 +10,12 @@ use zeroize::Zeroizing;
 
 use super::{Connection, Event, PeerInfo, Phase, Transmit};
 use crate::codec::Reader;
-use crate::config::{Config, Remote};
+use crate::config::{Config, ExpectedPeer};
 use crate::crypto::{PublicKey, Rng, RustCrypto, StaticSecret, Suite};
 use crate::error::{ConnectionError, HandshakeError};
 use crate::handshake::vectors::{frames, hello as hello_of, read_m1, start_initiator};
 use crate::handshake::{Established, FLIGHT_LEN, M1_LEN, initiator, responder};
-use crate::id::{Mode, Role};
+use crate::id::{HandshakeMode, Role};
 use crate::mux::{Limits, Mux};
 use crate::record::{Opener, Sealer, TAG};
 use crate::time::Instant;
@@ -47,9 +47,9 @@ fn hello(raw: Option<Vec<u8>>) -> Hello {
 /// What a connection does that these vectors presuppose.
 fn config() -> Config {
     Config {
-        max_record: 1,
-        idle_timeout: None,
-        keepalive: None,
+        max_record_quanta: 1,
+        max_idle_timeout: None,
+        keep_alive_interval: None,
         grease: false,
         provider: &RustCrypto,
         ..Config::default()
@@ -57,7 +57,7 @@ fn config() -> Config {
 }
 
 /// A connection that sent the settings that `settings` lists, and of the others what holds if they are absent.
-fn new(role: Role, config: Config, settings: &[Value], remote: Remote) -> Connection {
+fn new(role: Role, config: Config, settings: &[Value], remote: ExpectedPeer) -> Connection {
     let config = Arc::new(config);
     let mut connection = match role {
         Role::Initiator => Connection::initiator(config, initiator_secret().into(), remote, NOW, &mut rng(3)),
@@ -124,13 +124,13 @@ fn answer(m1: &[u8; M1_LEN], raw: Option<Vec<u8>>) -> (Box<[u8; FLIGHT_LEN]>, re
 /// A connection after the decision, and what seals the records that it receives.
 fn established(role: Role, config: Config) -> (Connection, Sealer) {
     let (connection, sealer, _) = after_flight3(role, config, &[]);
-    assert!(connection.is_established(), "{:?}", connection.error());
+    assert!(connection.is_established(), "{:?}", connection.close_reason());
     (connection, sealer)
 }
 
 /// A connection after flight 3; what seals the records that it receives, and what opens those that it sends.
 fn after_flight3(role: Role, config: Config, settings: &[Value]) -> (Connection, Sealer, Opener) {
-    let mut connection = new(role, config, settings, Remote::Key(responder_secret().public_key()));
+    let mut connection = new(role, config, settings, ExpectedPeer::Key(responder_secret().public_key()));
     let (suite, secret, answers) = match role {
         Role::Initiator => {
             let m1 = sent(&mut connection).expect("M1");
@@ -165,10 +165,10 @@ fn record(sealer: &mut Sealer, area: &[u8], end: bool) -> Vec<u8> {
 }
 
 fn outcome(connection: &Connection) -> Option<&'static str> {
-    match connection.error() {
+    match connection.close_reason() {
         None | Some(ConnectionError::Closed { .. }) => None,
         Some(ConnectionError::Protocol(violation)) => violation.code.name(),
-        Some(ConnectionError::Tampered) => Some("AUTH"),
+        Some(ConnectionError::DecryptError) => Some("AUTH"),
         Some(ConnectionError::Handshake(_)) => Some("HANDSHAKE_FAILED"),
         Some(error) => panic!("{error}"),
     }
@@ -219,14 +219,14 @@ fn replies(area: &[u8]) -> Vec<Vec<u8>> {
 /// What a connection sends because of what it received.
 pub(crate) fn run_replies(vector: &Value) -> Outputs {
     let ask = vector.get("undecided").is_some_and(flag);
-    let config = Config { ask, ..config() };
+    let config = Config { approve_peers: ask, ..config() };
     let (mut connection, mut sealer, mut opener) = after_flight3(receiver(vector), config, list(&vector["settings"]));
-    assert_eq!(connection.is_established(), !ask, "{}: {:?}", vector["name"], connection.error());
+    assert_eq!(connection.is_established(), !ask, "{}: {:?}", vector["name"], connection.close_reason());
     for _ in 0..number(&vector["opened"]) {
-        connection.open(None, Priority::default()).expect("it may open streams");
+        connection.open_stream(None, Priority::default()).expect("it may open streams");
     }
     if vector.get("drained").is_some_and(flag) {
-        connection.drain(crate::code::ProtocolCode::GOING_AWAY);
+        connection.drain(crate::code::ProtocolErrorCode::GOING_AWAY);
     }
     let mut said = |connection: &mut Connection| {
         let mut frames = Vec::new();
@@ -251,20 +251,20 @@ pub(crate) fn run_replies(vector: &Value) -> Outputs {
 pub(crate) fn run_connection(vector: &Value) -> Outputs {
     let role = receiver(vector);
     let ask = vector.get("undecided").is_some_and(flag);
-    let config = Config { ask, ..config() };
+    let config = Config { approve_peers: ask, ..config() };
     let (mut connection, mut sealer, _) = after_flight3(role, config, list(&vector["settings"]));
-    assert_eq!(connection.is_established(), !ask, "{}: {:?}", vector["name"], connection.error());
+    assert_eq!(connection.is_established(), !ask, "{}: {:?}", vector["name"], connection.close_reason());
     // The first of `areas` stands in the first record of its direction, for which `after_flight3` has sent an empty one.
     sealer.start_at(0);
     if let Some(opener) = &mut connection.opener {
         opener.start_at(0);
     }
     for _ in 0..number(&vector["opened"]) {
-        connection.open(None, Priority::default()).expect("it may open streams");
+        connection.open_stream(None, Priority::default()).expect("it may open streams");
     }
     while sent::<QUANTUM>(&mut connection).is_some() {}
     if vector.get("drained").is_some_and(flag) {
-        connection.drain(crate::code::ProtocolCode::GOING_AWAY);
+        connection.drain(crate::code::ProtocolErrorCode::GOING_AWAY);
         sent::<QUANTUM>(&mut connection).expect("DRAIN");
     }
     for area in list(&vector["areas"]) {
@@ -275,7 +275,7 @@ pub(crate) fn run_connection(vector: &Value) -> Outputs {
 }
 
 /// Whether an initiator goes on after this P2.
-fn after_p2(remote: Remote, raw: Vec<u8>) -> Connection {
+fn after_p2(remote: ExpectedPeer, raw: Vec<u8>) -> Connection {
     let mut connection = new(Role::Initiator, config(), &[], remote);
     let m1 = sent(&mut connection).expect("M1");
     let (mut m2, _) = answer(&m1, Some(raw));
@@ -289,16 +289,16 @@ pub(crate) fn run_payload(vector: &Value) -> Outputs {
     let malformed = match text(&vector["payload"]) {
         "P1" => {
             // A trial that fails shows in the mode that the responder goes on in.
-            let mut connection = new(Role::Responder, config(), &[], Remote::Anyone);
+            let mut connection = new(Role::Responder, config(), &[], ExpectedPeer::Any);
             let (await_m2, mut m1) = dial(true, Some(plaintext));
             receives(&mut connection, &mut m1[..]);
             let mut m2 = sent(&mut connection).expect("M2");
-            await_m2.read(&mut m2).expect("M2 is read").mode() == Mode::Fallback
+            await_m2.read(&mut m2).expect("M2 is read").mode() == HandshakeMode::Fallback
         }
-        "P2-IK" => after_p2(Remote::Key(responder_secret().public_key()), plaintext).error().is_some(),
-        "P2-fallback" => after_p2(Remote::Anyone, plaintext).error().is_some(),
+        "P2-IK" => after_p2(ExpectedPeer::Key(responder_secret().public_key()), plaintext).close_reason().is_some(),
+        "P2-fallback" => after_p2(ExpectedPeer::Any, plaintext).close_reason().is_some(),
         "P3" => {
-            let mut connection = new(Role::Responder, config(), &[], Remote::Anyone);
+            let mut connection = new(Role::Responder, config(), &[], ExpectedPeer::Any);
             let (await_m2, mut m1) = dial(false, None);
             receives(&mut connection, &mut m1[..]);
             let mut m2 = sent(&mut connection).expect("M2");
@@ -308,7 +308,7 @@ pub(crate) fn run_payload(vector: &Value) -> Outputs {
             let (mut flight3, _) =
                 proved.finish_fallback(Suite::ChaCha20Poly1305, *header, &hello, &[]).expect("flight 3");
             receives(&mut connection, &mut flight3[..]);
-            connection.error().is_some()
+            connection.close_reason().is_some()
         }
         payload => panic!("{payload}"),
     };
@@ -319,7 +319,7 @@ pub(crate) fn run_payload(vector: &Value) -> Outputs {
 pub(crate) fn run_choice(vector: &Value) -> Outputs {
     let offer = Hello::decode(&mut Reader::new(&bytes(&vector["p1"])), true).expect("a valid offer");
     assert_eq!((&offer.versions[..], &offer.suites[..]), (&[1][..], &[1][..]));
-    let connection = after_p2(Remote::Key(responder_secret().public_key()), bytes(&vector["p2"]));
+    let connection = after_p2(ExpectedPeer::Key(responder_secret().public_key()), bytes(&vector["p2"]));
     outputs(json!({ "error": outcome(&connection) }))
 }
 
@@ -328,7 +328,7 @@ const WALL_CLOCK: u64 = 1_800_000_000_000;
 /// Early data that a responder accepts or refuses, and what follows it.
 pub(crate) fn run_early(vector: &Value) -> Outputs {
     let config = Config { early_data: true, ..config() };
-    let mut connection = new(Role::Responder, config, list(&vector["settings"]), Remote::Anyone);
+    let mut connection = new(Role::Responder, config, list(&vector["settings"]), ExpectedPeer::Any);
     connection.set_wall_clock(NOW, WALL_CLOCK);
     let mut hello = Hello { timestamp: Some(WALL_CLOCK), ..hello(None) };
     hello.flags.early = true;
@@ -360,10 +360,10 @@ fn after_records(mut connection: Connection, established: &Established, vector: 
 /// An initiator that sent early data, and what a responder that accepts or refuses it says in P2.
 pub(crate) fn run_answers(vector: &Value) -> Outputs {
     let config = Config { early_data: true, ..config() };
-    let mut connection = new(Role::Initiator, config, &[], Remote::Key(responder_secret().public_key()));
+    let mut connection = new(Role::Initiator, config, &[], ExpectedPeer::Key(responder_secret().public_key()));
     connection.set_wall_clock(NOW, WALL_CLOCK);
     let stream = connection.open_early(None, Priority::default()).expect("it may open a stream");
-    assert_eq!(connection.send(stream).write(b"x"), Ok(1));
+    assert_eq!(connection.send_stream(stream).write(b"x"), Ok(1));
     let m1 = sent(&mut connection).expect("M1");
     let start = responder::Start::new(&RustCrypto, responder_secret().into(), true);
     let trial = start.read(&mut rng(6), &m1, |_| true).expect("M1 is read");
@@ -377,7 +377,7 @@ pub(crate) fn run_answers(vector: &Value) -> Outputs {
 
 /// Flight 3 of fallback and the records after it, received by a responder.
 pub(crate) fn run_p3(vector: &Value) -> Outputs {
-    let mut connection = new(Role::Responder, config(), &[], Remote::Anyone);
+    let mut connection = new(Role::Responder, config(), &[], ExpectedPeer::Any);
     let (await_m2, mut m1) = dial(false, None);
     receives(&mut connection, &mut m1[..]);
     let mut m2 = sent(&mut connection).expect("M2");
@@ -397,9 +397,9 @@ pub(crate) fn run_own_key(vector: &Value, base: &Value) -> Outputs {
     let config = Arc::new(config());
     let connection = if vector["side"] == "initiator" {
         let (await_m2, _) = start_initiator(&base).expect("M1");
-        let mut connection =
-            Connection::initiator(config, own.into(), Remote::Anyone, NOW, &mut rng(3)).expect("a valid configuration");
-        connection.phase = Phase::AwaitM2(await_m2, Remote::Anyone);
+        let mut connection = Connection::initiator(config, own.into(), ExpectedPeer::Any, NOW, &mut rng(3))
+            .expect("a valid configuration");
+        connection.phase = Phase::AwaitM2(await_m2, ExpectedPeer::Any);
         receives(&mut connection, &mut bytes(&vector["m2"]));
         connection
     } else {
@@ -410,7 +410,7 @@ pub(crate) fn run_own_key(vector: &Value, base: &Value) -> Outputs {
         let (_, answered) = trial.answer(&hello_of(&base["p2"]), &frames(&base["p2"])).expect("M2");
         match answered {
             responder::Answered::Ik(established) => {
-                let (mode, suite) = (Mode::Ik, established.suite);
+                let (mode, suite) = (HandshakeMode::Ik, established.suite);
                 let key = claimed.expect("it is claimed in IK");
                 connection.peer = Some(PeerInfo { key, anonymous: false, mode, suite, version: 1, attestation: None });
                 connection.keys_are_there(established, mode, 1, 1).expect("a suite");
@@ -421,6 +421,6 @@ pub(crate) fn run_own_key(vector: &Value, base: &Value) -> Outputs {
         receives(&mut connection, &mut bytes(&vector["flight3"]));
         connection
     };
-    assert_eq!(connection.error(), Some(&ConnectionError::Handshake(HandshakeError::OwnKey)));
+    assert_eq!(connection.close_reason(), Some(&ConnectionError::Handshake(HandshakeError::SelfConnection)));
     outputs(json!({ "error": outcome(&connection) }))
 }

@@ -5,9 +5,9 @@ use core::task::Waker;
 
 use bytes::Bytes;
 
-use super::{Connection, Decision};
-use crate::code::Code;
-use crate::error::{ReadError, Wait, WriteError};
+use super::{Connection, PeerApproval};
+use crate::code::ErrorCode;
+use crate::error::{BlockedOn, ReadError, WriteError};
 use crate::id::StreamId;
 use crate::wire::Priority;
 
@@ -52,7 +52,7 @@ impl<'a> SendStream<'a> {
     ///
     /// # Errors
     /// Returns [`WriteError::Stopped`] if the peer's STOP made this side drop bytes that were written, or if the stream was refused before its OPEN was sent.
-    /// Returns [`WriteError::Finished`] if this half was reset here, and [`WriteError::Connection`] if the connection has ended.
+    /// Returns [`WriteError::Closed`] if this half was reset here, and [`WriteError::Connection`] if the connection has ended.
     pub fn finish(&mut self) -> Result<(), WriteError> {
         self.connection.mux.finish(self.id)
     }
@@ -67,7 +67,7 @@ impl<'a> SendStream<'a> {
     }
 
     /// Gives this half up: what is queued is dropped, and the peer's application learns `code`. Does nothing if this half has ended.
-    pub fn reset(&mut self, code: Code) {
+    pub fn reset(&mut self, code: ErrorCode) {
         self.connection.mux.reset(self.id, code);
     }
 
@@ -82,9 +82,9 @@ impl<'a> SendStream<'a> {
     }
 
     /// What this half waits for; `None` if the application let go of the stream.
-    pub fn waits_for(&mut self) -> Option<Wait> {
-        let may_send = self.connection.decision == Decision::Accepted;
-        self.connection.mux.waits_for(self.id, may_send)
+    pub fn blocked_on(&mut self) -> Option<BlockedOn> {
+        let may_send = self.connection.decision == PeerApproval::Accepted;
+        self.connection.mux.blocked_on(self.id, may_send)
     }
 
     /// Registers `waker` to be woken once, instead of an event, when this half is told of something. Returns the waker that it replaces, if it is another
@@ -98,7 +98,7 @@ impl<'a> SendStream<'a> {
     /// # Errors
     /// Returns [`WriteError::Blocked`] if the half has not ended: [`Event::Stopped`](super::Event::Stopped), or the waker of
     /// [`SendStream::register_stopped`], reports the end. Returns [`WriteError::Connection`] if the connection ended before the half did.
-    pub fn stopped(&mut self) -> Result<Option<Code>, WriteError> {
+    pub fn stopped(&mut self) -> Result<Option<ErrorCode>, WriteError> {
         self.connection.mux.stopped(self.id)
     }
 
@@ -135,7 +135,7 @@ impl<'a> RecvStream<'a> {
     }
 
     /// Says that this side does not want what the peer sends on this stream. What is unread is dropped.
-    pub fn stop(&mut self, code: Code) {
+    pub fn stop(&mut self, code: ErrorCode) {
         self.connection.mux.stop(self.id, code);
     }
 

@@ -6,7 +6,7 @@ use core::task::{Poll, Waker};
 use bytes::Bytes;
 
 use super::Driver;
-use crate::code::Code;
+use crate::code::ErrorCode;
 use crate::error::{ConnectionError, ReadError, WriteError};
 use crate::id::StreamId;
 use crate::stats::StreamStats;
@@ -64,7 +64,7 @@ impl Stream {
         let mut former = None;
         // `former` is dropped when the lock is gone.
         self.driver.with(|connection| {
-            let mut recv = connection.recv(self.id);
+            let mut recv = connection.recv_stream(self.id);
             let result = pending(act(&mut recv), |error| *error == ReadError::Blocked);
             if result.is_pending() {
                 former = recv.register(waker);
@@ -91,7 +91,7 @@ impl Stream {
         let mut former = None;
         // As in `poll_recv`.
         self.driver.with(|connection| {
-            let mut send = connection.send(self.id);
+            let mut send = connection.send_stream(self.id);
             let result = pending(act(&mut send), |error| *error == WriteError::Blocked);
             if result.is_pending() {
                 former = send.register(waker);
@@ -125,11 +125,11 @@ impl Stream {
     ///
     /// # Errors
     /// Returns the [`ConnectionError`] if the connection ended before the half did.
-    pub fn poll_stopped(&self, waker: &Waker) -> Poll<Result<Option<Code>, ConnectionError>> {
+    pub fn poll_stopped(&self, waker: &Waker) -> Poll<Result<Option<ErrorCode>, ConnectionError>> {
         let mut former = None;
         // As in `poll_recv`.
         self.driver.with(|connection| {
-            let mut send = connection.send(self.id);
+            let mut send = connection.send_stream(self.id);
             match send.stopped() {
                 Ok(code) => Poll::Ready(Ok(code)),
                 Err(WriteError::Connection(error)) => Poll::Ready(Err(error)),
@@ -145,12 +145,12 @@ impl Stream {
 
     /// The protocol that the opener named, if it did.
     pub fn protocol(&self) -> Option<Arc<str>> {
-        self.driver.lock().connection.recv(self.id).protocol()
+        self.driver.lock().connection.recv_stream(self.id).protocol()
     }
 
     /// The stream's id on the wire: see [`RecvStream::wire_id`](crate::RecvStream::wire_id).
     pub fn wire_id(&self) -> Option<u64> {
-        self.driver.lock().connection.recv(self.id).wire_id()
+        self.driver.lock().connection.recv_stream(self.id).wire_id()
     }
 
     /// What the stream has done so far: see [`Connection::stream_stats`](crate::Connection::stream_stats).
@@ -160,26 +160,26 @@ impl Stream {
 
     /// Whether the stream's data may be delivered more than once: see [`RecvStream::is_early`](crate::RecvStream::is_early).
     pub fn is_early(&self) -> bool {
-        self.driver.lock().connection.recv(self.id).is_early()
+        self.driver.lock().connection.recv_stream(self.id).is_early()
     }
 
     /// The priority that this side sends with.
     pub fn priority(&self) -> Priority {
-        self.driver.lock().connection.recv(self.id).priority().unwrap_or_default()
+        self.driver.lock().connection.recv_stream(self.id).priority().unwrap_or_default()
     }
 
     /// Gives the sending half up: see [`SendStream::reset`](crate::SendStream::reset).
-    pub fn reset(&self, code: Code) {
-        self.driver.with(|connection| connection.send(self.id).reset(code));
+    pub fn reset(&self, code: ErrorCode) {
+        self.driver.with(|connection| connection.send_stream(self.id).reset(code));
     }
 
     /// Stops reading: see [`RecvStream::stop`](crate::RecvStream::stop).
-    pub fn stop(&self, code: Code) {
-        self.driver.with(|connection| connection.recv(self.id).stop(code));
+    pub fn stop(&self, code: ErrorCode) {
+        self.driver.with(|connection| connection.recv_stream(self.id).stop(code));
     }
 
     /// Refuses a stream of the peer: see [`Connection::refuse`](crate::Connection::refuse).
-    pub fn refuse(&self, code: Code) {
+    pub fn refuse(&self, code: ErrorCode) {
         let _former = self.driver.with(|connection| {
             let former = connection.take_wakers(self.id);
             connection.refuse(self.id, code);
@@ -189,11 +189,11 @@ impl Stream {
 
     /// The sending half is dropped: resets it unless it was finished.
     pub fn drop_sending_half(&self) {
-        self.driver.with(|connection| connection.send(self.id).cancel());
+        self.driver.with(|connection| connection.send_stream(self.id).cancel());
     }
 
     /// The receiving half is dropped: nothing more is wanted.
     pub fn drop_receiving_half(&self) {
-        self.stop(Code::CANCELLED);
+        self.stop(ErrorCode::CANCELLED);
     }
 }

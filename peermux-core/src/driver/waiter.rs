@@ -7,7 +7,7 @@ use core::task::{Poll, Waker};
 use bytes::Bytes;
 
 use super::{Driver, State, Stream};
-use crate::code::ProtocolCode;
+use crate::code::ProtocolErrorCode;
 use crate::connection::PeerInfo;
 use crate::error::ConnectionError;
 
@@ -17,7 +17,7 @@ pub enum Progress {
     /// The peer claims this; its early streams can be accepted and answered, and nothing else yet. It is told once.
     Claimed(PeerInfo),
     /// The application is asked about the peer: see [`Connection::accept_peer`](crate::Connection::accept_peer).
-    Ask(PeerInfo),
+    ApprovePeer(PeerInfo),
     /// Streams flow.
     Established(PeerInfo),
 }
@@ -64,12 +64,12 @@ impl Waiter {
     }
 
     /// How far the peer is proved; `waker` is woken when that changes. For the one who decides about the peer: a question is told once.
-    pub fn poll_progress(&mut self, waker: &Waker) -> Poll<Result<Progress, ConnectionError>> {
+    pub fn poll_handshake(&mut self, waker: &Waker) -> Poll<Result<Progress, ConnectionError>> {
         self.poll(
             waker,
             |state| &mut state.watchers,
             |state| {
-                if let Some(error) = state.connection.error() {
+                if let Some(error) = state.connection.close_reason() {
                     return Some(Err(error.clone()));
                 }
                 if let Some(peer) = state.claimed().cloned() {
@@ -79,7 +79,7 @@ impl Waiter {
                 // With an attestation that has come in a frame meanwhile.
                 let asked = core::mem::take(&mut state.asked);
                 if let Some(peer) = state.connection.peer().filter(|_| asked) {
-                    return Some(Ok(Progress::Ask(peer.clone())));
+                    return Some(Ok(Progress::ApprovePeer(peer.clone())));
                 }
                 state.established().map(|peer| Ok(Progress::Established(peer)))
             },
@@ -94,7 +94,7 @@ impl Waiter {
         self.poll(
             waker,
             |state| &mut state.watchers,
-            |state| match state.connection.error() {
+            |state| match state.connection.close_reason() {
                 Some(error) => Some(Err(error.clone())),
                 None => state.established().map(Ok),
             },
@@ -110,7 +110,7 @@ impl Waiter {
         self.poll(
             waker,
             |state| &mut state.watchers,
-            |state| match (state.connection.attestation(), state.connection.error()) {
+            |state| match (state.connection.attestation(), state.connection.close_reason()) {
                 (Poll::Ready(attestation), _) => Some(Ok(attestation.cloned())),
                 (Poll::Pending, Some(error)) => Some(Err(error.clone())),
                 (Poll::Pending, None) => None,
@@ -119,17 +119,17 @@ impl Waiter {
     }
 
     /// Why the connection ended, once it has; `waker` is woken then.
-    pub fn poll_ended(&mut self, waker: &Waker) -> Poll<ConnectionError> {
-        self.poll(waker, |state| &mut state.watchers, |state| state.connection.error().cloned())
+    pub fn poll_close_reason(&mut self, waker: &Waker) -> Poll<ConnectionError> {
+        self.poll(waker, |state| &mut state.watchers, |state| state.connection.close_reason().cloned())
     }
 
     /// Ready once the peer wants no more streams ([`Event::Draining`](crate::Event::Draining)), with its reason; `waker` is woken then. Never ready if the connection ends before.
-    pub fn poll_drained(&mut self, waker: &Waker) -> Poll<ProtocolCode> {
+    pub fn poll_peer_draining(&mut self, waker: &Waker) -> Poll<ProtocolErrorCode> {
         self.poll(waker, |state| &mut state.watchers, |state| state.drained)
     }
 
     /// Ready once nothing is to be sent or received any more, and the transport has this side's last record; `waker` is woken then.
-    pub fn poll_closed(&mut self, waker: &Waker) -> Poll<()> {
+    pub fn poll_transport_closed(&mut self, waker: &Waker) -> Poll<()> {
         self.poll(
             waker,
             |state| &mut state.watchers,
@@ -145,9 +145,9 @@ impl Waiter {
         let id = self.poll(
             waker,
             |state| &mut state.acceptors,
-            |state| match state.connection.accept() {
+            |state| match state.connection.accept_stream() {
                 Some(id) => Some(Ok(id)),
-                None => state.connection.error().cloned().map(Err),
+                None => state.connection.close_reason().cloned().map(Err),
             },
         );
         id.map_ok(|id| Stream { driver: self.driver.clone(), id })

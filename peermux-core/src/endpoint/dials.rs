@@ -7,7 +7,7 @@ use core::net::SocketAddr;
 use core::task::{Poll, Waker};
 use std::io;
 
-use super::{After, End, Endpoint, Link, Serving, State};
+use super::{After, ConnectionDriver, ConnectionHandle, End, Endpoint, State};
 use crate::config::ConfigError;
 use crate::crypto::PublicKey;
 use crate::dialing::ConnectError;
@@ -33,7 +33,7 @@ pub(super) struct Dial<C> {
 }
 
 /// Somebody who wants the connection with a peer. When this is dropped, its dial is given up unless somebody else waits for it.
-pub struct Want<C> {
+pub struct ConnectRequest<C> {
     endpoint: Arc<Endpoint<C>>,
     own: PublicKey,
     peer: PublicKey,
@@ -43,18 +43,18 @@ pub struct Want<C> {
 }
 
 /// What there is to do for somebody who wants a connection.
-pub enum Next<C> {
+pub enum ConnectStep<C> {
     /// This is it.
     Found(C),
     /// Dial, in another task or thread, and ask again at once.
-    Dial(Dialing<C>),
+    Dial(DialTask<C>),
     /// Wait to be woken, at the latest until then, and ask again.
     Wait(Option<Instant>),
     /// There is none.
     Failed(io::Error),
 }
 
-impl<C: Link> Want<C> {
+impl<C: ConnectionHandle> ConnectRequest<C> {
     pub(super) fn new(
         endpoint: &Arc<Endpoint<C>>,
         own: PublicKey,
@@ -72,65 +72,74 @@ impl<C: Link> Want<C> {
     ///
     /// It fails with the error of the dial; with [`io::ErrorKind::InvalidInput`] if the peer is the endpoint itself; and with [`io::ErrorKind::NotConnected`] if the
     /// endpoint drains.
-    pub fn next(&mut self, now: Instant, waker: &Waker) -> Next<C> {
+    pub fn step(&mut self, now: Instant, waker: &Waker) -> ConnectStep<C> {
         let endpoint = self.endpoint.clone();
         endpoint.act(|state, after| {
             if let Some(next) = self.outcome(state, now, waker, after) {
                 return next;
             }
             if self.peer == self.own {
-                return Next::Failed(io::Error::new(io::ErrorKind::InvalidInput, "this is the endpoint's own key"));
+                return ConnectStep::Failed(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "this is the endpoint's own key",
+                ));
             }
             if state.drains {
-                return Next::Failed(is_draining());
+                return ConnectStep::Failed(is_draining());
             }
             if let Some(link) = state.current(now, None, &self.peer) {
-                return Next::Found(link);
+                return ConnectStep::Found(link);
             }
             for id in state.joinable.get(&self.peer).into_iter().flatten() {
                 let Some(dial) = state.dials.get_mut(id) else { continue };
                 if self.addresses.iter().all(|address| dial.addresses.contains(address)) {
                     after.former.extend(dial.waiting.insert(self.key, Some(waker.clone())).flatten());
                     self.joined = Some(*id);
-                    return Next::Wait(None);
+                    return ConnectStep::Wait(None);
                 }
             }
-            if let Some(until) = state.not_before(self.own, &self.peer).filter(|until| now < *until) {
+            if let Some(until) = state.retry_after(self.own, &self.peer).filter(|until| now < *until) {
                 after.former.extend(state.watchers.insert(self.key, waker.clone()));
-                return Next::Wait(Some(until));
+                return ConnectStep::Wait(Some(until));
             }
-            Next::Dial(self.dial(state, waker))
+            ConnectStep::Dial(self.dial(state, waker))
         })
     }
 
     /// What has come of the dial that this has joined; `None` if there is none, or if there is to be another one.
-    fn outcome(&mut self, state: &mut State<C>, now: Instant, waker: &Waker, after: &mut After<C>) -> Option<Next<C>> {
+    fn outcome(
+        &mut self,
+        state: &mut State<C>,
+        now: Instant,
+        waker: &Waker,
+        after: &mut After<C>,
+    ) -> Option<ConnectStep<C>> {
         let id = self.joined?;
         let dial = state.dials.get_mut(&id)?;
         let Some(outcome) = dial.outcome.clone() else {
             after.former.extend(dial.waiting.insert(self.key, Some(waker.clone())).flatten());
-            return Some(Next::Wait(None));
+            return Some(ConnectStep::Wait(None));
         };
         self.joined = None;
         state.leave(id, self.key, after);
         match outcome {
             Ok(link) => {
                 // If this side was drained off it, there may be another one later. If it has ended meanwhile, it tells why.
-                if state.not_before(self.own, &self.peer).is_some_and(|until| now < until) {
+                if state.retry_after(self.own, &self.peer).is_some_and(|until| now < until) {
                     after.links.push(link);
                     return None;
                 }
                 let current = state.current(now, None, &self.peer).unwrap_or_else(|| link.clone());
                 after.links.push(link);
-                Some(Next::Found(current))
+                Some(ConnectStep::Found(current))
             }
             // There is another connection, or one comes, or it is time to dial again later.
             Err(error) if was_drained_off(&error) => None,
-            Err(error) => Some(Next::Failed(copy(&error))),
+            Err(error) => Some(ConnectStep::Failed(copy(&error))),
         }
     }
 
-    fn dial(&mut self, state: &mut State<C>, waker: &Waker) -> Dialing<C> {
+    fn dial(&mut self, state: &mut State<C>, waker: &Waker) -> DialTask<C> {
         let (peer, addresses, id) = (self.peer, self.addresses.clone(), state.number());
         let dial = Dial {
             peer,
@@ -144,11 +153,11 @@ impl<C: Link> Want<C> {
         state.dials.insert(id, dial);
         state.joinable.entry(peer).or_default().push(id);
         self.joined = Some(id);
-        Dialing { endpoint: self.endpoint.clone(), id, own: self.own, peer, addresses }
+        DialTask { endpoint: self.endpoint.clone(), id, own: self.own, peer, addresses }
     }
 }
 
-impl<C> Drop for Want<C> {
+impl<C> Drop for ConnectRequest<C> {
     fn drop(&mut self) {
         self.endpoint.act(|state, after| {
             after.former.extend(state.watchers.remove(&self.key));
@@ -159,8 +168,8 @@ impl<C> Drop for Want<C> {
     }
 }
 
-/// A dial that is under way. If this is dropped before [`Dialing::finish`], as by a panic, those who wait for it fail.
-pub struct Dialing<C> {
+/// A dial that is under way. If this is dropped before [`DialTask::finish`], as by a panic, those who wait for it fail.
+pub struct DialTask<C> {
     endpoint: Arc<Endpoint<C>>,
     id: u64,
     own: PublicKey,
@@ -168,7 +177,7 @@ pub struct Dialing<C> {
     addresses: Arc<[SocketAddr]>,
 }
 
-impl<C> Dialing<C> {
+impl<C> DialTask<C> {
     /// Whom to dial.
     pub const fn peer(&self) -> PublicKey {
         self.peer
@@ -213,9 +222,9 @@ impl<C> Dialing<C> {
     }
 }
 
-impl<C: Link> Dialing<C> {
+impl<C: ConnectionHandle> DialTask<C> {
     /// Tells all who wait what came of it. The connection is taken as by [`Endpoint::adopt`].
-    pub fn finish(self, now: Instant, result: io::Result<C>) -> Option<Serving<C>> {
+    pub fn finish(self, now: Instant, result: io::Result<C>) -> Option<ConnectionDriver<C>> {
         let link = result.as_ref().ok().cloned();
         let id = self.endpoint.act(|state, after| {
             let id = link.as_ref().map(|link| state.adopt(now, link, after));
@@ -226,11 +235,11 @@ impl<C: Link> Dialing<C> {
             self.end(state, result.map_err(Arc::new), after);
             id
         });
-        Some(Serving::new(&self.endpoint, id?, &link?, None))
+        Some(ConnectionDriver::new(&self.endpoint, id?, &link?, None))
     }
 }
 
-impl<C> Drop for Dialing<C> {
+impl<C> Drop for DialTask<C> {
     fn drop(&mut self) {
         self.endpoint.act(|state, after| {
             let error = io::Error::other("the dial has ended by a panic, or with the runtime that it ran in");
@@ -268,8 +277,8 @@ impl<C> State<C> {
     }
 
     /// Before this moment the holder of `own` must not dial `peer`.
-    fn not_before(&self, own: PublicKey, peer: &PublicKey) -> Option<Instant> {
-        self.tables.get(&own)?.not_before(peer)
+    fn retry_after(&self, own: PublicKey, peer: &PublicKey) -> Option<Instant> {
+        self.tables.get(&own)?.retry_after(peer)
     }
 
     /// Tells those who wait for the dial, unless they were told before. Nobody joins it any more.

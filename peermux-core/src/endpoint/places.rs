@@ -27,8 +27,9 @@ impl Places {
     /// Whether a peer has begun a handshake that has not come to its end.
     pub(super) fn has_handshakes(&self) -> bool {
         let mut drivers = self.taken.values().flatten();
-        drivers
-            .any(|driver| driver.look(|connection| connection.error().is_none() && !connection.awaits_first_flight()))
+        drivers.any(|driver| {
+            driver.look(|connection| connection.close_reason().is_none() && !connection.awaits_first_flight())
+        })
     }
 }
 
@@ -40,8 +41,8 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The place of an accepted socket, from before its handshake until its peer is confirmed (or, of a peer that has many connections already, until it is closed), or the socket closed. It is free when this is dropped.
-pub struct Place<C> {
+/// The permit of an accepted socket, from before its handshake until its peer is confirmed (or, of a peer that has many connections already, until it is closed), or the socket closed. It is free when this is dropped.
+pub struct HandshakePermit<C> {
     endpoint: Arc<Endpoint<C>>,
     network: IpAddr,
     id: u64,
@@ -49,12 +50,12 @@ pub struct Place<C> {
 
 impl<C> Endpoint<C> {
     /// Whether there is room for one more who dials; false if the endpoint drains, and so for ever. `waker` is woken when that changes; it is one that accepts.
-    pub fn poll_room(&self, waker: &Waker) -> Poll<bool> {
+    pub fn poll_capacity(&self, waker: &Waker) -> Poll<bool> {
         self.act(|state, after| {
             if state.drains {
                 return Poll::Ready(false);
             }
-            if state.places.taken.len() < self.limits.unconfirmed {
+            if state.places.taken.len() < self.limits.max_pending_handshakes {
                 return Poll::Ready(true);
             }
             after.former.extend(state.places.waker.replace(waker.clone()));
@@ -62,14 +63,14 @@ impl<C> Endpoint<C> {
         })
     }
 
-    /// A place for a socket that was just accepted, from `address`. `None` if there is none, or if too many of that address, or of its IPv6 network of 64 bits, have one:
+    /// A permit for a socket that was just accepted, from `address`. `None` if there is none, or if too many of that address, or of its IPv6 network of 64 bits, have one:
     /// then it is to be closed.
-    pub fn place(self: &Arc<Self>, address: IpAddr) -> Option<Place<C>> {
+    pub fn try_acquire(self: &Arc<Self>, address: IpAddr) -> Option<HandshakePermit<C>> {
         let network = network(address);
         let id = self.act(|state, _| {
             let count = state.places.networks.get(&network).copied().unwrap_or(0);
-            let full = state.places.taken.len() >= self.limits.unconfirmed;
-            if state.drains || full || count >= self.limits.unconfirmed_per_address {
+            let full = state.places.taken.len() >= self.limits.max_pending_handshakes;
+            if state.drains || full || count >= self.limits.max_pending_handshakes_per_addr {
                 return None;
             }
             let id = state.number();
@@ -77,11 +78,11 @@ impl<C> Endpoint<C> {
             state.places.taken.insert(id, None);
             Some(id)
         })?;
-        Some(Place { endpoint: self.clone(), network, id })
+        Some(HandshakePermit { endpoint: self.clone(), network, id })
     }
 }
 
-impl<C> Place<C> {
+impl<C> HandshakePermit<C> {
     /// A handshake begins. When the endpoint drains, it is given up if the peer has said nothing yet. Otherwise it goes on, and [`Endpoint::adopt`] tells the peer that it
     /// is refused.
     pub fn begin(&self, driver: &Arc<Driver>) {
@@ -93,18 +94,16 @@ impl<C> Place<C> {
         });
     }
 
-    /// The handshake has failed. The place stays taken until its socket is closed, but an endpoint that drains does not wait for it.
+    /// The handshake has failed. The permit stays taken until its socket is closed, but an endpoint that drains does not wait for it.
     pub fn failed(&self) {
         let _former = self.endpoint.act(|state, after| {
-            if state.drains {
-                state.tell_all(after);
-            }
+            state.tell_all(after);
             state.places.taken.insert(self.id, None)
         });
     }
 }
 
-impl<C> Drop for Place<C> {
+impl<C> Drop for HandshakePermit<C> {
     fn drop(&mut self) {
         // The last to hold a connection may be among what is dropped: not under the lock.
         let _driver = self.endpoint.act(|state, after| {
@@ -113,9 +112,7 @@ impl<C> Drop for Place<C> {
                 _ => drop(state.places.networks.remove(&self.network)),
             }
             after.wake.extend(state.places.waker.take());
-            if state.drains {
-                state.tell_all(after);
-            }
+            state.tell_all(after);
             state.places.taken.remove(&self.id)
         });
     }

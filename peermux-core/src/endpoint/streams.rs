@@ -6,13 +6,13 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::task::{Poll, Waker, ready};
 
-use super::{Endpoint, Link, Place};
-use crate::code::Code;
+use super::{ConnectionHandle, Endpoint, HandshakePermit};
+use crate::code::ErrorCode;
 use crate::driver::{Stream, Waiter};
 use crate::time::Instant;
 use crate::wire::is_name;
 
-/// Streams that a [`Serving`] takes before it lets others go on.
+/// Streams that a [`ConnectionDriver`] takes before it lets others go on.
 const AT_ONCE: usize = 64;
 
 /// The streams of one protocol that wait. Each connection has a queue of its own, and they take turns: a peer that opens many fills its own queue only.
@@ -78,7 +78,7 @@ impl<C> Queue<C> {
 pub enum RegisterError {
     /// The name is longer than 64 bytes, or not printable ASCII without space.
     Name,
-    /// There is an acceptor for it already.
+    /// The protocol has a [`ProtocolListener`] already.
     Taken,
 }
 
@@ -86,7 +86,7 @@ impl fmt::Display for RegisterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Name => "a protocol's name is at most 64 bytes of printable ASCII without space",
-            Self::Taken => "there is an acceptor for this protocol already",
+            Self::Taken => "this protocol has a listener already",
         })
     }
 }
@@ -94,7 +94,7 @@ impl fmt::Display for RegisterError {
 impl core::error::Error for RegisterError {}
 
 /// Takes the streams of one protocol. When it is dropped, those that wait are refused with REFUSED, and the protocol is unknown.
-pub struct Acceptor<C> {
+pub struct ProtocolListener<C> {
     endpoint: Arc<Endpoint<C>>,
     protocol: Box<str>,
 }
@@ -104,7 +104,7 @@ impl<C> Endpoint<C> {
     ///
     /// # Errors
     /// See [`RegisterError`].
-    pub fn register(self: &Arc<Self>, protocol: &str) -> Result<Acceptor<C>, RegisterError> {
+    pub fn register(self: &Arc<Self>, protocol: &str) -> Result<ProtocolListener<C>, RegisterError> {
         if !(protocol.is_empty() || is_name(protocol)) {
             return Err(RegisterError::Name);
         }
@@ -113,12 +113,12 @@ impl<C> Endpoint<C> {
                 return Err(RegisterError::Taken);
             }
             state.protocols.insert(protocol.into(), Queue::new());
-            Ok(Acceptor { endpoint: self.clone(), protocol: protocol.into() })
+            Ok(ProtocolListener { endpoint: self.clone(), protocol: protocol.into() })
         })
     }
 }
 
-impl<C> Acceptor<C> {
+impl<C> ProtocolListener<C> {
     /// The next stream, and the connection that it came on; `None` once the endpoint has drained. `waker` is woken when there is one. Only the last waker is kept: several that wait
     /// have to share one, or to take turns.
     pub fn poll_accept(&self, waker: &Waker) -> Poll<Option<(Stream, C)>> {
@@ -142,21 +142,21 @@ impl<C> Acceptor<C> {
     }
 }
 
-impl<C> Drop for Acceptor<C> {
+impl<C> Drop for ProtocolListener<C> {
     fn drop(&mut self) {
         self.endpoint.act(|state, after| {
             let Some(queue) = state.protocols.remove(&self.protocol) else { return };
             after.former.extend(queue.waker);
             for (stream, link) in queue.streams.into_values().flatten() {
-                after.refused.push((stream, Code::REFUSED));
+                after.refused.push((stream, ErrorCode::REFUSED));
                 after.links.push(link);
             }
         });
     }
 }
 
-/// What is to be polled for a connection of an endpoint, until it is closed: gives the peer's streams to their acceptors. Dropping it before makes the endpoint forget the connection.
-pub struct Serving<C> {
+/// What is to be polled for a connection of an endpoint, until it is closed: gives the peer's streams to the [`ProtocolListener`]s of their protocols. Dropping it before makes the endpoint forget the connection.
+pub struct ConnectionDriver<C> {
     endpoint: Arc<Endpoint<C>>,
     id: u64,
     link: C,
@@ -168,11 +168,11 @@ pub struct Serving<C> {
     /// There are no more streams.
     ended: bool,
     /// The place that this connection keeps until it is closed.
-    place: Option<Place<C>>,
+    place: Option<HandshakePermit<C>>,
 }
 
-impl<C: Link> Serving<C> {
-    pub(super) fn new(endpoint: &Arc<Endpoint<C>>, id: u64, link: &C, place: Option<Place<C>>) -> Self {
+impl<C: ConnectionHandle> ConnectionDriver<C> {
+    pub(super) fn new(endpoint: &Arc<Endpoint<C>>, id: u64, link: &C, place: Option<HandshakePermit<C>>) -> Self {
         let driver = link.driver();
         let (streams, drained, closed) = (driver.waiter(), driver.waiter(), driver.waiter());
         Self {
@@ -191,12 +191,12 @@ impl<C: Link> Serving<C> {
     /// Ready once the connection is closed; `waker` is woken when there is something to do.
     pub fn poll(&mut self, now: Instant, waker: &Waker) -> Poll<()> {
         for _ in 0..AT_ONCE {
-            if !self.drains && self.drained.poll_drained(waker).is_ready() {
+            if !self.drains && self.drained.poll_peer_draining(waker).is_ready() {
                 self.drains = true;
                 self.update(now);
             }
             if self.ended {
-                ready!(self.closed.poll_closed(waker));
+                ready!(self.closed.poll_transport_closed(waker));
                 self.forget();
                 self.place = None;
                 return Poll::Ready(());
@@ -223,9 +223,9 @@ impl<C: Link> Serving<C> {
     fn dispatch(&self, stream: Stream) {
         let name = stream.protocol();
         self.endpoint.act(|state, after| match state.protocols.get_mut(name.as_deref().unwrap_or_default()) {
-            None => after.refuse(&self.link, stream, Code::UNKNOWN_PROTOCOL),
-            Some(queue) if queue.len(self.id) >= self.endpoint.limits.queued_streams.max(1) => {
-                after.refuse(&self.link, stream, Code::REFUSED);
+            None => after.refuse(&self.link, stream, ErrorCode::UNKNOWN_PROTOCOL),
+            Some(queue) if queue.len(self.id) >= self.endpoint.limits.max_queued_streams.max(1) => {
+                after.refuse(&self.link, stream, ErrorCode::REFUSED);
             }
             Some(queue) => {
                 queue.push(self.id, stream, self.link.clone());
@@ -235,14 +235,14 @@ impl<C: Link> Serving<C> {
     }
 }
 
-impl<C> Serving<C> {
+impl<C> ConnectionDriver<C> {
     fn forget(&self) {
-        let queued = self.endpoint.limits.queued_streams.max(1);
+        let queued = self.endpoint.limits.max_queued_streams.max(1);
         self.endpoint.act(|state, after| state.forget(self.id, queued, after));
     }
 }
 
-impl<C> Drop for Serving<C> {
+impl<C> Drop for ConnectionDriver<C> {
     fn drop(&mut self) {
         self.forget();
     }

@@ -12,7 +12,7 @@ use crate::crypto::{
     EphemeralSecret, KemSecret, Provider, PublicKey, SharedSecret, StaticSecret, Suite, SymmetricState,
 };
 use crate::error::HandshakeError;
-use crate::id::Mode;
+use crate::id::HandshakeMode;
 use crate::wire::Hello;
 
 /// M1 was sent.
@@ -30,7 +30,7 @@ pub(crate) struct AwaitM2 {
 
 /// M2 authenticated: the responder has proved its static key.
 pub(crate) struct Proved {
-    mode: Mode,
+    mode: HandshakeMode,
     state: SymmetricState,
     responder: PublicKey,
     hello: Hello,
@@ -102,23 +102,23 @@ impl AwaitM2 {
                 let (hello, frames) = payload?;
                 // As many operations as fallback takes.
                 let _ = ephemeral.diffie_hellman(&responder);
-                return Ok(Proved { mode: Mode::Ik, state, responder, hello, frames, public, anonymous, se });
+                return Ok(Proved { mode: HandshakeMode::Ik, state, responder, hello, frames, public, anonymous, se });
             }
         }
 
         let mut state = begin_fallback(provider, &m1);
         mix_answer(&mut state, m2, &ee, &kem)?;
-        state.decrypt_and_hash(&mut m2[at::M2_S]).map_err(|_| HandshakeError::Answer)?;
+        state.decrypt_and_hash(&mut m2[at::M2_S]).map_err(|_| HandshakeError::Flight2)?;
         let mut s_r = [0; 32];
         s_r.copy_from_slice(&m2[at::M2_S.start..at::M2_S.start + 32]);
         let responder = PublicKey::from_bytes(s_r);
         state.mix_key(nonzero(ephemeral.diffie_hellman(&responder))?.as_bytes());
         let payload = &mut m2[at::M2_P];
-        state.decrypt_and_hash(payload).map_err(|_| HandshakeError::Answer)?;
+        state.decrypt_and_hash(payload).map_err(|_| HandshakeError::Flight2)?;
         let plaintext = &payload[..payload.len() - super::TAG];
         let (_, hello, _) = Payload::P2Fallback.read(plaintext).map_err(HandshakeError::Payload)?;
         let frames = Vec::new();
-        Ok(Proved { mode: Mode::Fallback, state, responder, hello, frames, public, anonymous, se })
+        Ok(Proved { mode: HandshakeMode::Fallback, state, responder, hello, frames, public, anonymous, se })
     }
 }
 
@@ -131,8 +131,8 @@ fn mix_answer(
 ) -> Result<(), HandshakeError> {
     state.mix_hash(&m2[at::E]);
     state.mix_key(ee.as_bytes());
-    state.decrypt_and_hash(&mut m2[at::M2_CT]).map_err(|_| HandshakeError::Answer)?;
-    let (ct, _) = m2[at::M2_CT].split_first_chunk().ok_or(HandshakeError::Answer)?;
+    state.decrypt_and_hash(&mut m2[at::M2_CT]).map_err(|_| HandshakeError::Flight2)?;
+    let (ct, _) = m2[at::M2_CT].split_first_chunk().ok_or(HandshakeError::Flight2)?;
     state.mix_key(&kem.decapsulate(ct)[..]);
     Ok(())
 }
@@ -151,13 +151,13 @@ fn read_ik(
     mix_answer(&mut state, m2, ee, kem)?;
     state.mix_key(se.as_bytes());
     let payload = &mut m2[at::M2_IK_P];
-    state.decrypt_and_hash(payload).map_err(|_| HandshakeError::Answer)?;
+    state.decrypt_and_hash(payload).map_err(|_| HandshakeError::Flight2)?;
     let read = Payload::P2Ik.read(&payload[..payload.len() - super::TAG]);
     Ok((state, read.map(|(_, hello, frames)| (hello, frames)).map_err(HandshakeError::Payload)))
 }
 
 impl Proved {
-    pub(crate) const fn mode(&self) -> Mode {
+    pub(crate) const fn mode(&self) -> HandshakeMode {
         self.mode
     }
 
@@ -181,7 +181,7 @@ impl Proved {
 
     /// IK: the keys are there. Flight 3 is i2r record 0.
     pub(crate) fn finish_ik(self, suite: Suite) -> Result<Established, HandshakeError> {
-        if self.mode != Mode::Ik {
+        if self.mode != HandshakeMode::Ik {
             return Err(HandshakeError::Provider);
         }
         Ok(Established { suite, secrets: Secrets::derive(&self.state, suite) })
@@ -195,7 +195,7 @@ impl Proved {
         hello: &Hello,
         frames: &[u8],
     ) -> Result<(Box<[u8; FLIGHT_LEN]>, Established), HandshakeError> {
-        if self.mode != Mode::Fallback {
+        if self.mode != HandshakeMode::Fallback {
             return Err(HandshakeError::Provider);
         }
         let mut flight3 = Box::new([0; FLIGHT_LEN]);

@@ -204,12 +204,12 @@ impl AwaitFlight3 {
     /// Reads flight 3 of fallback.
     pub(crate) fn read(self, flight3: &mut [u8; FLIGHT_LEN]) -> Result<Flight3, HandshakeError> {
         let Self { ephemeral, mut state } = self;
-        state.decrypt_and_hash(&mut flight3[at::F3_S]).map_err(|_| HandshakeError::ThirdFlight)?;
-        let (s_i, _) = flight3.split_first_chunk::<32>().ok_or(HandshakeError::ThirdFlight)?;
+        state.decrypt_and_hash(&mut flight3[at::F3_S]).map_err(|_| HandshakeError::Flight3)?;
+        let (s_i, _) = flight3.split_first_chunk::<32>().ok_or(HandshakeError::Flight3)?;
         let initiator = PublicKey::from_bytes(*s_i);
         state.mix_key(nonzero(ephemeral.diffie_hellman(&initiator))?.as_bytes());
         let payload = &mut flight3[at::F3_P];
-        state.decrypt_and_hash(payload).map_err(|_| HandshakeError::ThirdFlight)?;
+        state.decrypt_and_hash(payload).map_err(|_| HandshakeError::Flight3)?;
         let plaintext = payload.len() - super::TAG;
         let (header, hello, frames) = Payload::P3.read(&payload[..plaintext]).map_err(HandshakeError::Payload)?;
         let suite = hello.suites.first().copied().and_then(Suite::from_byte).ok_or(HandshakeError::Suite)?;

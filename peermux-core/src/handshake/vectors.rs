@@ -15,7 +15,7 @@ use crate::codec::{Reader, Writer};
 use crate::config::ResponderKeys;
 use crate::crypto::{PublicKey, StaticSecret, Suite, export, traffic_secret};
 use crate::error::HandshakeError;
-use crate::id::{Mode, Role};
+use crate::id::{HandshakeMode, Role};
 use crate::record::{Header, KEY_AGE, OVERHEAD, OpenError, Opener, Sealer, TAG};
 use crate::time::Instant;
 use crate::vectors::{Outputs, area, array, bytes, flag, list, number, outputs, provider, size, suite};
@@ -119,10 +119,10 @@ pub(crate) fn read_m1(vector: &Value, m1: &[u8; M1_LEN]) -> Result<responder::Tr
     responder::Start::new(provider(), keys, true).read(&mut script, m1, |_| true)
 }
 
-const fn name(mode: Mode) -> &'static str {
+const fn name(mode: HandshakeMode) -> &'static str {
     match mode {
-        Mode::Ik => "ik",
-        Mode::Fallback => "fallback",
+        HandshakeMode::Ik => "ik",
+        HandshakeMode::Fallback => "fallback",
     }
 }
 
@@ -273,7 +273,7 @@ pub(crate) fn run_negative(vector: &Value, base: &Value) -> Outputs {
         let (await_m2, mut m1) = start_initiator(base).map_err(|_| "initiator")?;
         change("m1", &mut m1[..]);
         let trial = read_m1(base, &m1).map_err(|_| "responder")?;
-        reached = Some(name(if trial.claimed().is_some() { Mode::Ik } else { Mode::Fallback }));
+        reached = Some(name(if trial.claimed().is_some() { HandshakeMode::Ik } else { HandshakeMode::Fallback }));
         let p2 = vector.get("p2").unwrap_or(&base["p2"]);
         let (mut m2, answered) = trial.answer(&hello(p2), &frames(p2)).map_err(|_| "responder")?;
         change("m2", &mut m2[..]);

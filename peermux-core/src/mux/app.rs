@@ -8,8 +8,8 @@ use bytes::Bytes;
 use super::halves::{RecvState, SendState};
 use super::ingress::SHARE_FROM;
 use super::{Mux, Pending, SEND_RESERVE, exists};
-use crate::code::Code;
-use crate::error::{OpenError, ReadError, Wait, WriteError};
+use crate::code::ErrorCode;
+use crate::error::{BlockedOn, OpenError, ReadError, WriteError};
 use crate::id::StreamId;
 use crate::wire::{Priority, is_name};
 
@@ -96,12 +96,12 @@ impl Mux {
 
     /// Checks that `id` can be written to, and how much; registers the interest if it cannot.
     fn writable(&mut self, id: StreamId) -> Result<(u32, usize), WriteError> {
-        let slot = self.slot(id).ok_or(WriteError::UnknownStream)?;
+        let slot = self.slot(id).ok_or(WriteError::StreamClosed)?;
         let stream = &self.streams[slot as usize];
         match stream.send.state {
             SendState::Stopped => return Err(WriteError::Stopped(stream.send_code())),
             SendState::Open => {}
-            _ => return Err(WriteError::Finished),
+            _ => return Err(WriteError::Closed),
         }
         if let Some(error) = &self.ended {
             return Err(WriteError::Connection(error.clone()));
@@ -110,11 +110,11 @@ impl Mux {
         if room == 0 {
             let full = self.queued >= self.limits.send_buffer;
             let wait = if self.streams[slot as usize].send.credit_room() == 0 {
-                Wait::Credit
+                BlockedOn::Credit
             } else if self.credit_out.left() == 0 {
-                Wait::ConnectionCredit
+                BlockedOn::ConnectionCredit
             } else {
-                Wait::Transport
+                BlockedOn::Transport
             };
             let now = self.now;
             let stream = &mut self.streams[slot as usize];
@@ -159,7 +159,7 @@ impl Mux {
     }
 
     pub(crate) fn finish(&mut self, id: StreamId) -> Result<(), WriteError> {
-        let slot = self.slot(id).ok_or(WriteError::UnknownStream)?;
+        let slot = self.slot(id).ok_or(WriteError::StreamClosed)?;
         let stream = &mut self.streams[slot as usize];
         match stream.send.state {
             SendState::Open => {
@@ -175,20 +175,20 @@ impl Mux {
             // All that was written was sent; the peer asked for nothing more to follow.
             SendState::Stopped if !stream.send.lost => Ok(()),
             SendState::Stopped => Err(WriteError::Stopped(stream.send_code())),
-            SendState::Reset => Err(WriteError::Finished),
+            SendState::Reset => Err(WriteError::Closed),
         }
     }
 
     /// `Ok(true)` once all that was written, and FIN if it was asked for, is in records.
     pub(crate) fn is_flushed(&mut self, id: StreamId) -> Result<bool, WriteError> {
-        let slot = self.slot(id).ok_or(WriteError::UnknownStream)?;
+        let slot = self.slot(id).ok_or(WriteError::StreamClosed)?;
         let ended = self.ended.clone();
         let stream = &mut self.streams[slot as usize];
         let flushed = match stream.send.state {
             SendState::Finished => true,
             SendState::Stopped if !stream.send.lost => true,
             SendState::Stopped => return Err(WriteError::Stopped(stream.send_code())),
-            SendState::Reset => return Err(WriteError::Finished),
+            SendState::Reset => return Err(WriteError::Closed),
             SendState::Finishing => false,
             SendState::Open => stream.wire().is_some() && stream.send.queue.len() == 0,
         };
@@ -203,7 +203,7 @@ impl Mux {
         }
     }
 
-    pub(crate) fn reset(&mut self, id: StreamId, code: Code) {
+    pub(crate) fn reset(&mut self, id: StreamId, code: ErrorCode) {
         if let Some(slot) = self.slot(id)
             && self.streams[slot as usize].send.is_open()
         {
@@ -222,13 +222,13 @@ impl Mux {
 
     fn cancel_slot(&mut self, slot: u32) {
         if self.streams[slot as usize].send.state == SendState::Open && self.ended.is_none() {
-            self.reset_slot(slot, SendState::Reset, Code::CANCELLED);
+            self.reset_slot(slot, SendState::Reset, ErrorCode::CANCELLED);
         }
     }
 
     /// Gives up the sending half, for good: `state` is one of the two that say so. A stream that was not yet opened on the wire is given up whole, and nothing of
     /// it is ever sent.
-    pub(super) fn reset_slot(&mut self, slot: u32, state: SendState, code: Code) {
+    pub(super) fn reset_slot(&mut self, slot: u32, state: SendState, code: ErrorCode) {
         let stream = &mut self.streams[slot as usize];
         let unopened = stream.wire().is_none();
         self.unopened -= usize::from(unopened && stream.send.is_open());
@@ -254,8 +254,8 @@ impl Mux {
     }
 
     /// How the sending half ended: by STOP with this code, or otherwise. Registers the interest if it has not.
-    pub(crate) fn stopped(&mut self, id: StreamId) -> Result<Option<Code>, WriteError> {
-        let slot = self.slot(id).ok_or(WriteError::UnknownStream)?;
+    pub(crate) fn stopped(&mut self, id: StreamId) -> Result<Option<ErrorCode>, WriteError> {
+        let slot = self.slot(id).ok_or(WriteError::StreamClosed)?;
         let stream = &mut self.streams[slot as usize];
         match (stream.send.state, &self.ended) {
             (SendState::Stopped, _) => Ok(Some(stream.send_code())),
@@ -295,7 +295,7 @@ impl Mux {
 
     /// The slot of `id`, if there is something to read; `None` at the end of the stream.
     fn readable(&mut self, id: StreamId) -> Result<Option<u32>, ReadError> {
-        let slot = self.slot(id).ok_or(ReadError::UnknownStream)?;
+        let slot = self.slot(id).ok_or(ReadError::StreamClosed)?;
         let stream = &mut self.streams[slot as usize];
         let recv = &mut stream.recv;
         if recv.queue.len() > 0 {
@@ -370,13 +370,13 @@ impl Mux {
         }
     }
 
-    pub(crate) fn stop(&mut self, id: StreamId, code: Code) {
+    pub(crate) fn stop(&mut self, id: StreamId, code: ErrorCode) {
         if let Some(slot) = self.slot(id) {
             self.stop_slot(slot, code);
         }
     }
 
-    fn stop_slot(&mut self, slot: u32, code: Code) {
+    fn stop_slot(&mut self, slot: u32, code: ErrorCode) {
         let stream = &mut self.streams[slot as usize];
         if stream.recv.stopped {
             return;
@@ -400,7 +400,7 @@ impl Mux {
     /// The application lets go of a stream. What it has not finished is reset; what it has not read is not wanted any more.
     pub(crate) fn release(&mut self, id: StreamId) {
         let Some(slot) = self.slot(id) else { return };
-        self.stop_slot(slot, Code::CANCELLED);
+        self.stop_slot(slot, ErrorCode::CANCELLED);
         self.cancel_slot(slot);
         self.drop_hold(slot);
         let stream = &mut self.streams[slot as usize];
@@ -421,13 +421,13 @@ impl Mux {
     }
 
     /// Refuses a stream of the peer, for `code`.
-    pub(crate) fn refuse(&mut self, id: StreamId, code: Code) {
+    pub(crate) fn refuse(&mut self, id: StreamId, code: ErrorCode) {
         let Some(slot) = self.slot(id) else { return };
         self.refuse_slot(slot, code);
         self.release(id);
     }
 
-    pub(super) fn refuse_slot(&mut self, slot: u32, code: Code) {
+    pub(super) fn refuse_slot(&mut self, slot: u32, code: ErrorCode) {
         self.stop_slot(slot, code);
         if self.streams[slot as usize].send.is_open() {
             self.reset_slot(slot, SendState::Reset, code);
@@ -456,7 +456,7 @@ impl Mux {
         }
     }
 
-    pub(crate) fn waits_for(&mut self, id: StreamId, may_send: bool) -> Option<Wait> {
+    pub(crate) fn blocked_on(&mut self, id: StreamId, may_send: bool) -> Option<BlockedOn> {
         let slot = self.slot(id)?;
         let (may_open, credit) = (self.may_open_one(), self.credit_out.left());
         let next = self.schedule.next(may_open, credit > 0);
@@ -464,18 +464,18 @@ impl Mux {
         let unsent =
             stream.send.queue.len() > 0 || stream.send.state == SendState::Finishing || stream.wire().is_none();
         Some(match stream.send.state {
-            SendState::Finished | SendState::Reset | SendState::Stopped => Wait::Ended,
-            _ if self.ended.is_some() => Wait::Ended,
-            _ if unsent && !may_send => Wait::Handshake,
-            _ if stream.wire().is_none() && !may_open => Wait::StreamLimit,
+            SendState::Finished | SendState::Reset | SendState::Stopped => BlockedOn::Ended,
+            _ if self.ended.is_some() => BlockedOn::Ended,
+            _ if unsent && !may_send => BlockedOn::Handshake,
+            _ if stream.wire().is_none() && !may_open => BlockedOn::StreamLimit,
             _ if stream.send.queue.len() > 0 && stream.wire().is_some() && stream.send.credit.left() == 0 => {
-                Wait::Credit
+                BlockedOn::Credit
             }
-            _ if stream.send.queue.len() > 0 && credit == 0 => Wait::ConnectionCredit,
-            _ if unsent && next.is_some_and(|pick| pick.slot != slot) => Wait::Priority,
-            _ if unsent => Wait::Transport,
-            _ if stream.send.credit.left() == 0 => Wait::Credit,
-            _ => Wait::Application,
+            _ if stream.send.queue.len() > 0 && credit == 0 => BlockedOn::ConnectionCredit,
+            _ if unsent && next.is_some_and(|pick| pick.slot != slot) => BlockedOn::Priority,
+            _ if unsent => BlockedOn::Transport,
+            _ if stream.send.credit.left() == 0 => BlockedOn::Credit,
+            _ => BlockedOn::Application,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use crate::code::ProtocolCode;
+use crate::code::ProtocolErrorCode;
 use crate::error::Violation;
 use crate::time::Instant;
 
@@ -118,7 +118,7 @@ impl Budget {
         if self.control.bucket.rise(now, cost) {
             Ok(())
         } else {
-            Err(Violation::new(ProtocolCode::EXCESSIVE_LOAD, "too many control frames"))
+            Err(Violation::new(ProtocolErrorCode::EXCESSIVE_LOAD, "too many control frames"))
         }
     }
 

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use super::halves::SendState;
 use super::{Mux, Stream};
-use crate::code::{Code, ProtocolCode};
+use crate::code::{ErrorCode, ProtocolErrorCode};
 use crate::codec::Writer;
 use crate::time::Instant;
 use crate::wire::Drain;
@@ -17,9 +17,9 @@ const DRAIN_LASTS: Duration = Duration::from_secs(15 * 60);
 #[derive(Debug, Default)]
 pub(super) struct Drains {
     /// DRAIN is sent after the OPENs of all streams that the application has opened.
-    pub(super) to_send: Option<ProtocolCode>,
+    pub(super) to_send: Option<ProtocolErrorCode>,
     pub(super) sent: bool,
-    pub(super) received: Option<ProtocolCode>,
+    pub(super) received: Option<ProtocolErrorCode>,
     /// Since when this side drains and its application holds no stream.
     pub(super) alone_since: Option<Instant>,
     /// The last step towards the end of a stream.
@@ -28,7 +28,7 @@ pub(super) struct Drains {
 
 impl Mux {
     /// The streams that the application has opened keep their turn: DRAIN leaves after the last of their OPENs.
-    pub(crate) fn drain(&mut self, code: ProtocolCode) {
+    pub(crate) fn drain(&mut self, code: ProtocolErrorCode) {
         if !self.drains_here() && self.ended.is_none() {
             self.drains.to_send = Some(code);
             self.note_alone();
@@ -85,7 +85,7 @@ impl Mux {
             let stream = &self.streams[slot as usize];
             // One that the application gave up before keeps the code that it was given up with.
             if stream.wire().is_none() && stream.send.is_open() {
-                self.reset_slot(slot, SendState::Stopped, Code::REFUSED);
+                self.reset_slot(slot, SendState::Stopped, ErrorCode::REFUSED);
             }
         }
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Mux;
 use super::halves::{RecvState, SendState};
-use crate::code::{Code, ProtocolCode};
+use crate::code::{ErrorCode, ProtocolErrorCode};
 use crate::error::Violation;
 use crate::wire::{Drain, MaxData, MaxStreamData, MaxStreams, Open, PriorityUpdate, Reset, Stop, StreamData};
 
@@ -48,28 +48,28 @@ impl Mux {
         if wire >> 1 < used {
             Ok(Found::Forgotten)
         } else {
-            Err(Self::violation(ProtocolCode::STREAM_ID, "a frame for a stream that was never opened", wire))
+            Err(Self::violation(ProtocolErrorCode::STREAM_ID, "a frame for a stream that was never opened", wire))
         }
     }
 
     pub(crate) fn on_open(&mut self, open: Open<'_>, opened: Opened) -> Result<(), Violation> {
         let wire = open.stream;
         if wire & 1 != self.role.peer().parity() {
-            return Err(Self::violation(ProtocolCode::STREAM_ID, "OPEN with an id of the wrong side", wire));
+            return Err(Self::violation(ProtocolErrorCode::STREAM_ID, "OPEN with an id of the wrong side", wire));
         }
         if wire >> 1 != self.peer_streams.opened {
-            return Err(Self::violation(ProtocolCode::STREAM_ID, "OPEN with an id that is not the next", wire));
+            return Err(Self::violation(ProtocolErrorCode::STREAM_ID, "OPEN with an id that is not the next", wire));
         }
         if self.peer_streams.opened >= self.peer_streams.granted {
-            return Err(Self::violation(ProtocolCode::STREAM_LIMIT, "OPEN beyond MAX_STREAMS", wire));
+            return Err(Self::violation(ProtocolErrorCode::STREAM_LIMIT, "OPEN beyond MAX_STREAMS", wire));
         }
         if self.drains.received.is_some() {
-            return Err(Self::violation(ProtocolCode::FRAME_NOT_ALLOWED, "OPEN after DRAIN", wire));
+            return Err(Self::violation(ProtocolErrorCode::FRAME_NOT_ALLOWED, "OPEN after DRAIN", wire));
         }
         let protocol = self
             .names_in
             .resolve(open.name)
-            .map_err(|what| Self::violation(ProtocolCode::FRAME_ENCODING, what, wire))?;
+            .map_err(|what| Self::violation(ProtocolErrorCode::FRAME_ENCODING, what, wire))?;
         let window = self.peer_streams.windows.of(self.peer_streams.opened);
         self.peer_streams.opened += 1;
         self.peer_streams.windows.opened(self.peer_streams.opened);
@@ -77,7 +77,7 @@ impl Mux {
         self.streams[slot as usize].early = opened == Opened::Early;
         self.streams[slot as usize].again = opened == Opened::Again;
         if self.drains_here() {
-            self.refuse_slot(slot, Code::REFUSED);
+            self.refuse_slot(slot, ErrorCode::REFUSED);
             self.drop_hold(slot);
         } else {
             self.incoming.push_back(slot);
@@ -91,7 +91,7 @@ impl Mux {
         let len = frame.payload.len();
         if !self.credit_in.receive(len) {
             return Err(Self::violation(
-                ProtocolCode::FLOW_CONTROL,
+                ProtocolErrorCode::FLOW_CONTROL,
                 "data beyond the connection's credit",
                 frame.stream,
             ));
@@ -108,11 +108,15 @@ impl Mux {
         let stream = &mut self.streams[slot as usize];
         if !stream.recv.is_open() {
             self.credit_back(len);
-            return Err(Self::violation(ProtocolCode::STREAM_STATE, "data after FIN or RESET", frame.stream));
+            return Err(Self::violation(ProtocolErrorCode::STREAM_STATE, "data after FIN or RESET", frame.stream));
         }
         if !stream.recv.credit.receive(len) {
             self.credit_back(len);
-            return Err(Self::violation(ProtocolCode::FLOW_CONTROL, "data beyond the stream's credit", frame.stream));
+            return Err(Self::violation(
+                ProtocolErrorCode::FLOW_CONTROL,
+                "data beyond the stream's credit",
+                frame.stream,
+            ));
         }
         if stream.recv.stopped {
             stream.recv.credit.consume(len);
@@ -147,7 +151,7 @@ impl Mux {
         };
         let stream = &mut self.streams[slot as usize];
         if !stream.recv.is_open() {
-            return Err(Self::violation(ProtocolCode::STREAM_STATE, "RESET after FIN or RESET", frame.stream));
+            return Err(Self::violation(ProtocolErrorCode::STREAM_STATE, "RESET after FIN or RESET", frame.stream));
         }
         stream.recv.state = RecvState::Reset;
         stream.pending.receiving_ended();
@@ -226,7 +230,7 @@ impl Mux {
     pub(crate) fn on_drain(&mut self, frame: Drain) -> Result<(), Violation> {
         self.budget.control(self.now, 1)?;
         if self.drains.received.replace(frame.0).is_some() {
-            return Err(Violation::new(ProtocolCode::FRAME_NOT_ALLOWED, "a second DRAIN"));
+            return Err(Violation::new(ProtocolErrorCode::FRAME_NOT_ALLOWED, "a second DRAIN"));
         }
         self.cancel_unopened();
         Ok(())

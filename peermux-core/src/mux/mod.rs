@@ -39,10 +39,10 @@ pub(crate) use budget::Budget;
 pub(crate) use ingress::{Opened, Source};
 pub(crate) use windows::{Division, LEAST_WINDOW};
 
-use crate::code::ProtocolCode;
+use crate::code::ProtocolErrorCode;
 use crate::error::{ConnectionError, Violation};
 use crate::id::{Role, StreamId};
-use crate::stats::{Stats, StreamStats, WaitTimes, Waited};
+use crate::stats::{BlockedMicros, BlockedTimes, ConnectionStats, StreamStats};
 use crate::time::Instant;
 use crate::wakers::Notices;
 use crate::wire::{Priority, Settings};
@@ -139,7 +139,7 @@ pub(crate) struct Mux {
     queued: usize,
     ready: usize,
 
-    waited: Waited,
+    waited: BlockedMicros,
     ended: Option<ConnectionError>,
     notices: Notices<StreamEvent>,
     /// `Opened` waits to be told: a peer that opens and resets for ever does not make the queue grow.
@@ -204,7 +204,7 @@ impl Mux {
             spares: Spares::default(),
             queued: 0,
             ready: 0,
-            waited: Waited::default(),
+            waited: BlockedMicros::default(),
             ended: None,
             notices: Notices::default(),
             opened_waits: false,
@@ -329,8 +329,8 @@ impl Mux {
     }
 
     /// What the streams have done and hold.
-    pub(crate) fn stats(&self) -> Stats {
-        Stats {
+    pub(crate) fn stats(&self) -> ConnectionStats {
+        ConnectionStats {
             payload_sent: self.credit_out.sent(),
             payload_received: self.credit_in.received(),
             streams_opened: self.opened,
@@ -339,8 +339,8 @@ impl Mux {
             queued: self.queued,
             unread: self.credit_in.unread(),
             credit: self.credit_out.left(),
-            waited: self.waited.times(),
-            ..Stats::default()
+            blocked: self.waited.times(),
+            ..ConnectionStats::default()
         }
     }
 
@@ -353,7 +353,7 @@ impl Mux {
             unread: stream.recv.queue.len(),
             credit: stream.send.credit.left(),
             receive_window: stream.recv.credit.window(),
-            waited: stream.rare.as_ref().map_or_else(WaitTimes::default, |rare| rare.waited.times()),
+            blocked: stream.rare.as_ref().map_or_else(BlockedTimes::default, |rare| rare.waited.times()),
         })
     }
 
@@ -564,7 +564,7 @@ impl Mux {
         }
     }
 
-    fn violation(code: ProtocolCode, what: &'static str, stream: u64) -> Violation {
+    fn violation(code: ProtocolErrorCode, what: &'static str, stream: u64) -> Violation {
         Violation::on(code, what, stream)
     }
 }

@@ -97,20 +97,20 @@ impl Schedule {
         let entry = &mut self.entries[index];
         debug_assert_eq!(entry.need, Need::Nothing);
         entry.urgency = priority.urgency();
-        entry.incremental = priority.incremental();
+        entry.incremental = priority.is_incremental();
     }
 
     /// `order` is as for [`Schedule::set_need`].
     pub(super) fn set_priority(&mut self, slot: u32, order: u64, priority: Priority) {
         let Some(entry) = self.entries.get(slot as usize) else { return };
-        if (entry.urgency, entry.incremental) == (priority.urgency(), priority.incremental()) {
+        if (entry.urgency, entry.incremental) == (priority.urgency(), priority.is_incremental()) {
             return;
         }
         let need = entry.need;
         self.set_need(slot, order, Need::Nothing);
         let entry = &mut self.entries[slot as usize];
         entry.urgency = priority.urgency();
-        entry.incremental = priority.incremental();
+        entry.incremental = priority.is_incremental();
         self.set_need(slot, order, need);
     }
 
@@ -285,7 +285,7 @@ mod tests {
     fn with(streams: &[(u8, bool)]) -> Schedule {
         let mut schedule = Schedule::default();
         for (slot, &(urgency, incremental)) in (0..).zip(streams) {
-            schedule.insert(slot, Priority::new(urgency, incremental));
+            schedule.insert(slot, Priority::from_urgency(urgency).with_incremental(incremental));
             schedule.set_need(slot, u64::from(slot), Need::Data);
         }
         schedule
@@ -345,7 +345,7 @@ mod tests {
     fn changing_priorities_for_ever_keeps_the_queues_short() {
         let mut schedule = with(&[(3, true), (3, false)]);
         for round in 0..10_000u32 {
-            schedule.set_priority(0, 0, Priority::new((round % 8) as u8, round % 3 == 0));
+            schedule.set_priority(0, 0, Priority::from_urgency((round % 8) as u8).with_incremental(round % 3 == 0));
         }
         let places: usize =
             schedule.levels.iter().map(|level| level.turns.len() + level.line.len() + level.opening.len()).sum();
@@ -385,7 +385,7 @@ mod tests {
     fn a_slot_that_is_taken_again_has_no_old_place() {
         let mut schedule = with(&[(0, false)]);
         schedule.set_need(0, 0, Need::Nothing);
-        schedule.insert(0, Priority::new(7, false));
+        schedule.insert(0, Priority::from_urgency(7));
         assert_eq!(schedule.next(true, true), None);
         schedule.set_need(0, 9, Need::Data);
         assert_eq!(schedule.next(true, true).map(|pick| pick.urgency), Some(7));

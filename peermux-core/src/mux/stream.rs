@@ -5,9 +5,9 @@ use alloc::sync::Arc;
 use core::num::NonZeroU64;
 
 use super::halves::{RecvHalf, SendHalf, SendState};
-use crate::code::Code;
-use crate::error::Wait;
-use crate::stats::Waited;
+use crate::code::ErrorCode;
+use crate::error::BlockedOn;
+use crate::stats::BlockedMicros;
 use crate::time::Instant;
 use crate::wakers::Interest;
 use crate::wire::Priority;
@@ -51,11 +51,11 @@ pub(super) struct Stream {
 #[derive(Debug)]
 pub(super) struct Rare {
     /// Why the sending half was reset, or the peer stopped it; and why the receiving half was stopped, or the peer reset it.
-    pub(super) send_code: Code,
-    pub(super) recv_code: Code,
+    pub(super) send_code: ErrorCode,
+    pub(super) recv_code: ErrorCode,
     /// Since when its writer has been held up, and for what; and how long it was before.
-    pub(super) blocked: Option<(Instant, Wait)>,
-    pub(super) waited: Waited,
+    pub(super) blocked: Option<(Instant, BlockedOn)>,
+    pub(super) waited: BlockedMicros,
     /// The waiter for the end of the sending half.
     pub(super) stop_interest: Interest,
 }
@@ -63,10 +63,10 @@ pub(super) struct Rare {
 impl Default for Rare {
     fn default() -> Self {
         Self {
-            send_code: Code::CANCELLED,
-            recv_code: Code::CANCELLED,
+            send_code: ErrorCode::CANCELLED,
+            recv_code: ErrorCode::CANCELLED,
             blocked: None,
-            waited: Waited::default(),
+            waited: BlockedMicros::default(),
             stop_interest: Interest::Nobody,
         }
     }
@@ -115,13 +115,13 @@ impl Stream {
     }
 
     /// See [`Rare::send_code`].
-    pub(super) fn send_code(&self) -> Code {
-        self.rare.as_ref().map_or(Code::CANCELLED, |rare| rare.send_code)
+    pub(super) fn send_code(&self) -> ErrorCode {
+        self.rare.as_ref().map_or(ErrorCode::CANCELLED, |rare| rare.send_code)
     }
 
     /// See [`Rare::recv_code`].
-    pub(super) fn recv_code(&self) -> Code {
-        self.rare.as_ref().map_or(Code::CANCELLED, |rare| rare.recv_code)
+    pub(super) fn recv_code(&self) -> ErrorCode {
+        self.rare.as_ref().map_or(ErrorCode::CANCELLED, |rare| rare.recv_code)
     }
 
     /// Gives up what belongs to others, and all memory but what the next stream in this place may need again.

@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::{DirectionKey, Header, KEY_RECORDS, SharedKey};
-use crate::code::ProtocolCode;
+use crate::code::ProtocolErrorCode;
 use crate::crypto::{Provider, Suite};
 use crate::error::Violation;
 use crate::wire::QUANTUM;
@@ -97,13 +97,13 @@ impl Opener {
         }
         let invalid = |code, what| Err(OpenError::Violation(Violation::new(code, what)));
         if self.key.used > KEY_RECORDS {
-            return invalid(ProtocolCode::KEY_LIMIT, "a key was used for more than 65,536 records");
+            return invalid(ProtocolErrorCode::KEY_LIMIT, "a key was used for more than 65,536 records");
         }
         let Some(header) = record.first().copied().and_then(Header::from_byte) else {
-            return invalid(ProtocolCode::RECORD_INVALID, "a record's header has bits that must be zero");
+            return invalid(ProtocolErrorCode::RECORD_INVALID, "a record's header has bits that must be zero");
         };
         if header.next > self.largest {
-            return invalid(ProtocolCode::RECORD_INVALID, "a record is announced that exceeds MAX_RECORD");
+            return invalid(ProtocolErrorCode::RECORD_INVALID, "a record is announced that exceeds MAX_RECORD");
         }
         self.expected = header.next;
         if header.key_update {

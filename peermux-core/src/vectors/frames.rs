@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use serde_json::{Value, json};
 
 use super::{Outputs, bytes, flag, list, number, optional, outputs, size, text};
-use crate::code::{Code, ProtocolCode};
+use crate::code::{ErrorCode, ProtocolErrorCode};
 use crate::codec::Writer;
 use crate::connection;
 use crate::wire::{
@@ -16,11 +16,11 @@ use crate::wire::{
 
 fn priority(json: &Value) -> Priority {
     let byte = size(json);
-    Priority::new(byte & 0x07, byte & 0x08 != 0)
+    Priority::from_urgency(byte & 0x07).with_incremental(byte & 0x08 != 0)
 }
 
-fn code(json: &Value) -> Code {
-    Code::from_wire(size(&json["layer"]), number(&json["code"])).expect("a layer")
+fn code(json: &Value) -> ErrorCode {
+    ErrorCode::from_wire(size(&json["layer"]), number(&json["code"])).expect("a layer")
 }
 
 /// The payload of a STREAM frame, or what else a frame holds as bytes.
@@ -68,7 +68,7 @@ fn frame<'a>(json: &'a Value, body: &'a [u8]) -> Option<Frame<'a>> {
         }
         "PRIORITY" => Frame::Priority(PriorityUpdate { stream, priority: priority(&json["priority"]) }),
         "CLOSE" => Frame::Close(Close { code: code(json), reason: text(&json["reason"]) }),
-        "DRAIN" => Frame::Drain(Drain(ProtocolCode(number(&json["code"])))),
+        "DRAIN" => Frame::Drain(Drain(ProtocolErrorCode(number(&json["code"])))),
         "SETTINGS" => Frame::Settings(body),
         "ATTESTATION" => Frame::Attestation(Attestation(body)),
         "STREAM" => Frame::Stream(StreamData { stream, fin: flag(&json["fin"]), payload: body }),

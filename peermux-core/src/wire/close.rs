@@ -5,7 +5,7 @@
 //! ```
 
 use super::reset::{decode_code, encode_code};
-use crate::code::{Code, ProtocolCode};
+use crate::code::{ErrorCode, ProtocolErrorCode};
 use crate::codec::{DecodeError, Fault, Reader, Writer};
 
 /// The longest reason in CLOSE, in bytes.
@@ -15,14 +15,14 @@ pub const MAX_REASON: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Close<'a> {
     /// Why, for programs.
-    pub code: Code,
+    pub code: ErrorCode,
     /// Why, for people: at most 256 bytes.
     pub reason: &'a str,
 }
 
 /// Asks for no more streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Drain(pub ProtocolCode);
+pub struct Drain(pub ProtocolErrorCode);
 
 impl<'a> Close<'a> {
     pub(crate) const TYPE: u8 = 0x0a;
@@ -48,7 +48,7 @@ impl Drain {
     pub(crate) const MAX_LEN: usize = 9;
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self(ProtocolCode(reader.varint("DRAIN code")?)))
+        Ok(Self(ProtocolErrorCode(reader.varint("DRAIN code")?)))
     }
 
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {

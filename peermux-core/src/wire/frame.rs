@@ -7,7 +7,7 @@ use super::{
     Attestation, Close, Drain, MaxData, MaxStreamData, MaxStreams, Open, Ping, Pong, PriorityUpdate, Reset, Settings,
     Stop, StreamData,
 };
-use crate::code::ProtocolCode;
+use crate::code::ProtocolErrorCode;
 use crate::codec::{DecodeError, Reader, Writer};
 
 /// The kinds of frames, for counting them.
@@ -96,12 +96,12 @@ pub enum FrameError {
 
 impl FrameError {
     /// The code that the connection closes with.
-    pub const fn code(&self) -> ProtocolCode {
+    pub const fn code(&self) -> ProtocolErrorCode {
         match self {
-            Self::Encoding(_) => ProtocolCode::FRAME_ENCODING,
-            Self::Unknown(_) => ProtocolCode::FRAME_UNKNOWN,
-            Self::Settings(_) => ProtocolCode::SETTINGS_INVALID,
-            Self::Padding => ProtocolCode::RECORD_INVALID,
+            Self::Encoding(_) => ProtocolErrorCode::FRAME_ENCODING,
+            Self::Unknown(_) => ProtocolErrorCode::FRAME_UNKNOWN,
+            Self::Settings(_) => ProtocolErrorCode::SETTINGS_INVALID,
+            Self::Padding => ProtocolErrorCode::RECORD_INVALID,
         }
     }
 }

@@ -14,14 +14,23 @@ pub struct Priority {
 }
 
 impl Priority {
-    /// The least urgent of the eight urgencies.
-    pub const MAX_URGENCY: u8 = 7;
+    /// The most urgent priority: urgency 0, incremental.
+    pub const HIGHEST: Self = Self::from_urgency(0).with_incremental(true);
 
-    /// A priority. `urgency` is from 0, which goes first, to 7; greater values count as 7. Streams of one urgency
-    /// that are `incremental` take turns; the others go one after the other.
-    pub const fn new(urgency: u8, incremental: bool) -> Self {
-        let urgency = if urgency > Self::MAX_URGENCY { Self::MAX_URGENCY } else { urgency };
-        Self { urgency, incremental }
+    /// The least urgent priority: urgency 7, incremental.
+    pub const LOWEST: Self = Self::from_urgency(7).with_incremental(true);
+
+    /// Creates a priority that is not incremental. `urgency` is from 0, which goes first, to 7; greater values count as 7.
+    pub const fn from_urgency(urgency: u8) -> Self {
+        let urgency = if urgency > 7 { 7 } else { urgency };
+        Self { urgency, incremental: false }
+    }
+
+    /// Returns this priority with the other parameter set. Streams of one urgency that are `incremental` take turns; the others go one
+    /// after the other.
+    #[must_use]
+    pub const fn with_incremental(self, incremental: bool) -> Self {
+        Self { incremental, ..self }
     }
 
     /// From 0, which goes first, to 7.
@@ -30,7 +39,7 @@ impl Priority {
     }
 
     /// Whether the stream takes turns with others of its urgency.
-    pub const fn incremental(self) -> bool {
+    pub const fn is_incremental(self) -> bool {
         self.incremental
     }
 
@@ -50,7 +59,7 @@ impl Priority {
 /// Urgency 3, incremental: streams share the link unless the application asks for an order.
 impl Default for Priority {
     fn default() -> Self {
-        Self::new(3, true)
+        Self::from_urgency(3).with_incremental(true)
     }
 }
 

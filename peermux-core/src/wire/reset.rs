@@ -4,7 +4,7 @@
 //! RESET = 0x06 ‖ stream ‖ layer 1 ‖ code        STOP = 0x07 ‖ stream ‖ layer 1 ‖ code
 //! ```
 
-use crate::code::Code;
+use crate::code::ErrorCode;
 use crate::codec::{DecodeError, Fault, Reader, Writer};
 
 /// The sender gives up its sending half of a stream.
@@ -13,7 +13,7 @@ pub struct Reset {
     /// The stream's id on the wire.
     pub stream: u64,
     /// Why.
-    pub code: Code,
+    pub code: ErrorCode,
 }
 
 /// The sender does not want what the other side sends on a stream.
@@ -22,16 +22,16 @@ pub struct Stop {
     /// The stream's id on the wire.
     pub stream: u64,
     /// Why.
-    pub code: Code,
+    pub code: ErrorCode,
 }
 
-pub(super) fn decode_code(reader: &mut Reader<'_>, field: &'static str) -> Result<Code, DecodeError> {
+pub(super) fn decode_code(reader: &mut Reader<'_>, field: &'static str) -> Result<ErrorCode, DecodeError> {
     let layer = reader.u8(field)?;
     let number = reader.varint(field)?;
-    Code::from_wire(layer, number).ok_or(DecodeError::new(field, Fault::OutOfRange))
+    ErrorCode::from_wire(layer, number).ok_or(DecodeError::new(field, Fault::OutOfRange))
 }
 
-pub(super) fn encode_code(code: Code, out: &mut Writer<'_>) {
+pub(super) fn encode_code(code: ErrorCode, out: &mut Writer<'_>) {
     out.u8(code.layer());
     out.varint(code.number());
 }

@@ -27,12 +27,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mio::net::TcpListener;
-use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::code::{ErrorCode, ProtocolErrorCode};
 use peermux_core::crypto::StaticSecret;
 use peermux_core::error::{ReadError, WriteError};
 use peermux_core::wire::Priority;
 use peermux_core::{
-    Config, Connection, Event, Identity, KeyLog, Remote, ResponderKeys, StreamId, TrafficSecrets, time,
+    Config, Connection, Event, ExpectedPeer, Identity, KeyLog, ResponderKeys, StreamId, TrafficSecrets, time,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -95,12 +95,12 @@ impl Application for Server {
     fn on_event(&mut self, streams: &mut Streams, connection: &mut Connection, event: Event) {
         match event {
             Event::StreamOpened => {
-                while let Some(id) = connection.accept() {
-                    let service = match connection.recv(id).protocol().as_deref() {
+                while let Some(id) = connection.accept_stream() {
+                    let service = match connection.recv_stream(id).protocol().as_deref() {
                         Some(ECHO) => Service::Echo(Bytes::new()),
                         Some(BULK) => Service::Bulk { request: Vec::new(), sent: 0 },
                         _ => {
-                            connection.refuse(id, Code::Protocol(ProtocolCode::UNKNOWN_PROTOCOL));
+                            connection.refuse(id, ErrorCode::Protocol(ProtocolErrorCode::UNKNOWN_PROTOCOL));
                             continue;
                         }
                     };
@@ -122,7 +122,7 @@ fn serve(streams: &mut Streams, connection: &mut Connection, id: StreamId) {
     match service.go_on(connection, id) {
         Err(Pause::Blocked) => return,
         // FIN follows what is queued, even if the stream is let go of now.
-        Ok(()) => _ = connection.send(id).finish(),
+        Ok(()) => _ = connection.send_stream(id).finish(),
         // The peer gave it up, or the connection is over.
         Err(Pause::Gone) => {}
     }
@@ -154,9 +154,9 @@ impl Service {
             // It reads only what it can write again. That is all of back-pressure: what is not read gives the peer no credit.
             Self::Echo(held) => loop {
                 while !held.is_empty() {
-                    connection.send(id).write_chunk(held)?;
+                    connection.send_stream(id).write_chunk(held)?;
                 }
-                match connection.recv(id).read_chunk(16 * 1024)? {
+                match connection.recv_stream(id).read_chunk(16 * 1024)? {
                     Some(chunk) => *held = chunk,
                     None => return Ok(()),
                 }
@@ -164,7 +164,7 @@ impl Service {
             Self::Bulk { request, sent } => {
                 let mut bytes = [0; 8];
                 while request.len() < 8 {
-                    match connection.recv(id).read(&mut bytes[request.len()..])? {
+                    match connection.recv_stream(id).read(&mut bytes[request.len()..])? {
                         0 => return Err(Pause::Gone),
                         len => request.extend_from_slice(&bytes[request.len()..][..len]),
                     }
@@ -176,7 +176,7 @@ impl Service {
                     let len = (PATTERN.len() - from).min(usize::try_from(wanted - *sent).unwrap_or(usize::MAX));
                     // Not copied: what is queued refers to the pattern.
                     let mut chunk = Bytes::from_static(&PATTERN[from..from + len]);
-                    *sent += connection.send(id).write_chunk(&mut chunk)? as u64;
+                    *sent += connection.send_stream(id).write_chunk(&mut chunk)? as u64;
                 }
                 Ok(())
             }
@@ -229,15 +229,15 @@ struct Dialogue {
 
 impl Dialogue {
     fn start(&mut self, connection: &mut Connection) -> Result<()> {
-        let bulk = connection.open(Some(BULK), Priority::new(6, true))?;
-        connection.send(bulk).write(&BULK_BYTES.to_be_bytes())?;
-        connection.send(bulk).finish()?;
-        let echo = connection.open(Some(ECHO), Priority::new(1, false))?;
+        let bulk = connection.open_stream(Some(BULK), Priority::from_urgency(6).with_incremental(true))?;
+        connection.send_stream(bulk).write(&BULK_BYTES.to_be_bytes())?;
+        connection.send_stream(bulk).finish()?;
+        let echo = connection.open_stream(Some(ECHO), Priority::from_urgency(1))?;
         (self.bulk, self.echo) = (Some(bulk), Some(echo));
         self.ask(connection, echo)?;
         // There is nothing to read yet. From here on events will tell.
         for id in [bulk, echo] {
-            assert!(matches!(connection.recv(id).read(&mut [0]), Err(ReadError::Blocked)));
+            assert!(matches!(connection.recv_stream(id).read(&mut [0]), Err(ReadError::Blocked)));
         }
         Ok(())
     }
@@ -245,13 +245,13 @@ impl Dialogue {
     fn ask(&mut self, connection: &mut Connection, echo: StreamId) -> Result<()> {
         (self.asked, self.answered) = (Some(Instant::now()), 0);
         // A stream with an empty queue takes so little at once.
-        assert_eq!(connection.send(echo).write(&QUESTION)?, QUESTION.len());
+        assert_eq!(connection.send_stream(echo).write(&QUESTION)?, QUESTION.len());
         Ok(())
     }
 
     fn read(&mut self, client: &mut Client, connection: &mut Connection, id: StreamId) -> Result<()> {
         loop {
-            let chunk = match connection.recv(id).read_chunk(usize::MAX) {
+            let chunk = match connection.recv_stream(id).read_chunk(usize::MAX) {
                 Ok(chunk) => chunk,
                 Err(ReadError::Blocked) => return Ok(()),
                 Err(error) => return Err(error.into()),
@@ -278,7 +278,7 @@ impl Dialogue {
                     client.round_trips.extend(self.asked.map(|asked| asked.elapsed()));
                     self.answers += 1;
                     if self.answers == QUESTIONS {
-                        connection.send(id).finish()?;
+                        connection.send_stream(id).finish()?;
                     } else {
                         self.ask(connection, id)?;
                     }
@@ -326,7 +326,7 @@ impl Application for Client {
     }
 }
 
-fn run_client(address: SocketAddr, remote: Remote, connections: usize, config: &Arc<Config>) -> Result<()> {
+fn run_client(address: SocketAddr, expected: ExpectedPeer, connections: usize, config: &Arc<Config>) -> Result<()> {
     let mut event_loop = EventLoop::new(Client::default())?;
     let turn_until = |event_loop: &mut EventLoop<Client>, done: &dyn Fn(&EventLoop<Client>) -> bool| -> Result<()> {
         while !done(event_loop) {
@@ -345,8 +345,8 @@ fn run_client(address: SocketAddr, remote: Remote, connections: usize, config: &
     let key = StaticSecret::generate(&mut getrandom::SysRng)?;
     for dialled in 0..connections {
         turn_until(&mut event_loop, &|event_loop| dialled < event_loop.application.established + DIALS)?;
-        let (identity, now) = (Identity::Known(key.clone()), event_loop.now());
-        let connection = Connection::initiator(config.clone(), identity, remote, now, &mut getrandom::SysRng)?;
+        let (identity, now) = (Identity::Static(key.clone()), event_loop.now());
+        let connection = Connection::initiator(config.clone(), identity, expected, now, &mut getrandom::SysRng)?;
         event_loop.dial(address, connection, Dialogue::default())?;
     }
     turn_until(&mut event_loop, &|event_loop| event_loop.application.established == connections)?;
@@ -374,7 +374,7 @@ fn run_client(address: SocketAddr, remote: Remote, connections: usize, config: &
     let [median, late] = [50, 99].map(|percent| round_trips[round_trips.len() * percent / 100]);
     println!("{} echoes beside it: half within {median:.1?}, 99 % within {late:.1?}", round_trips.len());
 
-    event_loop.for_each(|connection, _| connection.close(Code::NO_ERROR, "done"))?;
+    event_loop.for_each(|connection, _| connection.close(ErrorCode::NO_ERROR, "done"))?;
     turn_until(&mut event_loop, &|event_loop| event_loop.len() == 0)?;
     println!("all are closed");
     Ok(())
@@ -446,10 +446,10 @@ fn main() -> Result<()> {
             serve_on(listener, host_key, config)
         }
         ["client", address, key, ref rest @ ..] => {
-            let remote = if key == "any" { Remote::Anyone } else { Remote::Key(key.parse()?) };
+            let expected = if key == "any" { ExpectedPeer::Any } else { ExpectedPeer::Key(key.parse()?) };
             let connections = count(rest.first())?;
             reserve(connections)?;
-            run_client(resolve(address)?, remote, connections, &config)
+            run_client(resolve(address)?, expected, connections, &config)
         }
         ["demo", ref rest @ ..] => {
             let listener = TcpListener::bind(resolve("127.0.0.1:0")?)?;
@@ -460,7 +460,7 @@ fn main() -> Result<()> {
             std::thread::spawn(move || {
                 serve_on(listener, host_key, server_config).unwrap_or_else(|error| panic!("server: {error}"))
             });
-            run_client(address, Remote::Key(host), connections, &config)
+            run_client(address, ExpectedPeer::Key(host), connections, &config)
         }
         _ => Err("demo [CONNECTIONS], server ADDRESS, or client ADDRESS KEY [CONNECTIONS]; and --key-log FILE".into()),
     }

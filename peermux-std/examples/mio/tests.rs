@@ -24,7 +24,7 @@ fn many_connections_in_one_thread_carry_what_they_should() -> Result<()> {
         assert_eq!(most, connections);
         Ok(())
     });
-    run_client(address, Remote::Key(host), connections, &config)?;
+    run_client(address, ExpectedPeer::Key(host), connections, &config)?;
     serving.join().expect("the server does not panic")?;
     Ok(())
 }

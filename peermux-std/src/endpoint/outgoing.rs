@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use peermux_core::endpoint::Dialing;
+use peermux_core::endpoint::DialTask;
 
 use super::{Shared, serve};
 use crate::connection::{begin, establish};
-use crate::{Connection, ConnectionError, Identity, Remote};
+use crate::{Connection, ConnectionError, ExpectedPeer, Identity};
 
 impl Shared {
     /// Dials, until nobody waits for it any more, and then serves the connection.
-    pub(super) fn dial(&self, dialing: Dialing<Connection>) {
+    pub(super) fn dial(&self, dialing: DialTask<Connection>) {
         let result = match reach(&dialing, self.config.connect_timeout) {
             Ok(None) => return,
             Ok(Some(socket)) => self.greet(socket, &dialing),
@@ -24,9 +24,9 @@ impl Shared {
         serving.into_iter().for_each(|serving| serve(serving, self.clock));
     }
 
-    fn greet(&self, socket: TcpStream, dialing: &Dialing<Connection>) -> io::Result<Connection> {
-        let (identity, remote) = (Identity::Known((self.keys)().current), Remote::Key(dialing.peer()));
-        let started = begin(socket, identity, remote, self.config.clone())?;
+    fn greet(&self, socket: TcpStream, dialing: &DialTask<Connection>) -> io::Result<Connection> {
+        let (identity, expected) = (Identity::Static((self.keys)().current), ExpectedPeer::Key(dialing.peer()));
+        let started = begin(socket, identity, expected, self.config.clone())?;
         dialing.begin(&started.driver);
         establish(started, &self.decide).map_err(ConnectionError::into_dial_error)
     }
@@ -42,7 +42,7 @@ impl Wake for Stopper {
 }
 
 /// A socket that is connected to the first of the addresses that answers; `None` if nobody waits for it any more.
-fn reach(dialing: &Dialing<Connection>, limit: Option<Duration>) -> io::Result<Option<TcpStream>> {
+fn reach(dialing: &DialTask<Connection>, limit: Option<Duration>) -> io::Result<Option<TcpStream>> {
     let (stop, stopper) = io::pipe()?;
     if dialing.poll_unwanted(&Waker::from(Arc::new(Stopper(Mutex::new(Some(stopper)))))).is_ready() {
         return Ok(None);

@@ -34,16 +34,16 @@ mod tests {
 
     #[tokio::test]
     async fn both_sides_log_the_same_two_lines() {
-        use peermux_tokio::{Config, Listener, Remote, StaticSecret, connect};
+        use peermux_tokio::{Config, ExpectedPeer, Listener, StaticSecret, connect};
 
         let dir = tempfile::tempdir().unwrap();
         let paths = ["one", "other"].map(|name| dir.path().join(name));
         let [one, other] =
             paths.each_ref().map(|path| Config { key_log: open(Some(path)).unwrap(), ..Config::default() });
         let secret = StaticSecret::from_bytes(&[1; 32]);
-        let remote = Remote::Key(secret.public_key());
+        let expected = ExpectedPeer::Key(secret.public_key());
         let listener = Listener::bind("127.0.0.1:0", secret, one).await.unwrap();
-        let dial = connect(listener.local_addr(), StaticSecret::from_bytes(&[2; 32]), remote, other);
+        let dial = connect(listener.local_addr(), StaticSecret::from_bytes(&[2; 32]), expected, other);
         tokio::try_join!(dial, listener.accept()).unwrap();
         let [one, other] = paths.map(|path| std::fs::read_to_string(path).unwrap());
         assert_eq!(one, other);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use peermux_tokio::{Code, Connection, Priority};
+use peermux_tokio::{Connection, ErrorCode, Priority};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -74,7 +74,7 @@ async fn phase(
     let mut uploads = JoinSet::new();
     let mut downloads = JoinSet::new();
     for _ in 0..plan.streams {
-        let priority = Priority::new(plan.urgency, true);
+        let priority = Priority::from_urgency(plan.urgency).with_incremental(true);
         if up {
             uploads.spawn(upload(connection.clone(), priority, moved.clone(), end));
         }
@@ -101,9 +101,9 @@ async fn phase(
 
 /// Sends until `end`, and gives what has arrived.
 async fn upload(connection: Connection, priority: Priority, moved: Arc<Moved>, end: Instant) -> io::Result<u64> {
-    let mut stream = connection.open(SINK, priority)?;
+    let mut stream = connection.open_stream(Some(SINK), priority)?;
     while Instant::now() < end {
-        stream.writer().write_chunk(&mut chunk()).await?;
+        stream.write_half().write_chunk(&mut chunk()).await?;
         moved.up.fetch_add(CHUNK as u64, Relaxed);
     }
     stream.shutdown().await?;
@@ -112,9 +112,9 @@ async fn upload(connection: Connection, priority: Priority, moved: Arc<Moved>, e
 
 /// Receives until `end`.
 async fn download(connection: Connection, priority: Priority, moved: Arc<Moved>, end: Instant) -> io::Result<()> {
-    let mut stream = connection.open(SOURCE, priority)?;
+    let mut stream = connection.open_stream(Some(SOURCE), priority)?;
     stream.shutdown().await?;
-    let reader = stream.reader();
+    let reader = stream.read_half();
     let receive = async {
         while let Some(chunk) = reader.read_chunk(CHUNK).await? {
             moved.down.fetch_add(chunk.len() as u64, Relaxed);
@@ -127,7 +127,7 @@ async fn download(connection: Connection, priority: Priority, moved: Arc<Moved>,
         () = sleep_until(end) => {}
         failed = receive => return failed,
     }
-    reader.stop(Code::NO_ERROR);
+    reader.stop(ErrorCode::NO_ERROR);
     Ok(())
 }
 
@@ -140,10 +140,10 @@ async fn requests(connection: &Connection, plan: &Plan, end: Instant) -> io::Res
     while Instant::now() < end {
         every.tick().await;
         let begin = Instant::now();
-        let mut stream = connection.open(ECHO, Priority::new(plan.request_urgency, false))?;
+        let mut stream = connection.open_stream(Some(ECHO), Priority::from_urgency(plan.request_urgency))?;
         stream.write_all(&request).await?;
         // Shutting down waits until all is with the transport; the answer can be waited for at once.
-        let (mut reader, mut writer) = stream.split();
+        let (mut reader, mut writer) = stream.into_split();
         let mut answer = Vec::with_capacity(request.len());
         tokio::try_join!(writer.shutdown(), reader.read_to_end(&mut answer))?;
         taken.push(begin.elapsed());

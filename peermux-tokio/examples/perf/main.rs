@@ -58,7 +58,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use peermux_tokio::{Config, Identity, Listener, PublicKey, Remote, StaticSecret, connect};
+use peermux_tokio::{Config, ExpectedPeer, Identity, Listener, PublicKey, StaticSecret, connect};
 
 /// Measures a peermux connection, as iperf3 does a TCP connection.
 #[derive(Parser, Debug)]
@@ -199,9 +199,10 @@ async fn local(plan: &Plan, config: Config) -> io::Result<()> {
 }
 
 async fn measure(server: &Peer, plan: &Plan, config: Config) -> io::Result<()> {
-    let connection = connect(server.addr.as_str(), Identity::Anonymous, Remote::Key(server.key), config).await?;
+    let connection = connect(server.addr.as_str(), Identity::Anonymous, ExpectedPeer::Key(server.key), config).await?;
     let phases = client::run(&connection, plan).await?;
-    connection.close(0, "measured").await;
+    connection.close(0, "measured");
+    connection.transport_closed().await;
     if plan.json {
         say!("{}", report::json(plan, &phases));
     } else {
@@ -221,7 +222,7 @@ mod tests {
         let arguments = ["perf", "local", "--streams", "3", "--time", "0.3", "--request-bytes", "5000"];
         let Command::Local { plan } = Cli::parse_from(arguments).command else { unreachable!() };
         let connection =
-            connect(server.addr, Identity::Anonymous, Remote::Key(server.key), Config::default()).await.unwrap();
+            connect(server.addr, Identity::Anonymous, ExpectedPeer::Key(server.key), Config::default()).await.unwrap();
         let phases = client::run(&connection, &plan).await.unwrap();
         let moved: Vec<_> = phases.iter().map(|phase| (phase.name, phase.up > 0, phase.down > 0)).collect();
         assert_eq!(moved, [("idle", false, false), ("up", true, false), ("down", false, true), ("both", true, true)]);

@@ -3,7 +3,7 @@
 use std::io;
 
 use bytes::Bytes;
-use peermux_tokio::{Code, Connection, Listener, Stream};
+use peermux_tokio::{Connection, ErrorCode, Listener, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Streams whose data is counted; the answer, once they have ended, is the count as 8 bytes, big-endian.
@@ -33,7 +33,7 @@ pub async fn run(listener: Listener) -> io::Result<()> {
 }
 
 async fn serve(connection: Connection) {
-    while let Ok(stream) = connection.accept().await {
+    while let Ok(stream) = connection.accept_stream().await {
         // What a client gives up is no failure here.
         tokio::spawn(async move {
             match stream.protocol().as_deref() {
@@ -41,7 +41,7 @@ async fn serve(connection: Connection) {
                 Some(SOURCE) => source(stream).await,
                 Some(ECHO) => echo(stream).await,
                 _ => {
-                    stream.refuse(Code::UNKNOWN_PROTOCOL);
+                    stream.refuse(ErrorCode::UNKNOWN_PROTOCOL);
                     Ok(())
                 }
             }
@@ -51,7 +51,7 @@ async fn serve(connection: Connection) {
 
 async fn sink(mut stream: Stream) -> io::Result<()> {
     let mut count = 0_u64;
-    while let Some(chunk) = stream.reader().read_chunk(CHUNK).await? {
+    while let Some(chunk) = stream.read_half().read_chunk(CHUNK).await? {
         count += chunk.len() as u64;
     }
     stream.write_u64(count).await?;
@@ -60,7 +60,7 @@ async fn sink(mut stream: Stream) -> io::Result<()> {
 
 async fn source(mut stream: Stream) -> io::Result<()> {
     loop {
-        stream.writer().write_chunk(&mut chunk()).await?;
+        stream.write_half().write_chunk(&mut chunk()).await?;
     }
 }
 

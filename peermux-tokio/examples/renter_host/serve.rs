@@ -15,7 +15,7 @@ pub async fn peermux(host: Host, listener: Listener, mut stop: watch::Receiver<b
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.next() => match accepted {
+            accepted = listener.next_outcome() => match accepted {
                 Some(Ok(connection)) => {
                     log(&format!("{} has come", connection.peer_key()));
                     connections.spawn(serve(host.clone(), connection, stop.clone(), log));
@@ -36,7 +36,7 @@ async fn serve(host: Host, connection: Connection, mut stop: watch::Receiver<boo
     let mut streams = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = connection.accept() => match accepted {
+            accepted = connection.accept_stream() => match accepted {
                 Ok(stream) => {
                     // A stream that names nothing that is spoken here is dropped, which tells the renter.
                     let protocol = stream.protocol();
@@ -50,7 +50,10 @@ async fn serve(host: Host, connection: Connection, mut stop: watch::Receiver<boo
             Some(done) = streams.join_next() => if let Ok(Err(e)) = done {
                 log(&format!("{renter}, a stream: {e}"));
             },
-            _ = stop.changed() => return connection.close(0, "the host stops").await,
+            _ = stop.changed() => {
+                connection.close(0, "the host stops");
+                return connection.transport_closed().await;
+            }
         }
     }
 }

@@ -34,10 +34,11 @@ pub async fn host(
     let doing = || format!("listening on {listen}");
     let socket = TcpListener::bind(listen).await.context(doing)?;
     let allow: Vec<_> = allow.into_iter().map(PublicKey::from_bytes).collect();
-    let config = Config { ask: !allow.is_empty(), key_log: open_key_log(key_log.as_deref())?, ..Config::default() };
+    let config =
+        Config { approve_peers: !allow.is_empty(), key_log: open_key_log(key_log.as_deref())?, ..Config::default() };
     let allowed = move |peer: &PeerInfo| allow.contains(&peer.key);
     let keys = move || ResponderKeys::from(secret.clone());
-    let listener = Listener::over(socket, keys, config, allowed).context(doing)?;
+    let listener = Listener::from_listener(socket, keys, config, allowed).context(doing)?;
     let addr = listener.local_addr();
     say!("serving {} at {key}@{addr}", dir.display());
     if addr.ip().is_unspecified() {

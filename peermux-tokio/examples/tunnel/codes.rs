@@ -1,24 +1,24 @@
 //! The codes of this protocol: what RESET and CLOSE say.
 
-use peermux_tokio::Code;
+use peermux_tokio::ErrorCode;
 
 /// The bytes at a stream's beginning are no target.
-pub const BAD_TARGET: Code = Code::Application(1);
+pub const BAD_TARGET: ErrorCode = ErrorCode::Application(1);
 /// The far side does not connect to this target for this peer.
-pub const NOT_ALLOWED: Code = Code::Application(2);
+pub const NOT_ALLOWED: ErrorCode = ErrorCode::Application(2);
 /// The target's name leads to no address.
-pub const NO_ADDRESS: Code = Code::Application(3);
+pub const NO_ADDRESS: ErrorCode = ErrorCode::Application(3);
 /// The target refused the connection, or cannot be reached.
-pub const UNREACHABLE: Code = Code::Application(4);
+pub const UNREACHABLE: ErrorCode = ErrorCode::Application(4);
 /// The target, or the dialer, did not answer in time.
-pub const TIMED_OUT: Code = Code::Application(5);
+pub const TIMED_OUT: ErrorCode = ErrorCode::Application(5);
 /// The TCP connection broke.
-pub const BROKEN: Code = Code::Application(6);
+pub const BROKEN: ErrorCode = ErrorCode::Application(6);
 /// The far side has as many connections as it takes.
-pub const BUSY: Code = Code::Application(7);
+pub const BUSY: ErrorCode = ErrorCode::Application(7);
 
 /// In words, for whoever got the code.
-pub fn explain(code: Code) -> String {
+pub fn explain(code: ErrorCode) -> String {
     let text = match code {
         BAD_TARGET => "the far side does not understand the target",
         NOT_ALLOWED => "the far side does not allow this target",

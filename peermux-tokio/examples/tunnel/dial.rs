@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peermux_tokio::{
-    Code, Config, Connection, ConnectionError, Identity, KeyLog, Priority, Remote, StaticSecret, Stream, connect,
+    Config, Connection, ConnectionError, ErrorCode, ExpectedPeer, Identity, KeyLog, Priority, StaticSecret, Stream,
+    connect,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -48,7 +49,8 @@ pub async fn run(args: cli::Dial, key_log: Option<Arc<dyn KeyLog>>) -> Result<()
     };
     let connection = link.borrow().clone();
     if let Some(connection) = connection {
-        connection.close(0, "interrupted").await;
+        connection.close(0, "interrupted");
+        connection.transport_closed().await;
     }
     done
 }
@@ -87,7 +89,7 @@ impl Dialer {
             warn!("connected to {}", self.peer.addr);
             sender.send_replace(Some(connection.clone()));
             let since = Instant::now();
-            let end = connection.ended().await;
+            let end = connection.closed().await;
             sender.send_replace(None);
             warn!("the connection to {} was lost: {end}", self.peer.addr);
             if since.elapsed() > STEADY {
@@ -98,12 +100,12 @@ impl Dialer {
     }
 
     async fn connect(&self) -> Result<Connection, Failure> {
-        let identity = self.key.clone().map_or(Identity::Anonymous, Identity::Known);
+        let identity = self.key.clone().map_or(Identity::Anonymous, Identity::Static);
         let config = Config { max_streams: STREAMS, key_log: self.key_log.clone(), ..Config::default() };
-        let connecting = connect(self.peer.addr.as_str(), identity, Remote::Key(self.peer.key), config);
+        let connecting = connect(self.peer.addr.as_str(), identity, ExpectedPeer::Key(self.peer.key), config);
         match timeout(PATIENCE, connecting).await {
             Ok(connected) => connected.map_err(|error| match refusal(&error) {
-                Some(Code::REFUSED) => format!("{} does not let this key in", self.peer.addr),
+                Some(ErrorCode::REFUSED) => format!("{} does not let this key in", self.peer.addr),
                 _ => format!("connecting to {}: {error}", self.peer.addr),
             }),
             Err(_) => Err(format!("connecting to {}: no answer within {PATIENCE:?}", self.peer.addr)),
@@ -128,7 +130,7 @@ impl Dialer {
 }
 
 /// The code that the far side closed with before it let this side in.
-fn refusal(error: &std::io::Error) -> Option<Code> {
+fn refusal(error: &std::io::Error) -> Option<ErrorCode> {
     error.get_ref()?.downcast_ref::<ConnectionError>()?.code()
 }
 
@@ -177,7 +179,9 @@ async fn serve_one(tcp: TcpStream, forward: &Forward, link: Link) -> Result<(), 
 async fn open(mut link: Link, urgency: u8) -> Stream {
     loop {
         let connection = link.wait_for(Option::is_some).await.ok().and_then(|connection| connection.clone());
-        let opened = connection.map(|connection| connection.open(PROTOCOL, Priority::new(urgency, true)));
+        let opened = connection.map(|connection| {
+            connection.open_stream(Some(PROTOCOL), Priority::from_urgency(urgency).with_incremental(true))
+        });
         match opened {
             Some(Ok(stream)) => return stream,
             // It has just ended, or is about to: there will be another.

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peermux_tokio::{Code, Config, Connection, KeyLog, Listener, PublicKey, ResponderKeys, StaticSecret, Stream};
+use peermux_tokio::{Config, Connection, ErrorCode, KeyLog, Listener, PublicKey, ResponderKeys, StaticSecret, Stream};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -48,8 +48,19 @@ pub fn start(
     key_log: Option<Arc<dyn KeyLog>>,
 ) -> io::Result<Listener> {
     // A prober that does not know the key gets no answer.
-    let config = Config { fallback: false, ask: !peers.is_empty(), max_streams: STREAMS, key_log, ..Config::default() };
-    Listener::over(socket, move || ResponderKeys::from(key.clone()), config, move |peer| peers.contains(&peer.key))
+    let config = Config {
+        allow_fallback: false,
+        approve_peers: !peers.is_empty(),
+        max_streams: STREAMS,
+        key_log,
+        ..Config::default()
+    };
+    Listener::from_listener(
+        socket,
+        move || ResponderKeys::from(key.clone()),
+        config,
+        move |peer| peers.contains(&peer.key),
+    )
 }
 
 /// Serves all who dial until `stop` changes, and then closes their connections. `allow` is what they may reach; everything if it is empty.
@@ -58,15 +69,14 @@ pub async fn serve(listener: Listener, allow: Vec<Target>, mut stop: watch::Rece
     let mut peers = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.next() => accepted,
+            accepted = listener.next_outcome() => accepted,
             _ = stop.changed() => None,
         };
         let Some(accepted) = accepted else { break };
         while peers.try_join_next().is_some() {}
         match accepted {
             Ok(connection) if peers.len() >= PEERS => {
-                // It is told in its own time.
-                tokio::spawn(async move { connection.close(codes::BUSY.number(), "too many peers").await });
+                connection.close(codes::BUSY.number(), "too many peers");
             }
             Ok(connection) => {
                 peers.spawn(serve_peer(connection, allow.clone(), stop.clone()));
@@ -84,9 +94,10 @@ async fn serve_peer(connection: Connection, allow: Arc<Vec<Target>>, mut stop: w
     let end = loop {
         while streams.try_join_next().is_some() {}
         let accepted = tokio::select! {
-            accepted = connection.accept() => accepted,
+            accepted = connection.accept_stream() => accepted,
             _ = stop.changed() => {
-                connection.close(0, "the far side stops").await;
+                connection.close(0, "the far side stops");
+                connection.transport_closed().await;
                 continue;
             }
         };
@@ -100,7 +111,7 @@ async fn serve_peer(connection: Connection, allow: Arc<Vec<Target>>, mut stop: w
 
 async fn serve_stream(mut stream: Stream, allow: Arc<Vec<Target>>, peer: PublicKey) {
     if stream.protocol().as_deref() != Some(PROTOCOL) {
-        return stream.refuse(Code::UNKNOWN_PROTOCOL);
+        return stream.refuse(ErrorCode::UNKNOWN_PROTOCOL);
     }
     let target = match timeout(PATIENCE, Target::read(&mut stream)).await {
         Ok(Ok(target)) => target,
@@ -127,7 +138,7 @@ async fn serve_stream(mut stream: Stream, allow: Arc<Vec<Target>>, peer: PublicK
     }
 }
 
-async fn connect(target: &Target) -> Result<TcpStream, (Code, Option<io::Error>)> {
+async fn connect(target: &Target) -> Result<TcpStream, (ErrorCode, Option<io::Error>)> {
     let found = lookup_host((target.host.as_str(), target.port)).await;
     let mut failure = (codes::NO_ADDRESS, None);
     match found {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use peermux_tokio::{Code, ConnectionError, ReadError, ReadHalf, Stream, WriteError, WriteHalf};
+use peermux_tokio::{ConnectionError, ErrorCode, ReadError, ReadHalf, Stream, WriteError, WriteHalf};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,7 +17,7 @@ const CHUNK: usize = 32 * 1024;
 #[derive(Debug)]
 pub enum Broken {
     /// The other side reset the stream.
-    Reset(Code),
+    Reset(ErrorCode),
     /// The TCP connection at this side broke.
     Tcp(io::Error),
     /// The peermux connection is gone.
@@ -41,7 +41,7 @@ impl fmt::Display for Broken {
 /// to the other side and an RST to this one, so that nobody takes it for an end.
 pub async fn join(mut tcp: TcpStream, stream: Stream) -> Result<(), Broken> {
     prepare(&tcp);
-    let (mut reader, mut writer) = stream.split();
+    let (mut reader, mut writer) = stream.into_split();
     let (mut tcp_reader, mut tcp_writer) = tcp.split();
     let done = tokio::try_join!(to_stream(&mut tcp_reader, &mut writer), to_tcp(&mut reader, &mut tcp_writer));
     match done {

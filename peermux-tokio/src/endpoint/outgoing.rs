@@ -3,20 +3,20 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use peermux_core::endpoint::Dialing;
+use peermux_core::endpoint::DialTask;
 
 use super::{Shared, serve};
 use crate::connection::{establish, prepare};
 use crate::pump;
 use crate::reach::reach;
-use crate::{Connection, Identity, Remote};
+use crate::{Connection, ExpectedPeer, Identity};
 
 /// Dials, until nobody waits for it any more, and then serves the connection.
-pub(super) async fn dial(dialing: Dialing<Connection>, shared: Arc<Shared>) {
+pub(super) async fn dial(dialing: DialTask<Connection>, shared: Arc<Shared>) {
     let connecting = async {
         let socket = reach(dialing.addresses(), shared.config.connect_timeout).await?;
-        let (identity, remote) = (Identity::Known((shared.keys)().current), Remote::Key(dialing.peer()));
-        let (transport, trace) = prepare(&socket, identity, remote, shared.config.clone())?;
+        let (identity, expected) = (Identity::Static((shared.keys)().current), ExpectedPeer::Key(dialing.peer()));
+        let (transport, trace) = prepare(&socket, identity, expected, shared.config.clone())?;
         dialing.begin(transport.driver());
         trace.start(transport.driver(), || pump::start(socket, &transport))?;
         Ok((transport, trace))

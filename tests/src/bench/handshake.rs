@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use peermux_core::crypto::StaticSecret;
 use peermux_core::time::Instant;
 use peermux_core::wire::QUANTUM;
-use peermux_core::{Config, Connection, Identity, Remote, Role, Transmit};
+use peermux_core::{Config, Connection, ExpectedPeer, Identity, Role, Transmit};
 
 use super::drain_events;
 use crate::{initiator_key, responder_key, rng};
@@ -47,8 +47,8 @@ impl Handshake {
         let mut initiator = None;
         let mut responder = None;
         by(Role::Initiator, &mut || {
-            let identity = if self.authenticated { Identity::Known(INITIATOR.clone()) } else { Identity::Anonymous };
-            let remote = if self.known { Remote::Key(RESPONDER.public_key()) } else { Remote::Anyone };
+            let identity = if self.authenticated { Identity::Static(INITIATOR.clone()) } else { Identity::Anonymous };
+            let remote = if self.known { ExpectedPeer::Key(RESPONDER.public_key()) } else { ExpectedPeer::Any };
             let made = Connection::initiator(config.clone(), identity, remote, now, &mut rng(1));
             let connection = initiator.insert(made.expect("the configuration is valid"));
             len = transmit(connection, &mut wire);

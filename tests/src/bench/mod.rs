@@ -88,9 +88,9 @@ impl Direct {
     /// Opens `count` streams, and accepts them: as the initiator knows them, and as the responder does.
     pub fn open(&mut self, count: usize, priority: Priority) -> Vec<(StreamId, StreamId)> {
         let opened: Vec<_> =
-            (0..count).map(|_| self.initiator.open(Some("bench/path"), priority).expect("it opens")).collect();
+            (0..count).map(|_| self.initiator.open_stream(Some("bench/path"), priority).expect("it opens")).collect();
         self.settle();
-        let accepted = std::iter::from_fn(|| self.responder.accept());
+        let accepted = std::iter::from_fn(|| self.responder.accept_stream());
         let streams: Vec<_> = opened.into_iter().zip(accepted).collect();
         assert_eq!(streams.len(), count);
         streams
@@ -99,7 +99,7 @@ impl Direct {
 
 /// A configuration whose records are as large as `quanta` allows, with `cipher`.
 pub fn config(cipher: Cipher, quanta: u8) -> Config {
-    Config { grease: false, max_record: quanta, provider: cipher.provider(), ..Config::default() }
+    Config { grease: false, max_record_quanta: quanta, provider: cipher.provider(), ..Config::default() }
 }
 
 fn drain_events(connection: &mut Connection) {

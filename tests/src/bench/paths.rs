@@ -36,13 +36,13 @@ impl Bulk {
 
     /// The same, where the application writes chunks of `len` bytes.
     pub fn with_chunks(mut config: Config, len: usize) -> Self {
-        let quanta = usize::from(config.max_record);
+        let quanta = usize::from(config.max_record_quanta);
         // A batch is sent before the receiver sees any of it.
         config.receive_window = config.receive_window.max(128 << 20);
         config.stream_receive_window = 1 << 20;
         config.stream_send_buffer = 512 << 10;
         let mut direct = Direct::new(config);
-        let (from, to) = direct.open(1, Priority::new(3, true))[0];
+        let (from, to) = direct.open(1, Priority::from_urgency(3).with_incremental(true))[0];
         let batch = BATCH_QUANTA / quanta;
         let source = Bytes::from(vec![7; len]);
         let mut bulk = Self {
@@ -119,7 +119,7 @@ impl Bulk {
     }
 
     fn write(&mut self) {
-        while self.direct.initiator.send(self.from).write_chunk(&mut self.rest).is_ok() {
+        while self.direct.initiator.send_stream(self.from).write_chunk(&mut self.rest).is_ok() {
             if self.rest.is_empty() {
                 self.rest = self.source.clone();
             }
@@ -127,7 +127,7 @@ impl Bulk {
     }
 
     fn receive(&mut self) {
-        while let Ok(Some(chunk)) = self.direct.responder.recv(self.to).read_chunk(usize::MAX) {
+        while let Ok(Some(chunk)) = self.direct.responder.recv_stream(self.to).read_chunk(usize::MAX) {
             self.read += chunk.len() as u64;
         }
         while self.direct.carry(Role::Responder) > 0 {}
@@ -147,7 +147,7 @@ impl Requests {
     /// Two connections with one stream.
     pub fn new(config: Config) -> Self {
         let mut direct = Direct::new(config);
-        let reused = direct.open(1, Priority::new(2, false))[0];
+        let reused = direct.open(1, Priority::from_urgency(2))[0];
         let mut requests = Self { direct, reused };
         for _ in 0..100 {
             requests.reused();
@@ -168,13 +168,14 @@ impl Requests {
 
     /// Opens a stream, asks, answers, and closes it: each side says FIN with what it writes.
     pub fn fresh(&mut self) {
-        let client = self.direct.initiator.open(Some("bench/path"), Priority::new(2, false)).expect("it opens");
+        let client =
+            self.direct.initiator.open_stream(Some("bench/path"), Priority::from_urgency(2)).expect("it opens");
         self.ask(client);
-        self.direct.initiator.send(client).finish().expect("it is open");
+        self.direct.initiator.send_stream(client).finish().expect("it is open");
         self.direct.carry(Role::Initiator);
-        let server = self.direct.responder.accept().expect("it was opened");
+        let server = self.direct.responder.accept_stream().expect("it was opened");
         self.answer(server);
-        self.direct.responder.send(server).finish().expect("it is open");
+        self.direct.responder.send_stream(server).finish().expect("it is open");
         self.direct.responder.release(server);
         self.direct.carry(Role::Responder);
         self.take(client);
@@ -182,19 +183,19 @@ impl Requests {
     }
 
     fn ask(&mut self, client: StreamId) {
-        assert_eq!(self.direct.initiator.send(client).write(&REQUEST), Ok(REQUEST.len()));
-        assert!(self.direct.initiator.recv(client).read(&mut [0]).is_err());
+        assert_eq!(self.direct.initiator.send_stream(client).write(&REQUEST), Ok(REQUEST.len()));
+        assert!(self.direct.initiator.recv_stream(client).read(&mut [0]).is_err());
     }
 
     fn answer(&mut self, server: StreamId) {
         let mut request = [0; 2 * REQUEST.len()];
-        assert_eq!(self.direct.responder.recv(server).read(&mut request), Ok(REQUEST.len()));
-        assert_eq!(self.direct.responder.send(server).write(&request[..REQUEST.len()]), Ok(REQUEST.len()));
+        assert_eq!(self.direct.responder.recv_stream(server).read(&mut request), Ok(REQUEST.len()));
+        assert_eq!(self.direct.responder.send_stream(server).write(&request[..REQUEST.len()]), Ok(REQUEST.len()));
     }
 
     fn take(&mut self, client: StreamId) {
         let mut answer = [0; 2 * REQUEST.len()];
-        assert_eq!(self.direct.initiator.recv(client).read(&mut answer), Ok(REQUEST.len()));
+        assert_eq!(self.direct.initiator.recv_stream(client).read(&mut answer), Ok(REQUEST.len()));
         assert_eq!(answer[..REQUEST.len()], REQUEST);
     }
 }
@@ -214,7 +215,7 @@ impl Frames {
     /// Streams that have nothing to send yet.
     pub fn new(config: Config) -> Self {
         let mut direct = Direct::new(config);
-        let streams = direct.open(Self::COUNT, Priority::new(3, true));
+        let streams = direct.open(Self::COUNT, Priority::from_urgency(3).with_incremental(true));
         let mut frames = Self { direct, streams };
         frames.record();
         frames
@@ -223,12 +224,12 @@ impl Frames {
     /// Each stream sends a frame: one record carries them all.
     pub fn record(&mut self) {
         for (from, _) in &self.streams {
-            assert_eq!(self.direct.initiator.send(*from).write(&[7; Self::PAYLOAD]), Ok(Self::PAYLOAD));
+            assert_eq!(self.direct.initiator.send_stream(*from).write(&[7; Self::PAYLOAD]), Ok(Self::PAYLOAD));
         }
         assert_eq!(self.direct.carry(Role::Initiator), QUANTUM);
         let mut bytes = [0; 2 * Self::PAYLOAD];
         for (_, to) in &self.streams {
-            assert_eq!(self.direct.responder.recv(*to).read(&mut bytes), Ok(Self::PAYLOAD));
+            assert_eq!(self.direct.responder.recv_stream(*to).read(&mut bytes), Ok(Self::PAYLOAD));
         }
         while self.direct.carry(Role::Responder) > 0 {}
     }
@@ -249,16 +250,16 @@ impl Many {
 
     /// `count` streams; each has data if they are `busy`.
     pub fn new(mut config: Config, count: usize, busy: bool) -> Self {
-        config.max_record = 1;
+        config.max_record_quanta = 1;
         config.max_streams = config.max_streams.max(count as u64);
         config.receive_window = config.receive_window.max(8192 * config.max_streams);
         config.send_buffer = usize::MAX >> 8;
         let mut direct = Direct::new(config);
-        let streams = direct.open(count, Priority::new(3, true));
+        let streams = direct.open(count, Priority::from_urgency(3).with_incremental(true));
         let source = busy.then(|| Bytes::from(vec![7; 8 << 10]));
         if let Some(source) = &source {
             for (from, _) in &streams {
-                let written = direct.initiator.send(*from).write_chunk(&mut source.clone());
+                let written = direct.initiator.send_stream(*from).write_chunk(&mut source.clone());
                 assert_eq!(written, Ok(source.len()));
             }
         }
@@ -279,13 +280,13 @@ impl Many {
         let (from, to) = self.streams[index];
         self.next = (self.next + 1) % self.streams.len();
         if self.source.is_none() {
-            assert_eq!(self.direct.initiator.send(from).write(&REQUEST), Ok(REQUEST.len()));
+            assert_eq!(self.direct.initiator.send_stream(from).write(&REQUEST), Ok(REQUEST.len()));
         }
         assert_eq!(self.direct.carry(Role::Initiator), QUANTUM);
         let mut bytes = [0; QUANTUM];
-        let read = self.direct.responder.recv(to).read(&mut bytes).expect("it was this stream's turn");
+        let read = self.direct.responder.recv_stream(to).read(&mut bytes).expect("it was this stream's turn");
         if let Some(source) = &self.source {
-            let written = self.direct.initiator.send(from).write_chunk(&mut source.slice(..read));
+            let written = self.direct.initiator.send_stream(from).write_chunk(&mut source.slice(..read));
             assert_eq!(written, Ok(read));
         }
         while self.direct.carry(Role::Responder) > 0 {}

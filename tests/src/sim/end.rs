@@ -140,12 +140,12 @@ impl End {
                     self.handles.iter_mut().filter(|handle| handle.id == id).for_each(|handle| handle.writer.tell())
                 }
                 Event::StreamOpened => self.incoming = true,
-                Event::PeerProved(_) => self.asked = true,
+                Event::ApprovePeer(_) => self.asked = true,
                 Event::EarlyData(_) => self.early_offered = true,
                 Event::Closed(error) => {
                     self.told_closed += 1;
                     ensure!(self.told_closed == 1, "a second end was told: {error}");
-                    ensure!(self.conn.error().is_some(), "an end was told, and there is none");
+                    ensure!(self.conn.close_reason().is_some(), "an end was told, and there is none");
                 }
                 _ => {}
             }
@@ -161,7 +161,7 @@ impl End {
         self.take_notices()?;
         let Self { conn, handles, error, .. } = self;
         ensure!(conn.next_transmit_len() % 1408 == 0, "a write of {} bytes is announced", conn.next_transmit_len());
-        let now_ended = conn.error().cloned();
+        let now_ended = conn.close_reason().cloned();
         match (&error, &now_ended) {
             (Some(ConnectionError::Closed { closed, .. }), Some(ConnectionError::Closed { closed: again, .. })) => {
                 ensure!(closed == again, "another end than before");
@@ -174,10 +174,10 @@ impl End {
         let mut unread = 0;
         for handle in handles.iter_mut() {
             let id = handle.id;
-            unread += conn.recv(id).readable_len() as u64;
-            let readable = conn.recv(id).read_chunk(0).map(|_| 0_usize);
-            let waits_for = conn.send(id).waits_for();
-            ensure!(waits_for.is_some(), "stream {} is held and unknown", handle.uid);
+            unread += conn.recv_stream(id).readable_len() as u64;
+            let readable = conn.recv_stream(id).read_chunk(0).map(|_| 0_usize);
+            let blocked_on = conn.send_stream(id).blocked_on();
+            ensure!(blocked_on.is_some(), "stream {} is held and unknown", handle.uid);
             if handle.reader.sleeps() {
                 ensure!(
                     readable == Err(ReadError::Blocked),
@@ -187,16 +187,16 @@ impl End {
             }
             if handle.writer.sleeps() {
                 ensure!(
-                    waits_for != Some(peermux_core::error::Wait::Ended),
+                    blocked_on != Some(peermux_core::error::BlockedOn::Ended),
                     "stream {}: a writer sleeps over an end",
                     handle.uid
                 );
             }
             if let Some(error) = &*error {
-                let writable = conn.send(id).write(&[]);
+                let writable = conn.send_stream(id).write(&[]);
                 let ended = match &writable {
                     Err(WriteError::Connection(told)) => told == error,
-                    Err(WriteError::Finished | WriteError::Stopped(_)) => true,
+                    Err(WriteError::Closed | WriteError::Stopped(_)) => true,
                     _ => false,
                 };
                 ensure!(ended, "stream {}: a write says {writable:?} after {error}", handle.uid);

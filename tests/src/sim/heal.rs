@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::code::{ErrorCode, ProtocolErrorCode};
 use peermux_core::error::{ConnectionError, ReadError, Side as Who};
 use peermux_core::time::Instant;
 use peermux_core::wire::Priority;
@@ -47,11 +47,11 @@ impl World {
     }
 
     fn is_draining(&self) -> bool {
-        self.ends.iter().any(|end| end.conn.is_draining() && end.conn.error().is_none())
+        self.ends.iter().any(|end| end.conn.is_draining() && end.conn.close_reason().is_none())
     }
 
     fn has_ended(&self) -> bool {
-        self.ends.iter().any(|end| end.conn.error().is_some())
+        self.ends.iter().any(|end| end.conn.close_reason().is_some())
     }
 
     /// Each stream gets a bit more to do.
@@ -223,12 +223,12 @@ impl World {
             self.round()?;
         }
         let records = self.ends[0].records + self.ends[1].records - before;
-        let idle = self.setup.configs.iter().filter_map(|config| config.idle_timeout).min();
+        let idle = self.setup.configs.iter().filter_map(|config| config.max_idle_timeout).min();
         let pings: u128 = self
             .setup
             .configs
             .iter()
-            .filter_map(|config| config.keepalive)
+            .filter_map(|config| config.keep_alive_interval)
             .map(|every| idle.map_or(every, |idle| every.min(idle / 2)))
             .map(|every| 2 * span.as_micros() / every.as_micros() + 1)
             .sum();
@@ -243,12 +243,12 @@ impl World {
     fn end(&mut self) -> Check {
         let side = (self.setup.seed % 2) as usize;
         match self.setup.seed % 5 {
-            0 | 1 => self.ends[side].conn.drain(ProtocolCode::GOING_AWAY),
+            0 | 1 => self.ends[side].conn.drain(ProtocolErrorCode::GOING_AWAY),
             2 => {
-                self.ends[0].conn.close(Code::Application(1), "");
-                self.ends[1].conn.close(Code::Application(2), "é");
+                self.ends[0].conn.close(ErrorCode::Application(1), "");
+                self.ends[1].conn.close(ErrorCode::Application(2), "é");
             }
-            _ => self.ends[side].conn.close(Code::Application(3), "done"),
+            _ => self.ends[side].conn.close(ErrorCode::Application(3), "done"),
         }
         for _ in 0..STEPS {
             if self.ends.iter().all(|end| end.conn.is_closed()) {
@@ -279,7 +279,7 @@ impl World {
         for side in [0, 1] {
             let end = &self.ends[side];
             ensure!(end.conn.is_closed(), "side {side} is not closed: {}", self.describe());
-            ensure!(end.conn.error().is_some(), "side {side} is closed, and nobody says why");
+            ensure!(end.conn.close_reason().is_some(), "side {side} is closed, and nobody says why");
         }
         for side in [0, 1] {
             // Invariant 8. A side that had ended before may have been spared.
@@ -302,8 +302,8 @@ impl World {
             let conn = &mut self.ends[side].conn;
             conn.handle_input(self.now, &mut bytes::BytesMut::from(&[1; 5000][..]));
             conn.handle_eof(self.now);
-            conn.close(Code::NO_ERROR, "");
-            conn.drain(ProtocolCode::GOING_AWAY);
+            conn.close(ErrorCode::NO_ERROR, "");
+            conn.drain(ProtocolErrorCode::GOING_AWAY);
             conn.accept_peer();
             self.timeout(side, Duration::ZERO)?;
             ensure!(self.transmit_one(side)?.is_none(), "side {side} writes after it closed");
@@ -318,7 +318,7 @@ impl World {
         for (mine, theirs) in [(&errors[0], &errors[1]), (&errors[1], &errors[0])] {
             let (Some(mine), Some(theirs)) = (mine, theirs) else { continue };
             let wrong = match mine {
-                ConnectionError::Protocol(_) | ConnectionError::Tampered => true,
+                ConnectionError::Protocol(_) | ConnectionError::DecryptError => true,
                 ConnectionError::Closed { by: Who::Peer, closed, .. } => match theirs {
                     ConnectionError::Closed { by: Who::Local, closed: said, .. } => closed != said,
                     ConnectionError::Closed { by: Who::Peer, .. } => true,
@@ -326,7 +326,7 @@ impl World {
                 },
                 ConnectionError::Closed { by: Who::Local, answer: Some(answer), .. } => match theirs {
                     ConnectionError::Closed { by: Who::Local, closed, .. } => answer != closed,
-                    ConnectionError::Closed { by: Who::Peer, .. } => answer.code != Code::NO_ERROR,
+                    ConnectionError::Closed { by: Who::Peer, .. } => answer.code != ErrorCode::NO_ERROR,
                     _ => false,
                 },
                 _ => false,
@@ -342,10 +342,12 @@ impl World {
         for side in [0, 1] {
             let end = &mut self.ends[side];
             let (count, queued, unread) = (end.conn.stream_count(), end.conn.queued(), end.conn.unread());
-            text +=
-                &format!("\n  side {side}: {:?}, {count} streams, {queued} queued, {unread} unread", end.conn.error());
+            text += &format!(
+                "\n  side {side}: {:?}, {count} streams, {queued} queued, {unread} unread",
+                end.conn.close_reason()
+            );
             for handle in &mut end.handles {
-                let waits = end.conn.send(handle.id).waits_for();
+                let waits = end.conn.send_stream(handle.id).blocked_on();
                 text += &format!("\n    stream {}: {waits:?}, {:?}", handle.uid, handle.plan);
                 text += &format!("{:?}", self.model.streams[handle.uid].halves);
             }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use peermux_core::code::Code;
+use peermux_core::code::ErrorCode;
 use peermux_core::error::{ConnectionError, ReadError, WriteError};
 use peermux_core::wire::{Frame, Frames, Name, QUANTUM, Settings};
 
@@ -40,14 +40,14 @@ pub struct Half {
     pub finished: bool,
     pub given_up: bool,
     pub fin: bool,
-    pub reset: Option<Code>,
+    pub reset: Option<ErrorCode>,
     /// STOP of the receiving side, on the wire; and whether its application asked for it.
-    pub stop: Option<Code>,
+    pub stop: Option<ErrorCode>,
     pub stopped: bool,
     /// Bytes that the receiving application read, and whether it saw an end.
     pub read: u64,
     pub seen_fin: bool,
-    pub seen_reset: Option<Code>,
+    pub seen_reset: Option<ErrorCode>,
     /// The stream's limit, as its receiver gave it.
     pub granted: u64,
 }
@@ -166,14 +166,14 @@ impl Model {
         let half = &stream.halves[side];
         match error {
             WriteError::Stopped(code) => {
-                let refused = stream.wire.is_none() && *code == Code::REFUSED && self.directions[1 - side].drain;
+                let refused = stream.wire.is_none() && *code == ErrorCode::REFUSED && self.directions[1 - side].drain;
                 ensure!(half.stop == Some(*code) || refused, "stopped with {code}, and the peer said {:?}", half.stop);
             }
-            WriteError::Finished => ensure!(half.finished || half.given_up, "finished, and nobody has finished it"),
+            WriteError::Closed => ensure!(half.finished || half.given_up, "finished, and nobody has finished it"),
             WriteError::Connection(error) => {
                 ensure!(ended == Some(error), "ended by {error}, and the connection by {ended:?}")
             }
-            WriteError::UnknownStream => return Err("a stream that is held is unknown".into()),
+            WriteError::StreamClosed => return Err("a stream that is held is unknown".into()),
             WriteError::Blocked => {}
         }
         Ok(())
@@ -226,7 +226,7 @@ impl Model {
             Err(ReadError::Connection(error)) => {
                 ensure!(ended == Some(error), "ended by {error}, and the connection by {ended:?}")
             }
-            Err(ReadError::UnknownStream) => return Err("a stream that is held is unknown".into()),
+            Err(ReadError::StreamClosed) => return Err("a stream that is held is unknown".into()),
         }
         Ok(())
     }
@@ -380,7 +380,7 @@ impl Model {
                 let half = &mut self.streams[uid].halves[1 - side];
                 ensure!(half.stop.is_none(), "a second STOP");
                 // A side that drains refuses early data before it can say DRAIN.
-                ensure!(half.stopped || stop.code == Code::REFUSED, "nobody stopped it");
+                ensure!(half.stopped || stop.code == ErrorCode::REFUSED, "nobody stopped it");
                 half.stop = Some(stop.code);
             }
             Frame::MaxData(max) => {

@@ -232,7 +232,7 @@ impl Op {
         let (side, stream) = (usize::from(who & 1), who >> 1);
         let code = u16::from_le_bytes([low, high]);
         let len = length(code);
-        let priority = Priority::new(low & 7, low & 8 != 0);
+        let priority = Priority::from_urgency(low & 7).with_incremental(low & 8 != 0);
         match usize::from(kind) % KINDS.len() {
             0 => Self::Transmit { side, records: low % 8 },
             1 => Self::Deliver { side, amount: Cut::decode(low), piece: Cut::decode(high) },

@@ -91,15 +91,15 @@ fn config(random: &mut Random) -> Config {
     let keepalive = random.pick(&[None, Some(Duration::from_millis(400)), Some(Duration::from_secs(20))]);
     let keepalive = keepalive.map(|every| idle_timeout.map_or(every, |timeout| every.min(timeout / 2)));
     Config {
-        max_record: random.pick(&[1, 2, 3, 8, 16, 16]),
+        max_record_quanta: random.pick(&[1, 2, 3, 8, 16, 16]),
         receive_window,
         stream_receive_window,
         max_streams,
         send_buffer: random.pick(&[0, 1000, 8 << 10, 64 << 10, 4 << 20]),
         stream_send_buffer: random.pick(&[2048, 5000, 32 << 10, 256 << 10]),
-        idle_timeout,
-        keepalive,
-        ask: random.one_in(4),
+        max_idle_timeout: idle_timeout,
+        keep_alive_interval: keepalive,
+        approve_peers: random.one_in(4),
         grease: random.one_in(2),
         provider: &SPY,
         ..Config::default()

@@ -1,7 +1,7 @@
 //! What applications do with streams, and what the model says of it.
 
 use bytes::Bytes;
-use peermux_core::code::Code;
+use peermux_core::code::ErrorCode;
 use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};
 use peermux_core::wire::Priority;
 
@@ -11,7 +11,7 @@ use super::world::World;
 
 impl World {
     pub fn ended(&self, side: Side) -> Option<ConnectionError> {
-        self.ends[side].conn.error().cloned()
+        self.ends[side].conn.close_reason().cloned()
     }
 
     /// Opens a stream; its index among those that the side holds.
@@ -32,7 +32,7 @@ impl World {
         let opened = if early {
             end.conn.open_early(name.as_deref(), priority)
         } else {
-            end.conn.open(name.as_deref(), priority)
+            end.conn.open_stream(name.as_deref(), priority)
         };
         match opened {
             Ok(id) => {
@@ -56,17 +56,17 @@ impl World {
     pub fn accept(&mut self, side: Side) -> Result<Option<usize>, String> {
         let end = &mut self.ends[side];
         let promised = end.conn.has_incoming();
-        let Some(id) = end.conn.accept() else {
+        let Some(id) = end.conn.accept_stream() else {
             ensure!(!promised, "a stream was promised");
             end.incoming = false;
             return Ok(None);
         };
         ensure!(promised && end.incoming, "a stream that nobody told of");
-        let wire = end.conn.recv(id).wire_id().ok_or("an accepted stream has no id")?;
+        let wire = end.conn.recv_stream(id).wire_id().ok_or("an accepted stream has no id")?;
         ensure!(wire & 1 != side as u64, "an accepted stream has the wrong parity");
         let uid = *self.model.by_wire.get(&wire).ok_or("an accepted stream was never opened")?;
         ensure!(
-            end.conn.recv(id).protocol().as_deref() == self.model.streams[uid].name.as_deref(),
+            end.conn.recv_stream(id).protocol().as_deref() == self.model.streams[uid].name.as_deref(),
             "another name than was sent"
         );
         end.hold(uid, id);
@@ -120,25 +120,29 @@ impl World {
                 let stream = &mut self.model.streams[uid];
                 match op {
                     Op::Reset { code, .. } => {
-                        conn.send(id).reset(Code::Application(code.into()));
+                        conn.send_stream(id).reset(ErrorCode::Application(code.into()));
                         stream.halves[side].given_up |= !stream.halves[side].fin;
                     }
                     Op::Cancel { .. } => {
-                        conn.send(id).cancel();
+                        conn.send_stream(id).cancel();
                         stream.halves[side].given_up |= !stream.halves[side].finished;
                     }
                     Op::Stop { code, .. } => {
-                        conn.recv(id).stop(Code::Application(code.into()));
+                        conn.recv_stream(id).stop(ErrorCode::Application(code.into()));
                         stream.halves[1 - side].stopped = true;
                     }
                     Op::SetPriority { priority, .. } => {
-                        conn.send(id).set_priority(priority);
-                        ensure!(conn.recv(id).priority() == Some(priority), "the priority is not what was set");
+                        conn.send_stream(id).set_priority(priority);
+                        ensure!(conn.recv_stream(id).priority() == Some(priority), "the priority is not what was set");
                     }
-                    Op::RequestPriority { priority, .. } => conn.recv(id).request_priority(priority),
+                    Op::RequestPriority { priority, .. } => conn.recv_stream(id).request_priority(priority),
                     _ => {
-                        let _ =
-                            (conn.send(id).waits_for(), conn.round_trip(), conn.record_counts(), conn.wants_transmit());
+                        let _ = (
+                            conn.send_stream(id).blocked_on(),
+                            conn.rtt(),
+                            conn.record_counts(),
+                            conn.wants_transmit(),
+                        );
                     }
                 }
                 Ok(())
@@ -156,7 +160,7 @@ impl World {
         let bytes: Vec<u8> = (written..written + len as u64).map(|offset| byte(uid, side, offset)).collect();
         let result = if chunk {
             let mut chunk = Bytes::from(bytes);
-            let result = end.conn.send(id).write_chunk(&mut chunk);
+            let result = end.conn.send_stream(id).write_chunk(&mut chunk);
             ensure!(
                 chunk.len() + *result.as_ref().unwrap_or(&0) == len,
                 "a chunk of {len} bytes has {} left",
@@ -164,12 +168,12 @@ impl World {
             );
             result
         } else {
-            end.conn.send(id).write(&bytes)
+            end.conn.send_stream(id).write(&bytes)
         };
         if result == Err(WriteError::Blocked) {
             let waker = handle.writer.wait();
             if self.setup.wakers[side] {
-                end.conn.send(id).register(&waker);
+                end.conn.send_stream(id).register(&waker);
             }
         } else {
             handle.writer.got_it();
@@ -186,12 +190,12 @@ impl World {
         let end = &mut self.ends[side];
         let handle = &mut end.handles[at];
         let (uid, id) = (handle.uid, handle.id);
-        let ready = end.conn.recv(id).readable_len();
+        let ready = end.conn.recv_stream(id).readable_len();
         let result = if chunk {
-            end.conn.recv(id).read_chunk(len).map(|chunk| chunk.map_or(Vec::new(), |chunk| chunk.to_vec()))
+            end.conn.recv_stream(id).read_chunk(len).map(|chunk| chunk.map_or(Vec::new(), |chunk| chunk.to_vec()))
         } else {
             let mut buffer = vec![0; len];
-            end.conn.recv(id).read(&mut buffer).map(|n| buffer[..n].to_vec())
+            end.conn.recv_stream(id).read(&mut buffer).map(|n| buffer[..n].to_vec())
         };
         if let Ok(bytes) = &result {
             let expected = if chunk { bytes.len() } else { ready.min(len) };
@@ -204,7 +208,7 @@ impl World {
         if result == Err(ReadError::Blocked) {
             let waker = handle.reader.wait();
             if self.setup.wakers[side] {
-                end.conn.recv(id).register(&waker);
+                end.conn.recv_stream(id).register(&waker);
             }
         } else {
             handle.reader.got_it();
@@ -220,7 +224,7 @@ impl World {
         let ended = self.ended(side);
         let handle = &self.ends[side].handles[at];
         let (uid, id) = (handle.uid, handle.id);
-        match self.ends[side].conn.send(id).finish() {
+        match self.ends[side].conn.send_stream(id).finish() {
             Ok(()) => {
                 let half = &mut self.model.streams[uid].halves[side];
                 // After STOP nothing was lost, and nothing follows: to give the half up then changes nothing.
@@ -239,7 +243,7 @@ impl World {
         let handle = &mut end.handles[at];
         let (uid, id) = (handle.uid, handle.id);
         let half = &self.model.streams[uid].halves[side];
-        match end.conn.send(id).is_flushed() {
+        match end.conn.send_stream(id).is_flushed() {
             Ok(flushed) => {
                 let sent = half.written == half.on_wire && self.model.streams[uid].wire.is_some();
                 let expected = sent && (half.finished == half.fin || half.reset.is_some());
@@ -249,7 +253,7 @@ impl World {
                 if !flushed {
                     let waker = handle.writer.wait();
                     if self.setup.wakers[side] {
-                        end.conn.send(id).register(&waker);
+                        end.conn.send_stream(id).register(&waker);
                     }
                 }
                 Ok(flushed)

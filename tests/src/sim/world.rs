@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use peermux_core::code::{Code, ProtocolCode};
+use peermux_core::code::{ErrorCode, ProtocolErrorCode};
 use peermux_core::crypto::StaticSecret;
-use peermux_core::error::Wait;
+use peermux_core::error::BlockedOn;
 use peermux_core::time::Instant;
 use peermux_core::wire::{HANDSHAKE_FRAMES, Priority, QUANTUM};
-use peermux_core::{Connection, Identity, Mode, Remote, ResponderKeys, Transmit};
+use peermux_core::{Connection, ExpectedPeer, HandshakeMode, Identity, ResponderKeys, Transmit};
 
 use super::end::End;
 use super::model::{Check, Held, Model, ensure};
@@ -34,14 +34,14 @@ pub struct World {
 
 fn connections(setup: &Setup) -> [Connection; 2] {
     let stale = StaticSecret::from_bytes(&[0x33; 32]).public_key();
-    let known = Remote::Key(responder_key().public_key());
-    let me = || Identity::Known(initiator_key());
+    let known = ExpectedPeer::Key(responder_key().public_key());
+    let me = || Identity::Static(initiator_key());
     let (identity, remote) = match setup.opening {
         Opening::Ik => (me(), known),
         Opening::IkAnonymous => (Identity::Anonymous, known),
-        Opening::Fallback => (me(), Remote::Anyone),
-        Opening::FallbackAnonymous => (Identity::Anonymous, Remote::Ask),
-        Opening::Stale => (me(), Remote::KeyOrAsk(stale)),
+        Opening::Fallback => (me(), ExpectedPeer::Any),
+        Opening::FallbackAnonymous => (Identity::Anonymous, ExpectedPeer::Approve),
+        Opening::Stale => (me(), ExpectedPeer::KeyOrApprove(stale)),
     };
     let [ours, theirs] = setup.configs.clone().map(Arc::new);
     let now = Instant::ZERO;
@@ -84,7 +84,7 @@ impl World {
     }
 
     fn is_ik(&self) -> bool {
-        self.ends[0].conn.peer().is_some_and(|peer| peer.mode == Mode::Ik)
+        self.ends[0].conn.peer().is_some_and(|peer| peer.mode == HandshakeMode::Ik)
     }
 
     /// Whether the responder knows that the initiator holds its key.
@@ -124,8 +124,11 @@ impl World {
     pub fn transmit_one(&mut self, side: Side) -> Result<Option<usize>, String> {
         let end = &mut self.ends[side];
         end.now = end.now.max(self.now);
-        let priorities: Vec<(usize, Priority)> =
-            end.handles.iter().filter_map(|handle| Some((handle.uid, end.conn.recv(handle.id).priority()?))).collect();
+        let priorities: Vec<(usize, Priority)> = end
+            .handles
+            .iter()
+            .filter_map(|handle| Some((handle.uid, end.conn.recv_stream(handle.id).priority()?)))
+            .collect();
         let needed = end.conn.next_transmit_len();
         if let Err(error) = end.conn.poll_transmit(self.now, &mut self.buffer[..needed.saturating_sub(1)]) {
             ensure!(error.needed == needed, "{error}, and {needed} were announced");
@@ -151,7 +154,7 @@ impl World {
             }
             Transmit::Idle => {
                 ensure!(
-                    end.conn.next_transmit_len() <= QUANTUM || end.conn.error().is_some(),
+                    end.conn.next_transmit_len() <= QUANTUM || end.conn.close_reason().is_some(),
                     "idle, and {} bytes are announced",
                     end.conn.next_transmit_len()
                 );
@@ -177,9 +180,9 @@ impl World {
             let opened = self.model.streams[handle.uid].wire.is_some();
             let ready = opened && half.written.min(half.granted) > half.on_wire && !half.given_up;
             if ready && urgency(handle.uid).is_some_and(|urgency| urgency < least) {
-                let waits = end.conn.send(handle.id).waits_for();
+                let waits = end.conn.send_stream(handle.id).blocked_on();
                 ensure!(
-                    waits == Some(Wait::Ended),
+                    waits == Some(BlockedOn::Ended),
                     "stream {} is more urgent than what the record carries, and waits: {waits:?}",
                     handle.uid
                 );
@@ -278,7 +281,7 @@ impl World {
             Op::Refuse { side, code } => match self.accept(side)? {
                 Some(index) => {
                     let handle = self.ends[side].let_go(index);
-                    self.ends[side].conn.refuse(handle.id, Code::Application(code.into()));
+                    self.ends[side].conn.refuse(handle.id, ErrorCode::Application(code.into()));
                     self.let_go(side, handle.uid);
                     Ok(())
                 }
@@ -289,16 +292,16 @@ impl World {
                 if accept {
                     conn.accept_peer();
                 } else if self.setup.asleep {
-                    conn.refuse_peer(Code::Application(9), "no");
+                    conn.refuse_peer(ErrorCode::Application(9), "no");
                 }
                 self.take_sealed(side).map(drop)
             }
             Op::Drain { side, code } => {
-                self.ends[side].conn.drain(ProtocolCode(code.into()));
+                self.ends[side].conn.drain(ProtocolErrorCode(code.into()));
                 Ok(())
             }
             Op::Close { side, code } => {
-                self.ends[side].conn.close(Code::Application(code.into()), "the simulator says so");
+                self.ends[side].conn.close(ErrorCode::Application(code.into()), "the simulator says so");
                 Ok(())
             }
             Op::Tamper { side, what, at } => {

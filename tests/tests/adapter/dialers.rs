@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use peermux_core::error::{ConnectionError, HandshakeError};
-use peermux_core::{Config, Remote};
+use peermux_core::{Config, ExpectedPeer};
 use peermux_tests::responder_key;
 
 use super::{Face, Listening, connection_error};
@@ -195,7 +195,8 @@ pub fn dialers_that_are_no_peers<D: Face, L: Face>() {
     let begin = Instant::now();
     let socket = TcpStream::connect(address).expect("it listens");
     let peer_at = socket.local_addr().expect("it is connected");
-    let peer = D::dial(socket, Remote::Key(responder_key().public_key()), Config::default()).expect("it is a peer");
+    let peer =
+        D::dial(socket, ExpectedPeer::Key(responder_key().public_key()), Config::default()).expect("it is a peer");
     assert!(begin.elapsed() < Duration::from_secs(5), "a peer waited {:?}", begin.elapsed());
 
     let mut connections = 0;

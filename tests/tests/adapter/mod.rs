@@ -13,11 +13,11 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use peermux_core::code::Code;
+use peermux_core::code::ErrorCode;
 use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};
 use peermux_core::wire::Priority;
 
-use peermux_core::{Config, Remote, Stats, StreamStats};
+use peermux_core::{Config, ConnectionStats, ExpectedPeer, StreamStats};
 use peermux_tests::responder_key;
 
 /// One adapter.
@@ -28,7 +28,7 @@ pub trait Face: 'static {
     /// Listens on `socket` as [`responder_key`].
     fn listen(socket: TcpListener, config: Config) -> Self::Listener;
     /// Dials over `socket` as [`initiator_key`](peermux_tests::initiator_key).
-    fn dial(socket: TcpStream, remote: Remote, config: Config) -> io::Result<Self::Connection>;
+    fn dial(socket: TcpStream, remote: ExpectedPeer, config: Config) -> io::Result<Self::Connection>;
 }
 
 pub trait Listening: Send + Sync + 'static {
@@ -41,12 +41,14 @@ pub trait Listening: Send + Sync + 'static {
 pub trait Connected: Clone + Send + Sync + 'static {
     type Stream: Duplex;
 
-    fn open(&self, protocol: &str, priority: Priority) -> Result<Self::Stream, OpenError>;
-    fn accept(&self) -> Result<Self::Stream, ConnectionError>;
+    fn open_stream(&self, protocol: Option<&str>, priority: Priority) -> Result<Self::Stream, OpenError>;
+    fn accept_stream(&self) -> Result<Self::Stream, ConnectionError>;
+    /// Closes, and waits until the transport has CLOSE.
     fn close(&self, code: u64, reason: &str);
+    /// Drains, and waits until the transport is done.
     fn drain(&self);
-    fn ended(&self) -> ConnectionError;
-    fn error(&self) -> Option<ConnectionError>;
+    fn closed(&self) -> ConnectionError;
+    fn close_reason(&self) -> Option<ConnectionError>;
     fn is_draining(&self) -> bool;
     fn has_incoming(&self) -> bool;
     /// The addresses of the socket, this side's first.
@@ -55,8 +57,8 @@ pub trait Connected: Clone + Send + Sync + 'static {
     fn attestation(&self) -> Result<Option<Bytes>, ConnectionError>;
     /// Keying material for `label` and a fixed context.
     fn exported(&self, label: &[u8]) -> Option<[u8; 32]>;
-    fn stats(&self) -> Stats;
-    fn round_trip(&self) -> Duration;
+    fn stats(&self) -> ConnectionStats;
+    fn rtt(&self) -> Duration;
 }
 
 pub trait Duplex: Read + Write + Send + 'static {
@@ -71,7 +73,7 @@ pub trait Duplex: Read + Write + Send + 'static {
     fn reset(&mut self, code: u64);
     fn stop(&mut self, code: u64);
     fn refuse(self, code: u64);
-    fn stopped(&self) -> Result<Option<Code>, ConnectionError>;
+    fn stopped(&self) -> Result<Option<ErrorCode>, ConnectionError>;
     /// The halves; the writing one finishes by [`Duplex::finish_half`].
     fn halves(self) -> (Self::Reading, Self::Writing);
     fn finish_half(half: &mut Self::Writing) -> io::Result<()>;
@@ -100,7 +102,7 @@ pub fn ends_over<D: Face, L: Face>(
     config: &Config,
 ) -> Ends<D, L> {
     let dialer =
-        D::dial(socket, Remote::Key(responder_key().public_key()), config.clone()).expect("the listener answers");
+        D::dial(socket, ExpectedPeer::Key(responder_key().public_key()), config.clone()).expect("the listener answers");
     let listener = listening.outcome().expect("the dialer is known");
     Ends { dialer, listener, listening, address }
 }
@@ -170,7 +172,7 @@ pub fn write_error(error: &io::Error) -> &WriteError {
 }
 
 /// The code and reason of a close, and who closed.
-pub fn closed(error: &ConnectionError) -> (peermux_core::error::Side, Code, String) {
+pub fn closed(error: &ConnectionError) -> (peermux_core::error::Side, ErrorCode, String) {
     match error {
         ConnectionError::Closed { by, closed, .. } => (*by, closed.code, closed.reason.to_string()),
         error => panic!("not closed, but: {error}"),

@@ -23,11 +23,11 @@ pub fn run<D: Face, L: Face>() -> Vec<String> {
     let names = ["a/b", "", "a/b", "bad name"];
     let mut ours = Vec::new();
     for name in names {
-        match ends.dialer.open(name, Priority::default()) {
+        match ends.dialer.open_stream((!name.is_empty()).then_some(name), Priority::default()) {
             Ok(mut stream) => {
                 told(log, "write", stream.write(format!("to {name:?}").as_bytes()));
                 told(log, "flush", stream.flush());
-                let theirs = ends.listener.accept().expect("it opens");
+                let theirs = ends.listener.accept_stream().expect("it opens");
                 log.push(format!("accepted {:?}", theirs.protocol()));
                 ours.push((stream, theirs));
             }
@@ -57,9 +57,9 @@ pub fn run<D: Face, L: Face>() -> Vec<String> {
     one.stop(9);
     told(log, "read of a dropped stream", one.read(&mut [0; 9]));
 
-    let mut stream = ends.listener.open("back", Priority::default()).expect("it is open");
+    let mut stream = ends.listener.open_stream(Some("back"), Priority::default()).expect("it is open");
     told(log, "flush", stream.flush());
-    let mut theirs = ends.dialer.accept().expect("it opens");
+    let mut theirs = ends.dialer.accept_stream().expect("it opens");
     ends.listener.close(3, "by the script");
     for _ in 0..2 {
         told(log, "read", theirs.read(&mut [0; 9]));
@@ -67,9 +67,9 @@ pub fn run<D: Face, L: Face>() -> Vec<String> {
     }
     told(log, "finish", stream.finish());
     told(log, "write", theirs.write(b"x"));
-    log.push(format!("accept: {}", ends.dialer.accept().err().expect("it is closed")));
-    log.push(format!("open: {}", ends.dialer.open("", Priority::default()).err().expect("it is closed")));
-    log.push(format!("ended: {}", ends.dialer.ended()));
-    log.push(format!("ended: {}", ends.listener.ended()));
+    log.push(format!("accept: {}", ends.dialer.accept_stream().err().expect("it is closed")));
+    log.push(format!("open: {}", ends.dialer.open_stream(None, Priority::default()).err().expect("it is closed")));
+    log.push(format!("ended: {}", ends.dialer.closed()));
+    log.push(format!("ended: {}", ends.listener.closed()));
     std::mem::take(log)
 }

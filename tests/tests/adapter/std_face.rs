@@ -5,11 +5,11 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use bytes::Bytes;
-use peermux_core::code::Code;
+use peermux_core::code::ErrorCode;
 use peermux_core::error::{ConnectionError, OpenError};
 use peermux_core::wire::Priority;
 
-use peermux_core::{Config, Remote, Stats, StreamStats};
+use peermux_core::{Config, ConnectionStats, ExpectedPeer, StreamStats};
 use peermux_std::{Connection, Listener, Stream};
 use peermux_tests::{initiator_key, responder_key};
 
@@ -22,11 +22,12 @@ impl Face for Std {
     type Connection = Connection;
 
     fn listen(socket: TcpListener, config: Config) -> Listener {
-        Listener::over(socket, || responder_key().into(), config, |_| true).expect("the configuration is valid")
+        Listener::from_listener(socket, || responder_key().into(), config, |_| true)
+            .expect("the configuration is valid")
     }
 
-    fn dial(socket: TcpStream, remote: Remote, config: Config) -> io::Result<Connection> {
-        peermux_std::connect_over(socket, initiator_key(), remote, config, |_| false)
+    fn dial(socket: TcpStream, remote: ExpectedPeer, config: Config) -> io::Result<Connection> {
+        peermux_std::connect_socket(socket, initiator_key(), remote, config, |_| false)
     }
 }
 
@@ -34,35 +35,37 @@ impl Listening for Listener {
     type Connection = Connection;
 
     fn outcome(&self) -> Result<Connection, (Option<SocketAddr>, io::Error)> {
-        self.next().expect("it listens").map_err(|error| (error.peer, error.error))
+        self.next_outcome().expect("it listens").map_err(|error| (error.peer, error.error))
     }
 }
 
 impl Connected for Connection {
     type Stream = Stream;
 
-    fn open(&self, protocol: &str, priority: Priority) -> Result<Stream, OpenError> {
-        self.open(protocol, priority)
+    fn open_stream(&self, protocol: Option<&str>, priority: Priority) -> Result<Stream, OpenError> {
+        self.open_stream(protocol, priority)
     }
 
-    fn accept(&self) -> Result<Stream, ConnectionError> {
-        self.accept()
+    fn accept_stream(&self) -> Result<Stream, ConnectionError> {
+        self.accept_stream()
     }
 
     fn close(&self, code: u64, reason: &str) {
         self.close(code, reason);
+        self.transport_closed();
     }
 
     fn drain(&self) {
         self.drain();
+        self.transport_closed();
     }
 
-    fn ended(&self) -> ConnectionError {
-        self.ended()
+    fn closed(&self) -> ConnectionError {
+        self.closed()
     }
 
-    fn error(&self) -> Option<ConnectionError> {
-        self.error()
+    fn close_reason(&self) -> Option<ConnectionError> {
+        self.close_reason()
     }
 
     fn is_draining(&self) -> bool {
@@ -74,7 +77,7 @@ impl Connected for Connection {
     }
 
     fn addresses(&self) -> [SocketAddr; 2] {
-        [self.local_addr(), self.peer_addr()]
+        [self.local_addr(), self.remote_addr()]
     }
 
     fn channel_binding(&self) -> [u8; 64] {
@@ -87,16 +90,16 @@ impl Connected for Connection {
 
     fn exported(&self, label: &[u8]) -> Option<[u8; 32]> {
         let mut out = [0; 32];
-        self.export(label, b"context", &mut out)?;
+        self.export_keying_material(label, b"context", &mut out)?;
         Some(out)
     }
 
-    fn stats(&self) -> Stats {
+    fn stats(&self) -> ConnectionStats {
         self.stats()
     }
 
-    fn round_trip(&self) -> Duration {
-        self.round_trip()
+    fn rtt(&self) -> Duration {
+        self.rtt()
     }
 }
 
@@ -125,18 +128,18 @@ impl Duplex for Stream {
     }
 
     fn reset(&mut self, code: u64) {
-        Self::reset(self, Code::Application(code));
+        Self::reset(self, ErrorCode::Application(code));
     }
 
     fn stop(&mut self, code: u64) {
-        Self::stop(self, Code::Application(code));
+        Self::stop(self, ErrorCode::Application(code));
     }
 
     fn refuse(self, code: u64) {
-        self.refuse(Code::Application(code));
+        self.refuse(ErrorCode::Application(code));
     }
 
-    fn stopped(&self) -> Result<Option<Code>, ConnectionError> {
+    fn stopped(&self) -> Result<Option<ErrorCode>, ConnectionError> {
         self.stopped()
     }
 

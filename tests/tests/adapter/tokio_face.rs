@@ -7,11 +7,11 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use peermux_core::code::Code;
+use peermux_core::code::ErrorCode;
 use peermux_core::error::{ConnectionError, OpenError};
 use peermux_core::wire::Priority;
 
-use peermux_core::{Config, Remote, Stats, StreamStats};
+use peermux_core::{Config, ConnectionStats, ExpectedPeer, StreamStats};
 use peermux_tests::{initiator_key, responder_key};
 use peermux_tokio::{Connection, Listener, ReadHalf, Stream, WriteHalf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,15 +36,15 @@ impl Face for Tokio {
         let _guard = RUNTIME.enter();
         socket.set_nonblocking(true).expect("a socket");
         let socket = tokio::net::TcpListener::from_std(socket).expect("a socket that does not block");
-        let listener = Listener::over(socket, || responder_key().into(), config, |_| true);
+        let listener = Listener::from_listener(socket, || responder_key().into(), config, |_| true);
         Arc::new(listener.expect("the configuration is valid"))
     }
 
-    fn dial(socket: TcpStream, remote: Remote, config: Config) -> io::Result<Connection> {
+    fn dial(socket: TcpStream, remote: ExpectedPeer, config: Config) -> io::Result<Connection> {
         socket.set_nonblocking(true)?;
         wait(async {
             let socket = tokio::net::TcpStream::from_std(socket)?;
-            peermux_tokio::connect_over(socket, initiator_key(), remote, config, |_| false).await
+            peermux_tokio::connect_socket(socket, initiator_key(), remote, config, |_| false).await
         })
     }
 }
@@ -53,35 +53,37 @@ impl Listening for Arc<Listener> {
     type Connection = Connection;
 
     fn outcome(&self) -> Result<Connection, (Option<SocketAddr>, io::Error)> {
-        wait(self.next()).expect("it listens").map_err(|error| (error.peer, error.error))
+        wait(self.next_outcome()).expect("it listens").map_err(|error| (error.peer, error.error))
     }
 }
 
 impl Connected for Connection {
     type Stream = Blocking<Stream>;
 
-    fn open(&self, protocol: &str, priority: Priority) -> Result<Blocking<Stream>, OpenError> {
-        self.open(protocol, priority).map(Blocking)
+    fn open_stream(&self, protocol: Option<&str>, priority: Priority) -> Result<Blocking<Stream>, OpenError> {
+        self.open_stream(protocol, priority).map(Blocking)
     }
 
-    fn accept(&self) -> Result<Blocking<Stream>, ConnectionError> {
-        wait(self.accept()).map(Blocking)
+    fn accept_stream(&self) -> Result<Blocking<Stream>, ConnectionError> {
+        wait(self.accept_stream()).map(Blocking)
     }
 
     fn close(&self, code: u64, reason: &str) {
-        wait(self.close(code, reason));
+        self.close(code, reason);
+        wait(self.transport_closed());
     }
 
     fn drain(&self) {
-        wait(self.drain());
+        self.drain();
+        wait(self.transport_closed());
     }
 
-    fn ended(&self) -> ConnectionError {
-        wait(self.ended())
+    fn closed(&self) -> ConnectionError {
+        wait(self.closed())
     }
 
-    fn error(&self) -> Option<ConnectionError> {
-        self.error()
+    fn close_reason(&self) -> Option<ConnectionError> {
+        self.close_reason()
     }
 
     fn is_draining(&self) -> bool {
@@ -93,7 +95,7 @@ impl Connected for Connection {
     }
 
     fn addresses(&self) -> [SocketAddr; 2] {
-        [self.local_addr(), self.peer_addr()]
+        [self.local_addr(), self.remote_addr()]
     }
 
     fn channel_binding(&self) -> [u8; 64] {
@@ -106,16 +108,16 @@ impl Connected for Connection {
 
     fn exported(&self, label: &[u8]) -> Option<[u8; 32]> {
         let mut out = [0; 32];
-        self.export(label, b"context", &mut out)?;
+        self.export_keying_material(label, b"context", &mut out)?;
         Some(out)
     }
 
-    fn stats(&self) -> Stats {
+    fn stats(&self) -> ConnectionStats {
         self.stats()
     }
 
-    fn round_trip(&self) -> Duration {
-        self.round_trip()
+    fn rtt(&self) -> Duration {
+        self.rtt()
     }
 }
 
@@ -162,23 +164,23 @@ impl Duplex for Blocking<Stream> {
     }
 
     fn reset(&mut self, code: u64) {
-        self.0.writer().reset(Code::Application(code));
+        self.0.write_half().reset(ErrorCode::Application(code));
     }
 
     fn stop(&mut self, code: u64) {
-        self.0.reader().stop(Code::Application(code));
+        self.0.read_half().stop(ErrorCode::Application(code));
     }
 
     fn refuse(self, code: u64) {
-        self.0.refuse(Code::Application(code));
+        self.0.refuse(ErrorCode::Application(code));
     }
 
-    fn stopped(&self) -> Result<Option<Code>, ConnectionError> {
+    fn stopped(&self) -> Result<Option<ErrorCode>, ConnectionError> {
         wait(self.0.stopped())
     }
 
     fn halves(self) -> (Blocking<ReadHalf>, Blocking<WriteHalf>) {
-        let (read, write) = self.0.split();
+        let (read, write) = self.0.into_split();
         (Blocking(read), Blocking(write))
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use peermux_core::crypto::{PublicKey, StaticSecret};
 use peermux_core::driver::Driver;
 use peermux_core::endpoint::{EndpointLimits, RegisterError};
-use peermux_core::{Config, Identity, Remote, ResponderKeys};
+use peermux_core::{Config, ExpectedPeer, Identity, ResponderKeys};
 
 use crate::adapter::tokio_face::{Blocking, wait};
 use crate::adapter::{Connected, Duplex};
@@ -21,9 +21,9 @@ use crate::adapter::{Connected, Duplex};
 /// An endpoint of one adapter.
 pub trait Node: Clone + Send + Sync + 'static {
     type Connection: Link;
-    type Acceptor: Accepting<Connection = Self::Connection>;
+    type ProtocolListener: Accepting<Connection = Self::Connection>;
 
-    fn over(
+    fn from_listener(
         socket: TcpListener,
         keys: impl Into<ResponderKeys>,
         config: Config,
@@ -43,8 +43,9 @@ pub trait Node: Clone + Send + Sync + 'static {
         timeout: Duration,
     ) -> Option<io::Result<Self::Connection>>;
     fn connection(&self, peer: &PublicKey) -> Option<Self::Connection>;
-    fn peers(&self) -> Vec<Self::Connection>;
-    fn register(&self, protocol: &str) -> Result<Self::Acceptor, RegisterError>;
+    fn connections(&self) -> Vec<Self::Connection>;
+    fn register(&self, protocol: &str) -> Result<Self::ProtocolListener, RegisterError>;
+    /// Drains, and waits until that is done.
     fn drain(&self);
 }
 
@@ -70,9 +71,9 @@ pub trait Accepting: Send + Sync + 'static {
 
 impl Node for peermux_std::Endpoint {
     type Connection = peermux_std::Connection;
-    type Acceptor = peermux_std::Acceptor;
+    type ProtocolListener = peermux_std::ProtocolListener;
 
-    fn over(
+    fn from_listener(
         socket: TcpListener,
         keys: impl Into<ResponderKeys>,
         config: Config,
@@ -80,11 +81,11 @@ impl Node for peermux_std::Endpoint {
         accepts: bool,
     ) -> io::Result<Self> {
         let keys = keys.into();
-        Self::over(socket, move || keys.clone(), config, limits, move |_| accepts)
+        Self::from_listener(socket, move || keys.clone(), config, limits, move |_| accepts)
     }
 
     fn dial_anonymously(address: SocketAddr, peer: PublicKey) -> io::Result<Self::Connection> {
-        peermux_std::connect(address, Identity::Anonymous, Remote::Key(peer), Config::default())
+        peermux_std::connect(address, Identity::Anonymous, ExpectedPeer::Key(peer), Config::default())
     }
 
     fn address(&self) -> SocketAddr {
@@ -115,16 +116,17 @@ impl Node for peermux_std::Endpoint {
         self.connection(peer)
     }
 
-    fn peers(&self) -> Vec<Self::Connection> {
-        self.peers()
+    fn connections(&self) -> Vec<Self::Connection> {
+        self.connections()
     }
 
-    fn register(&self, protocol: &str) -> Result<Self::Acceptor, RegisterError> {
+    fn register(&self, protocol: &str) -> Result<Self::ProtocolListener, RegisterError> {
         self.register(protocol)
     }
 
     fn drain(&self) {
         self.drain();
+        self.wait_idle();
     }
 }
 
@@ -134,7 +136,7 @@ impl Link for peermux_std::Connection {
     }
 }
 
-impl Accepting for peermux_std::Acceptor {
+impl Accepting for peermux_std::ProtocolListener {
     type Connection = peermux_std::Connection;
 
     fn accept(&self) -> Option<(peermux_std::Stream, peermux_std::Connection)> {
@@ -148,9 +150,9 @@ impl Accepting for peermux_std::Acceptor {
 
 impl Node for peermux_tokio::Endpoint {
     type Connection = peermux_tokio::Connection;
-    type Acceptor = peermux_tokio::Acceptor;
+    type ProtocolListener = peermux_tokio::ProtocolListener;
 
-    fn over(
+    fn from_listener(
         socket: TcpListener,
         keys: impl Into<ResponderKeys>,
         config: Config,
@@ -161,12 +163,12 @@ impl Node for peermux_tokio::Endpoint {
         socket.set_nonblocking(true)?;
         wait(async {
             let socket = tokio::net::TcpListener::from_std(socket)?;
-            Self::over(socket, move || keys.clone(), config, limits, move |_| accepts)
+            Self::from_listener(socket, move || keys.clone(), config, limits, move |_| accepts)
         })
     }
 
     fn dial_anonymously(address: SocketAddr, peer: PublicKey) -> io::Result<Self::Connection> {
-        wait(peermux_tokio::connect(address, Identity::Anonymous, Remote::Key(peer), Config::default()))
+        wait(peermux_tokio::connect(address, Identity::Anonymous, ExpectedPeer::Key(peer), Config::default()))
     }
 
     fn address(&self) -> SocketAddr {
@@ -194,16 +196,17 @@ impl Node for peermux_tokio::Endpoint {
         self.connection(peer)
     }
 
-    fn peers(&self) -> Vec<Self::Connection> {
-        self.peers()
+    fn connections(&self) -> Vec<Self::Connection> {
+        self.connections()
     }
 
-    fn register(&self, protocol: &str) -> Result<Self::Acceptor, RegisterError> {
+    fn register(&self, protocol: &str) -> Result<Self::ProtocolListener, RegisterError> {
         self.register(protocol)
     }
 
     fn drain(&self) {
-        wait(self.drain());
+        self.drain();
+        wait(self.wait_idle());
     }
 }
 
@@ -213,7 +216,7 @@ impl Link for peermux_tokio::Connection {
     }
 }
 
-impl Accepting for peermux_tokio::Acceptor {
+impl Accepting for peermux_tokio::ProtocolListener {
     type Connection = peermux_tokio::Connection;
 
     fn accept(&self) -> Option<(Blocking<peermux_tokio::Stream>, peermux_tokio::Connection)> {
@@ -239,7 +242,7 @@ pub fn loopback() -> TcpListener {
 }
 
 pub fn limited<N: Node>(key: StaticSecret, limits: EndpointLimits) -> N {
-    N::over(loopback(), key, Config::default(), limits, true).expect("it is valid")
+    N::from_listener(loopback(), key, Config::default(), limits, true).expect("it is valid")
 }
 
 pub fn bind<N: Node>(key: StaticSecret) -> N {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use peermux_core::code::Code;
+use peermux_core::code::ErrorCode;
 use peermux_core::crypto::{PublicKey, StaticSecret};
 use peermux_core::endpoint::{EndpointLimits, RegisterError};
 use peermux_core::error::{OpenError, ReadError, WriteError};
@@ -47,7 +47,7 @@ fn dial<A: Node>(from: &A, to: &impl Node) -> A::Connection {
 fn one_connection(one: &impl Node, two: &impl Node) -> [u8; 64] {
     let mut same = None;
     eventually("both use the same connection", || {
-        same = match (&one.peers()[..], &two.peers()[..]) {
+        same = match (&one.connections()[..], &two.connections()[..]) {
             ([left], [right]) if left.binding() == right.binding() => Some(left.binding()),
             _ => None,
         };
@@ -75,7 +75,7 @@ fn serve(node: &impl Node, protocol: &str) -> Seen {
 
 /// Asks once; `None` if nothing of it was processed.
 fn try_once(connection: &impl Link, protocol: &str, request: &[u8]) -> Option<io::Result<Vec<u8>>> {
-    let mut stream = match connection.open(protocol, some()) {
+    let mut stream = match connection.open_stream((!protocol.is_empty()).then_some(protocol), some()) {
         Ok(stream) => stream,
         Err(OpenError::Draining) => return None,
         Err(OpenError::Connection(error)) if error.is_orderly() => return None,
@@ -92,7 +92,7 @@ fn try_once(connection: &impl Link, protocol: &str, request: &[u8]) -> Option<io
 fn is_refusal(error: &io::Error) -> bool {
     let Some(inner) = error.get_ref() else { return false };
     match (inner.downcast_ref::<ReadError>(), inner.downcast_ref::<WriteError>()) {
-        (Some(ReadError::Reset(code)), _) | (_, Some(WriteError::Stopped(code))) => *code == Code::REFUSED,
+        (Some(ReadError::Reset(code)), _) | (_, Some(WriteError::Stopped(code))) => *code == ErrorCode::REFUSED,
         (Some(ReadError::Connection(error)), _) | (_, Some(WriteError::Connection(error))) => error.is_orderly(),
         _ => false,
     }
@@ -109,7 +109,7 @@ fn ask(from: &impl Node, to: (SocketAddr, PublicKey), protocol: &str, request: &
 }
 
 /// The code of a refusal, which whoever still writes hears of before whoever reads.
-fn refused_with(error: &io::Error) -> Code {
+fn refused_with(error: &io::Error) -> ErrorCode {
     let inner = error.get_ref().expect("it has a source");
     match (inner.downcast_ref::<ReadError>(), inner.downcast_ref::<WriteError>()) {
         (Some(ReadError::Reset(code)), _) | (_, Some(WriteError::Stopped(code))) => *code,
@@ -127,7 +127,7 @@ pub fn two_protocols_share_a_port_and_a_connection_whoever_dialled<A: Node, B: N
     assert_eq!(seen.map(|seen| seen.lock().expect("nobody panics").len()), [1, 1]);
     // The other side dials nothing: it has that connection.
     let back = dial(&two, &one);
-    let mut stream = back.open(GATEWAY, some()).expect("it is open");
+    let mut stream = back.open_stream(Some(GATEWAY), some()).expect("it is open");
     stream.write_all(b"hello").expect("it is read");
     stream.finish().expect("it is read");
     let (mut stream, from) = acceptor.accept().expect("it comes");
@@ -235,8 +235,8 @@ pub fn one_that_is_drained_off_waits_before_it_dials_again_and_takes_what_comes<
     // If that was so before the dial was over, it waits already.
     if let Some(drained) = drained {
         let drained = drained.expect("it listens");
-        assert!(drained.ended().is_orderly());
-        assert!(drained.open(HOST, some()).is_err());
+        assert!(drained.closed().is_orderly());
+        assert!(drained.open_stream(Some(HOST), some()).is_err());
     }
     let waits = again.connect_within(decides.address(), decides.key(), Duration::from_millis(500));
     assert!(waits.is_none(), "it must not dial for 15 s");
@@ -254,7 +254,7 @@ pub fn unknown_protocols_are_refused_and_names_are_free_again<A: Node, B: Node>(
     let connection = dial(&one, &two);
     let unknown = |protocol: &str| {
         let error = try_once(&connection, protocol, b"x").expect("it is not REFUSED").expect_err("it is unknown");
-        assert_eq!(refused_with(&error), Code::UNKNOWN_PROTOCOL);
+        assert_eq!(refused_with(&error), ErrorCode::UNKNOWN_PROTOCOL);
     };
     unknown("nobody/knows");
     let acceptor = two.register(HOST).expect("it is free");
@@ -273,14 +273,14 @@ pub fn unknown_protocols_are_refused_and_names_are_free_again<A: Node, B: Node>(
 }
 
 pub fn a_slow_acceptor_delays_no_other_one<A: Node, B: Node>() {
-    let host: A = limited(responder_key(), EndpointLimits { queued_streams: 4, ..EndpointLimits::default() });
+    let host: A = limited(responder_key(), EndpointLimits { max_queued_streams: 4, ..EndpointLimits::default() });
     let slow = host.register("slow").expect("it is free");
     serve(&host, "quick");
     let renter: B = bind(initiator_key());
     let connection = dial(&renter, &host);
     let mut streams = Vec::new();
     for number in 0..10 {
-        let mut stream = connection.open("slow", some()).expect("it is open");
+        let mut stream = connection.open_stream(Some("slow"), some()).expect("it is open");
         stream.write_all(&[number]).expect("there is room");
         // Those that are refused may be so before this is over.
         let _ = stream.flush();
@@ -289,7 +289,7 @@ pub fn a_slow_acceptor_delays_no_other_one<A: Node, B: Node>() {
     assert_eq!(try_once(&connection, "quick", b"x").expect("it is taken").expect("it is answered"), b"x");
     let refused = |stream: &mut StreamOf<B>| {
         let error = stream.read(&mut [0; 1]).expect_err("nobody takes it");
-        assert_eq!(refused_with(&error), Code::REFUSED);
+        assert_eq!(refused_with(&error), ErrorCode::REFUSED);
     };
     streams.split_off(4).iter_mut().for_each(refused);
     let (mut first, _) = slow.accept().expect("it waits");
@@ -321,11 +321,11 @@ pub fn the_unauthenticated_of_one_address_are_limited<A: Node, B: Node>() {
     for renter in &renters {
         eventually("there is a place", || renter.connect(host.address(), host.key()).is_ok());
     }
-    eventually("all are peers", || host.peers().len() == 20);
+    eventually("all are peers", || host.connections().len() == 20);
 }
 
 pub fn when_no_place_is_left_dialers_wait_for_one<A: Node, B: Node>() {
-    let host: A = limited(responder_key(), EndpointLimits { unconfirmed: 2, ..EndpointLimits::default() });
+    let host: A = limited(responder_key(), EndpointLimits { max_pending_handshakes: 2, ..EndpointLimits::default() });
     let silent: Vec<_> = (0..2).map(|_| TcpStream::connect(host.address()).expect("it listens")).collect();
     let renter: B = bind(initiator_key());
     let (waiting, address, key) = (renter.clone(), host.address(), host.key());
@@ -339,14 +339,14 @@ pub fn drain_lets_all_finish<A: Node, B: Node>() {
     let (one, two) = two::<A, B>();
     let acceptor = two.register(HOST).expect("it is free");
     let connection = dial(&one, &two);
-    let mut open = connection.open(HOST, some()).expect("it is open");
+    let mut open = connection.open_stream(Some(HOST), some()).expect("it is open");
     open.write_all(b"half").expect("there is room");
     open.flush().expect("it leaves");
     let (mut accepted, _) = acceptor.accept().expect("it comes");
     let draining = two.clone();
     let draining = thread::spawn(move || draining.drain());
-    eventually("the other side hears of it", || one.peers().is_empty());
-    assert!(!draining.is_finished() && two.peers().is_empty());
+    eventually("the other side hears of it", || one.connections().is_empty());
+    assert!(!draining.is_finished() && two.connections().is_empty());
     let error = two.connect(one.address(), one.key()).err().expect("it drains");
     assert_eq!(error.kind(), ErrorKind::NotConnected);
     eventually("nobody listens", || TcpStream::connect(two.address()).is_err());
@@ -357,7 +357,7 @@ pub fn drain_lets_all_finish<A: Node, B: Node>() {
     assert_eq!(open.read(&mut [0; 1]).expect("it ends"), 0);
     drop((open, accepted));
     draining.join().expect("no panic");
-    assert!(connection.ended().is_orderly());
+    assert!(connection.closed().is_orderly());
     assert!(acceptor.accept().is_none());
     assert!(two.register(GATEWAY).expect("it is free").accept().is_none());
 }
@@ -368,11 +368,11 @@ pub fn the_last_handle_that_is_dropped_drains<A: Node, B: Node>() {
     let connection = dial(&one, &two);
     let other = two.clone();
     drop(two);
-    let mut stream = connection.open(HOST, some()).expect("it is open");
+    let mut stream = connection.open_stream(Some(HOST), some()).expect("it is open");
     stream.flush().expect("it leaves");
     drop(acceptor.accept().expect("it comes"));
     drop((other, stream));
-    assert!(connection.ended().is_orderly());
+    assert!(connection.closed().is_orderly());
     assert!(acceptor.accept().is_none());
 }
 
@@ -450,7 +450,7 @@ pub fn a_dial_into_an_endpoint_that_drains_is_refused_and_can_be_tried_again<A: 
         let (address, key) = (host.address(), host.key());
         let asking = thread::spawn(move || {
             let connection = renter.connect(address, key).ok()?;
-            let mut stream = match connection.open(HOST, some()) {
+            let mut stream = match connection.open_stream(Some(HOST), some()) {
                 Ok(stream) => stream,
                 Err(error) => {
                     assert!(error.is_retryable(), "{error:?}");
@@ -481,15 +481,16 @@ pub fn a_dial_into_an_endpoint_that_drains_is_refused_and_can_be_tried_again<A: 
 pub fn a_key_that_was_rotated_works_beside_the_new_one<A: Node, B: Node>() {
     let previous = StaticSecret::from_bytes(&[0x55; 32]);
     let keys = ResponderKeys { current: responder_key(), previous: Some(previous.clone()) };
-    let host = A::over(loopback(), keys, Config::default(), EndpointLimits::default(), true).expect("it is valid");
+    let host =
+        A::from_listener(loopback(), keys, Config::default(), EndpointLimits::default(), true).expect("it is valid");
     serve(&host, HOST);
     assert_eq!(host.key(), responder_key().public_key());
     let renter: B = bind(initiator_key());
     for key in [previous.public_key(), host.key()] {
         assert_eq!(ask(&renter, (host.address(), key), HOST, b"x"), b"x");
     }
-    eventually("both live", || host.peers().len() == 2);
-    assert_eq!(renter.peers().len(), 2);
+    eventually("both live", || host.connections().len() == 2);
+    assert_eq!(renter.connections().len(), 2);
 }
 
 /// A request is open on a connection that has lost against another one, when the side that decides drains.
@@ -497,7 +498,7 @@ pub fn drain_lets_a_connection_that_lost_finish<A: Node, B: Node>() {
     let (decides, follows) = two::<A, B>();
     let acceptor = decides.register(HOST).expect("it is free");
     let first = dial(&follows, &decides);
-    let mut stream = first.open(HOST, some()).expect("it is open");
+    let mut stream = first.open_stream(Some(HOST), some()).expect("it is open");
     stream.write_all(b"request").expect("there is room");
     stream.finish().expect("it leaves");
     let (mut served, _) = acceptor.accept().expect("it comes");
@@ -507,7 +508,7 @@ pub fn drain_lets_a_connection_that_lost_finish<A: Node, B: Node>() {
     eventually("the first one drains", || first.is_draining());
     let draining = decides.clone();
     let draining = thread::spawn(move || draining.drain());
-    eventually("it drains", || again.peers().is_empty());
+    eventually("it drains", || again.connections().is_empty());
     assert_eq!(heard(&mut served).expect("it is not cut"), b"request");
     served.write_all(b"answer").expect("it is not cut");
     served.finish().expect("it is not cut");
@@ -525,27 +526,31 @@ pub fn anonymous_peers_are_never_merged<A: Node, B: Node>() {
     for connection in &connections {
         assert_eq!(try_once(connection, HOST, b"x").expect("it is taken").expect("it is answered"), b"x");
     }
-    let peers = host.peers();
+    let peers = host.connections();
     assert_eq!(peers.len(), 3);
     let anonymous = |peer: &A::Connection| peer.driver().with(|peer| peer.peer().is_some_and(|peer| peer.anonymous));
     assert!(peers.iter().all(anonymous));
 }
 
 pub fn a_peer_that_the_application_refuses_is_no_peer<A: Node, B: Node>() {
-    let config = Config { ask: true, ..Config::default() };
-    let host = A::over(loopback(), responder_key(), config, EndpointLimits::default(), false).expect("it is valid");
+    let config = Config { approve_peers: true, ..Config::default() };
+    let host =
+        A::from_listener(loopback(), responder_key(), config, EndpointLimits::default(), false).expect("it is valid");
     let renter: B = bind(initiator_key());
     // It was not refused when the dial ended, or it was: either way it is told, and nothing is dialled over and over.
     if let Ok(connection) = renter.connect(host.address(), host.key()) {
-        assert_eq!(connection.ended().code(), Some(Code::REFUSED));
+        assert_eq!(connection.closed().code(), Some(ErrorCode::REFUSED));
     }
-    assert!(host.peers().is_empty());
+    assert!(host.connections().is_empty());
 }
 
 pub fn limits_beyond_all_numbers_and_of_nothing_do_no_harm<A: Node, B: Node>() {
-    let most =
-        EndpointLimits { unconfirmed: usize::MAX, unconfirmed_per_address: usize::MAX, queued_streams: usize::MAX };
-    let none = EndpointLimits { unconfirmed: 0, unconfirmed_per_address: 0, queued_streams: 0 };
+    let most = EndpointLimits {
+        max_pending_handshakes: usize::MAX,
+        max_pending_handshakes_per_addr: usize::MAX,
+        max_queued_streams: usize::MAX,
+    };
+    let none = EndpointLimits { max_pending_handshakes: 0, max_pending_handshakes_per_addr: 0, max_queued_streams: 0 };
     let [smaller, greater] = keys();
     let (one, two): (A, B) = (limited(smaller, none), limited(greater, most));
     // Nobody gets in who dials; but it can dial, and one stream waits.

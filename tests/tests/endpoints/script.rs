@@ -20,7 +20,7 @@ fn told<T: std::fmt::Debug>(what: &str, result: io::Result<T>) -> String {
 }
 
 pub fn run<A: Node, B: Node>() -> Vec<String> {
-    let host: A = limited(responder_key(), EndpointLimits { queued_streams: 2, ..EndpointLimits::default() });
+    let host: A = limited(responder_key(), EndpointLimits { max_queued_streams: 2, ..EndpointLimits::default() });
     let renter: B = bind(initiator_key());
     let who = |key: PublicKey| {
         ["host", "renter", "?"][[host.key(), renter.key(), key].iter().position(|known| *known == key).unwrap_or(2)]
@@ -35,16 +35,16 @@ pub fn run<A: Node, B: Node>() -> Vec<String> {
         });
     }
     log.push(told("own key", renter.connect(host.address(), renter.key()).map(drop)));
-    log.push(format!("before: {:?} {:?}", renter.connection(&host.key()).is_some(), host.peers().len()));
+    log.push(format!("before: {:?} {:?}", renter.connection(&host.key()).is_some(), host.connections().len()));
     let connection = renter.connect(host.address(), host.key()).expect("it listens");
     log.push(format!("connected to the {}", who(connection.peer_key())));
-    eventually("the other side has it too", || host.peers().len() == 1);
+    eventually("the other side has it too", || host.connections().len() == 1);
     let again = renter.connect("127.0.0.1:1".parse().expect("an address"), host.key()).expect("it is there");
     let back = host.connect("127.0.0.1:1".parse().expect("an address"), renter.key()).expect("it is there");
     log.push(format!("the same: {}, {}", again.binding() == connection.binding(), back.binding() == again.binding()));
 
     for name in ["c/d", "", "bad name"] {
-        match connection.open(name, Priority::default()) {
+        match connection.open_stream((!name.is_empty()).then_some(name), Priority::default()) {
             Ok(mut stream) => {
                 stream.write_all(b"x").expect("there is room");
                 log.push(told(&format!("unknown {name:?}"), heard(&mut stream)));
@@ -54,7 +54,7 @@ pub fn run<A: Node, B: Node>() -> Vec<String> {
     }
     let mut streams = Vec::new();
     for number in 0..3 {
-        let mut stream = connection.open("a/b", Priority::default()).expect("it is open");
+        let mut stream = connection.open_stream(Some("a/b"), Priority::default()).expect("it is open");
         stream.write_all(&[number]).expect("there is room");
         let _ = stream.flush();
         streams.push(stream);
@@ -71,8 +71,8 @@ pub fn run<A: Node, B: Node>() -> Vec<String> {
 
     let draining = host.clone();
     let draining = thread::spawn(move || draining.drain());
-    eventually("the other side hears of it", || renter.peers().is_empty());
-    log.push(format!("open: {}", connection.open("a/b", Priority::default()).err().expect("it drains")));
+    eventually("the other side hears of it", || renter.connections().is_empty());
+    log.push(format!("open: {}", connection.open_stream(Some("a/b"), Priority::default()).err().expect("it drains")));
     log.push(told("connect", host.connect(renter.address(), renter.key()).map(drop)));
     eventually("nobody listens", || TcpStream::connect(host.address()).is_err());
     log.push(told(
@@ -83,8 +83,8 @@ pub fn run<A: Node, B: Node>() -> Vec<String> {
     log.push(told("read", heard(&mut stream)));
     drop((accepted, stream));
     draining.join().expect("no panic");
-    log.push(format!("ended: {}, {}", connection.ended(), from.ended()));
+    log.push(format!("ended: {}, {}", connection.closed(), from.closed()));
     log.push(format!("accept: {:?}", acceptor.accept().is_some()));
-    log.push(format!("after: {} {}", host.peers().len(), renter.peers().len()));
+    log.push(format!("after: {} {}", host.connections().len(), renter.connections().len()));
     log
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use peermux_core::crypto::{AeadKey, AwsLc, Encapsulated, KemSecret, Provider, Ring, RustCrypto, Suite};
 use peermux_tokio::{
-    Config, Dialing, Listener, Priority, PublicKey, Remote, ResponderKeys, StaticSecret, StrikeRegister,
+    Config, Connecting, ExpectedPeer, Listener, Priority, PublicKey, ResponderKeys, StaticSecret, StrikeRegister,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -87,8 +87,8 @@ impl Provider for ChaChaOnly {
 /// The opener's priority holds at both ends.
 fn priority(purpose: Use) -> Priority {
     match purpose {
-        Use::Urgent => Priority::new(0, false),
-        Use::Bulk => Priority::new(5, true),
+        Use::Urgent => Priority::from_urgency(0),
+        Use::Bulk => Priority::from_urgency(5).with_incremental(true),
     }
 }
 
@@ -108,12 +108,12 @@ impl Contestant for Peermux {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let now = u64::try_from(now.as_millis()).unwrap_or_default();
             let register = setting.early.then(|| Arc::new(Mutex::new(StrikeRegister::for_new_key(FIRST_FLIGHTS, now))));
-            let listener = Listener::with_register(socket, keys, self.config(&setting), register, |_| true)?;
+            let listener = Listener::with_strike_register(socket, keys, self.config(&setting), register, |_| true)?;
             tokio::spawn(async move {
                 while let Ok(connection) = listener.accept().await {
                     let handler = handler.clone();
                     tokio::spawn(async move {
-                        while let Ok(stream) = connection.accept().await {
+                        while let Ok(stream) = connection.accept_stream().await {
                             handler(Box::new(stream));
                         }
                     });
@@ -138,16 +138,16 @@ struct Dialer {
 }
 
 impl Dialer {
-    async fn dial(&self) -> io::Result<Dialing> {
+    async fn dial(&self) -> io::Result<Connecting> {
         let socket = socket::dial(self.addr).await?;
-        Dialing::over(socket, self.identity.clone(), Remote::Key(self.server), self.config.clone())
+        Connecting::from_socket(socket, self.identity.clone(), ExpectedPeer::Key(self.server), self.config.clone())
     }
 }
 
 impl Client for Dialer {
     fn connect(&self) -> Boxed<'_, Box<dyn Connection>> {
         Box::pin(async move {
-            let connection = self.dial().await?.establish(|_| true).await?;
+            let connection = self.dial().await?.handshake(|_| true).await?;
             Ok(Box::new(connection) as Box<dyn Connection>)
         })
     }
@@ -156,14 +156,14 @@ impl Client for Dialer {
         Some(Box::pin(async move {
             let begin = Instant::now();
             let dialing = self.dial().await?;
-            let mut stream = dialing.open_early(PROTOCOL, priority(Use::Urgent)).map_err(io::Error::other)?;
+            let mut stream = dialing.open_early(Some(PROTOCOL), priority(Use::Urgent)).map_err(io::Error::other)?;
             stream.write_all(request).await?;
             let mut answer = vec![0; request.len()];
             let answered = async {
                 stream.read_exact(&mut answer).await?;
                 Ok(begin.elapsed())
             };
-            let (connection, elapsed) = tokio::try_join!(dialing.establish(|_| true), answered)?;
+            let (connection, elapsed) = tokio::try_join!(dialing.handshake(|_| true), answered)?;
             drop(connection);
             Ok(elapsed)
         }))
@@ -172,7 +172,7 @@ impl Client for Dialer {
 
 impl Connection for peermux_tokio::Connection {
     fn open(&self, purpose: Use) -> Boxed<'_, Stream> {
-        let stream = self.open(PROTOCOL, priority(purpose));
+        let stream = self.open_stream(Some(PROTOCOL), priority(purpose));
         Box::pin(async move { Ok(Box::new(stream.map_err(io::Error::other)?) as Stream) })
     }
 }
