@@ -143,6 +143,8 @@
 //! - `aws-lc-rs`: the same with the AEADs of AWS-LC, X25519 in assembly, and ML-KEM-768 in vector instructions: the fastest handshake. It needs a C compiler and Rust 1.95 to build. With both
 //!   features the default is this one.
 //! - `std`: errors become `std::io::Error`s, the hardware is looked at for AES, and new X25519 keys come from tables of 30 KB.
+//! - `getrandom`: keys from the operating system's randomness, [`StaticSecret::generate`](crypto::StaticSecret).
+//! - `serde`: public keys, priorities and statistics in the formats of the crate `serde`: keys are 64 hexadecimal digits where people read, and 32 bytes elsewhere.
 //! - `ed25519`: attestations of scheme 1, which bind an Ed25519 key to a static key.
 //! - `driver`: the modules `driver`, a connection behind a lock with wakers, `endpoint`, the connections of one key by their peers, and `dialing`, several addresses of one peer; for adapters. It includes `std`.
 //! - `tracing`: the module `trace`, which is there with `driver` too, tells subscribers of that crate what becomes of connections. It includes `driver`.

@@ -30,6 +30,11 @@ impl FrameCounts {
         self.0[kind as usize]
     }
 
+    /// Returns the number of frames of each kind.
+    pub fn iter(&self) -> impl Iterator<Item = (FrameKind, u64)> {
+        FrameKind::ALL.into_iter().zip(self.0)
+    }
+
     /// How many frames there were.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
@@ -42,8 +47,17 @@ impl Default for FrameCounts {
     }
 }
 
+/// A map from each kind to its number.
+#[cfg(feature = "serde")]
+impl serde::Serialize for FrameCounts {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
 /// How long writers were held up, by what they waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct WaitTimes {
     /// For the peer's application to read the stream.
     pub credit: Duration,
@@ -82,6 +96,7 @@ impl Waited {
 
 /// What a connection has done so far, and what it holds now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Stats {
     /// Bytes written to the transport, handshake included.
     pub bytes_sent: u64,
@@ -121,6 +136,7 @@ pub struct Stats {
 
 /// What a stream has done so far, and what it holds now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct StreamStats {
     /// Payload bytes sent.
     pub sent: u64,
@@ -136,4 +152,19 @@ pub struct StreamStats {
     pub receive_window: u64,
     /// How long its writer was held up.
     pub waited: WaitTimes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_counted_by_their_kind() {
+        let mut counts = FrameCounts::new();
+        for (times, kind) in (1..).zip(FrameKind::ALL) {
+            (0..times).for_each(|_| counts.add(kind));
+        }
+        assert!(counts.iter().eq((0..).zip(FrameKind::ALL).map(|(before, kind)| (kind, before + 1))));
+        assert!(counts.iter().all(|(kind, count)| counts.of(kind) == count));
+    }
 }

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use peermux_core::crypto::{EphemeralSecret, ParseKeyError, PublicKey, Rng, StaticSecret, providers};
+use peermux_core::crypto::{EphemeralSecret, ParseKeyError, ParseSecretError, PublicKey, Rng, StaticSecret, providers};
 use rand_core::{Rng as _, TryCryptoRng, TryRng};
 
 fn decode(text: &str) -> [u8; 32] {
@@ -107,7 +107,7 @@ fn points_of_low_order_yield_nothing() {
         "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
         "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
     ];
-    let Ok(secret) = StaticSecret::generate(&mut Rng::from_seed(&[1; 32]));
+    let Ok(secret) = StaticSecret::generate_from(&mut Rng::from_seed(&[1; 32]));
     let ephemeral = |provider| EphemeralSecret::generate(provider, &mut Rng::from_seed(&[2; 32]));
     let ephemerals: Vec<_> = providers().iter().copied().map(ephemeral).collect();
     for point in points {
@@ -127,8 +127,8 @@ fn points_of_low_order_yield_nothing() {
 #[test]
 fn secrets_survive_being_stored_and_are_not_printed() {
     let mut rng = Rng::from_seed(&[4; 32]);
-    let Ok(secret) = StaticSecret::generate(&mut rng);
-    let Ok(other) = StaticSecret::generate(&mut rng);
+    let Ok(secret) = StaticSecret::generate_from(&mut rng);
+    let Ok(other) = StaticSecret::generate_from(&mut rng);
     assert_eq!(StaticSecret::from_bytes(&secret.to_bytes()), secret);
     assert_ne!(secret, other);
     let public = secret.public_key();
@@ -178,7 +178,7 @@ impl TryCryptoRng for BrokenRng {}
 
 #[test]
 fn failing_randomness_is_an_error() {
-    assert_eq!(StaticSecret::generate(&mut BrokenRng).err(), Some(Broken));
+    assert_eq!(StaticSecret::generate_from(&mut BrokenRng).err(), Some(Broken));
     assert_eq!(Rng::from_rng(&mut BrokenRng).err(), Some(Broken));
 }
 
@@ -204,8 +204,45 @@ fn a_text_that_is_no_key_says_why() {
     assert_eq!(parse("0x00"), ParseKeyError::Digit { position: 1, found: 'x' });
     assert_eq!(parse(&format!("{digits}\n")), ParseKeyError::Digit { position: 64, found: '\n' });
     assert_eq!(parse("ä"), ParseKeyError::Digit { position: 0, found: 'ä' });
-    assert_eq!(parse("+1").to_string(), "a key has only hexadecimal digits, not '+' at position 0");
-    assert_eq!(parse("12").to_string(), "a key has 64 hexadecimal digits, not 2");
+    assert_eq!(parse("+1").to_string(), "invalid key: '+' at position 0 is not a hexadecimal digit");
+    assert_eq!(parse("12").to_string(), "invalid key: expected 64 hexadecimal digits, got 2");
+}
+
+#[test]
+fn a_secret_is_read_from_its_digits_and_an_error_contains_none_of_them() {
+    let bytes: [u8; 32] = std::array::from_fn(|index| index as u8 * 7 + 3);
+    let secret = StaticSecret::from_bytes(&bytes);
+    let text = secret.expose_hex();
+    assert_eq!(*text, hex::encode(bytes));
+    assert_eq!(StaticSecret::from_hex(&text), Ok(secret.clone()));
+    assert_eq!(StaticSecret::from_hex(&text.to_uppercase()), Ok(secret));
+
+    let refused = |text: &str| StaticSecret::from_hex(text).unwrap_err();
+    assert_eq!(refused(""), ParseSecretError::Length(0));
+    assert_eq!(refused(&text[2..]), ParseSecretError::Length(62));
+    assert_eq!(refused(&format!("{}00", &*text)), ParseSecretError::Length(66));
+    assert_eq!(refused(&format!("{}\n", &*text)), ParseSecretError::Digit { position: 64 });
+    let wrong = refused(&text.replace("0a", "0q"));
+    assert_eq!(wrong, ParseSecretError::Digit { position: 3 });
+    assert_eq!(wrong.to_string(), "invalid secret: the character at position 3 is not a hexadecimal digit");
+    assert_eq!(refused("12").to_string(), "invalid secret: expected 64 hexadecimal digits, got 2");
+    // As many bytes as digits are needed, but fewer characters.
+    assert_eq!(refused(&"ä".repeat(32)), ParseSecretError::Digit { position: 0 });
+}
+
+#[cfg(feature = "getrandom")]
+#[test]
+fn secrets_of_the_operating_system_differ() {
+    let (one, other) = (StaticSecret::generate().unwrap(), StaticSecret::generate().unwrap());
+    assert_ne!(one, other);
+    assert_ne!(one.public_key(), other.public_key());
+}
+
+#[test]
+fn keys_are_padded_as_texts_are() {
+    let key = PublicKey::from_bytes([0xaa; 32]);
+    assert_eq!(format!("{key:>66}"), format!("  {}", "aa".repeat(32)));
+    assert_eq!(format!("{key:.8}"), "aaaaaaaa");
 }
 
 #[test]

@@ -199,7 +199,7 @@ impl Dialogue {
 }
 
 fn main() -> io::Result<()> {
-    let new_key = || StaticSecret::generate(&mut getrandom::SysRng).map_err(io::Error::other);
+    let new_key = StaticSecret::generate;
     let (host_key, renter_key) = (new_key()?, new_key()?);
     let host = host_key.public_key();
     let listener = TcpListener::bind("127.0.0.1:0")?;

@@ -24,8 +24,8 @@ async fn serve(connection: Connection) -> io::Result<()> {
 #[tokio::main]
 async fn main() -> io::Result<()> {
     // A static key is who one is. Store it: a peer is known by its public half.
-    let host_key = StaticSecret::generate(&mut getrandom::SysRng).map_err(io::Error::other)?;
-    let renter_key = StaticSecret::generate(&mut getrandom::SysRng).map_err(io::Error::other)?;
+    let host_key = StaticSecret::generate()?;
+    let renter_key = StaticSecret::generate()?;
     let host = host_key.public_key();
 
     let listener = Listener::bind("127.0.0.1:0", host_key, Config::default()).await?;

@@ -9,7 +9,7 @@
 //! # use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let host_key = StaticSecret::from_bytes(&[1; 32]);
+//! let host_key = StaticSecret::generate()?;
 //! let host = host_key.public_key();
 //! let mut listener = Listener::bind("127.0.0.1:0", host_key, Config::default()).await?;
 //! let address = listener.local_addr();
@@ -24,7 +24,7 @@
 //!     }
 //! });
 //!
-//! let renter_key = StaticSecret::from_bytes(&[2; 32]);
+//! let renter_key = StaticSecret::generate()?;
 //! let connection = connect(address, renter_key, Remote::Key(host), Config::default()).await?;
 //! let mut stream = connection.open("example/echo", Priority::default())?;
 //! stream.write_all(b"hello").await?;
@@ -44,6 +44,7 @@
 //! | `ring` | yes | AEADs in assembly, several times the speed of the portable ones |
 //! | `aws-lc-rs` | no | AEADs and X25519 in assembly, from AWS-LC: the fastest handshake; goes before `ring`, and needs a C compiler and Rust 1.95 |
 //! | `futures-io` | no | [`Stream`], [`ReadHalf`] and [`WriteHalf`] have the traits `AsyncRead` and `AsyncWrite` of the crate `futures-io` as well as Tokio's |
+//! | `serde` | no | [`PublicKey`], [`Priority`] and statistics in the formats of the crate `serde` |
 //! | `tracing` | no | a span for each connection, and events of its life: see below |
 //!
 //! # Tracing
@@ -88,7 +89,7 @@ pub use relay::relay;
 pub use stream::{ReadHalf, Stream, WriteHalf};
 
 pub use peermux_core::code::{Code, ProtocolCode};
-pub use peermux_core::crypto::{PublicKey, StaticSecret};
+pub use peermux_core::crypto::{ParseKeyError, ParseSecretError, PublicKey, RandomnessError, StaticSecret, Zeroizing};
 pub use peermux_core::dialing::ConnectError;
 pub use peermux_core::endpoint::{EndpointLimits, RegisterError};
 pub use peermux_core::error::{ConnectionError, OpenError, ReadError, WriteError};

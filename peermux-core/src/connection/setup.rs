@@ -75,7 +75,9 @@ impl Connection {
     pub(super) fn start_initiator(&mut self, identity: Identity, remote: Remote) -> Result<(), ConfigError> {
         let (secret, anonymous) = match identity {
             Identity::Known(secret) => (secret, false),
-            Identity::Anonymous => (StaticSecret::generate(&mut self.rng).map_err(|_| ConfigError::Randomness)?, true),
+            Identity::Anonymous => {
+                (StaticSecret::generate_from(&mut self.rng).map_err(|_| ConfigError::Randomness)?, true)
+            }
         };
         self.own_keys.push(secret.public_key());
         if anonymous {

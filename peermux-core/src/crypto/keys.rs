@@ -2,7 +2,6 @@
 
 use alloc::sync::Arc;
 use core::fmt;
-use core::str::FromStr;
 #[cfg(feature = "std")]
 use std::sync::OnceLock;
 
@@ -31,60 +30,9 @@ impl PublicKey {
     }
 }
 
-impl fmt::Display for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PublicKey({self})")
-    }
-}
-
-/// Why a text is not a [`PublicKey`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ParseKeyError {
-    /// It has this many characters, and should have 64.
-    Length(usize),
-    /// There is another character than a hexadecimal digit.
-    Digit {
-        /// How many characters stand before it.
-        position: usize,
-        /// The character.
-        found: char,
-    },
-}
-
-impl fmt::Display for ParseKeyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Length(found) => write!(f, "a key has 64 hexadecimal digits, not {found}"),
-            Self::Digit { position, found } => {
-                write!(f, "a key has only hexadecimal digits, not {found:?} at position {position}")
-            }
-        }
-    }
-}
-
-impl core::error::Error for ParseKeyError {}
-
-impl FromStr for PublicKey {
-    type Err = ParseKeyError;
-
-    fn from_str(text: &str) -> Result<Self, ParseKeyError> {
-        let mut key = [0; 32];
-        let mut length = 0;
-        for (position, found) in text.chars().enumerate() {
-            let digit = found.to_digit(16).ok_or(ParseKeyError::Digit { position, found })?;
-            if let Some(byte) = key.get_mut(position / 2) {
-                // A hexadecimal digit fits into four bits.
-                *byte = *byte << 4 | digit as u8;
-            }
-            length += 1;
-        }
-        if length == 64 { Ok(Self(key)) } else { Err(ParseKeyError::Length(length)) }
     }
 }
 
@@ -123,17 +71,28 @@ impl StaticSecret {
         }
     }
 
-    /// A new secret.
+    /// Makes a new secret from the operating system's randomness.
     ///
     /// # Errors
-    /// That of `rng`.
-    pub fn generate<R: TryCryptoRng + ?Sized>(rng: &mut R) -> Result<Self, R::Error> {
+    /// Returns [`RandomnessError`](super::RandomnessError) if the operating system provides no randomness.
+    #[cfg(feature = "getrandom")]
+    pub fn generate() -> Result<Self, super::RandomnessError> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        super::os_random::fill(&mut bytes[..])?;
+        Ok(Self::from_bytes(&bytes))
+    }
+
+    /// Makes a new secret from the randomness of `rng`.
+    ///
+    /// # Errors
+    /// Returns the error of `rng`.
+    pub fn generate_from<R: TryCryptoRng + ?Sized>(rng: &mut R) -> Result<Self, R::Error> {
         let mut bytes = Zeroizing::new([0; 32]);
         rng.try_fill_bytes(&mut bytes[..])?;
         Ok(Self::from_bytes(&bytes))
     }
 
-    /// Its bytes, to be stored in a safe place.
+    /// Returns the secret's bytes, to be stored in a safe place.
     pub fn to_bytes(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.secret.to_bytes())
     }

@@ -4,7 +4,8 @@
 //! behind which AEADs, X25519 and ML-KEM-768 stand ([`Provider`]). There are three providers: [`RustCrypto`], portable and
 //! always there; `Ring`, behind the feature `ring`, whose AEADs are several times as fast; and `AwsLc`, behind the feature
 //! `aws-lc-rs`, whose X25519 and ML-KEM are faster too. A test can bring its own. Nothing on this floor knows of messages, records
-//! or streams, and nothing here asks an operating system for anything.
+//! or streams, and nothing here asks an operating system for anything, but for one function behind the feature `getrandom`:
+//! [`StaticSecret::generate`](StaticSecret#method.generate).
 
 #[cfg(feature = "aws-lc-rs")]
 mod aws_provider;
@@ -12,8 +13,13 @@ mod aws_provider;
 mod fast_kem;
 mod hash;
 mod kem;
+#[cfg(feature = "serde")]
+mod key_serde;
+mod key_text;
 mod keys;
 mod noise;
+#[cfg(feature = "getrandom")]
+mod os_random;
 mod provider;
 #[cfg(feature = "ring")]
 mod ring_provider;
@@ -24,8 +30,11 @@ mod schedule;
 #[cfg(feature = "aws-lc-rs")]
 pub use aws_provider::AwsLc;
 pub use hash::blake2b_256;
-pub use keys::{EphemeralSecret, ParseKeyError, PublicKey, SharedSecret, StaticSecret};
+pub use key_text::{ParseKeyError, ParseSecretError};
+pub use keys::{EphemeralSecret, PublicKey, SharedSecret, StaticSecret};
 pub use noise::{NoiseError, SymmetricState};
+#[cfg(feature = "getrandom")]
+pub use os_random::RandomnessError;
 pub use provider::{
     AeadKey, AuthError, Encapsulated, KemKey, KemSecret, Provider, SealError, TAG_LEN, X25519Key, default_provider,
     providers, rekey,
@@ -35,6 +44,8 @@ pub use ring_provider::Ring;
 pub use rng::Rng;
 pub use rust_crypto::RustCrypto;
 pub use schedule::{export, traffic_secret};
+/// What holds a secret that is returned: it is erased when it is dropped.
+pub use zeroize::Zeroizing;
 
 /// An AEAD that records can be protected with, by its byte on the wire: `docs/spec.md` section 4.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -13,6 +13,7 @@ use crate::codec::{DecodeError, Reader, Writer};
 /// The kinds of frames, for counting them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each variant is the frame of its name")]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum FrameKind {
     Ping,
     Pong,
@@ -33,8 +34,27 @@ pub enum FrameKind {
 }
 
 impl FrameKind {
-    /// How many kinds there are.
-    pub const COUNT: usize = 15;
+    /// Every kind, in order.
+    pub const ALL: [Self; 15] = [
+        Self::Ping,
+        Self::Pong,
+        Self::MaxData,
+        Self::MaxStreamData,
+        Self::MaxStreams,
+        Self::Reset,
+        Self::Stop,
+        Self::Open,
+        Self::Priority,
+        Self::Close,
+        Self::Drain,
+        Self::Settings,
+        Self::Attestation,
+        Self::Stream,
+        Self::Skipped,
+    ];
+
+    /// The number of kinds.
+    pub const COUNT: usize = Self::ALL.len();
 
     /// The kind with a type of one byte; `Skipped` for all that have none.
     pub(crate) const fn of(kind: u8) -> Self {

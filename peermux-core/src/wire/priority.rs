@@ -8,6 +8,7 @@ use crate::codec::{DecodeError, Fault, Reader, Writer};
 
 /// How urgent a stream is, as in RFC 9218.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(try_from = "Fields"))]
 pub struct Priority {
     urgency: u8,
     incremental: bool,
@@ -51,6 +52,27 @@ impl Priority {
 impl Default for Priority {
     fn default() -> Self {
         Self::new(3, true)
+    }
+}
+
+/// What stands for a priority in the formats of serde.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    urgency: u8,
+    incremental: bool,
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<Fields> for Priority {
+    type Error = &'static str;
+
+    fn try_from(Fields { urgency, incremental }: Fields) -> Result<Self, Self::Error> {
+        if urgency > Self::MAX_URGENCY {
+            return Err("`urgency` must be 0 to 7");
+        }
+        Ok(Self { urgency, incremental })
     }
 }
 

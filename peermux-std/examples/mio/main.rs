@@ -342,7 +342,7 @@ fn run_client(address: SocketAddr, remote: Remote, connections: usize, config: &
         return Err("at least one connection".into());
     }
     let begin = Instant::now();
-    let key = StaticSecret::generate(&mut getrandom::SysRng)?;
+    let key = StaticSecret::generate()?;
     for dialled in 0..connections {
         turn_until(&mut event_loop, &|event_loop| dialled < event_loop.application.established + DIALS)?;
         let (identity, now) = (Identity::Known(key.clone()), event_loop.now());
@@ -432,7 +432,7 @@ fn main() -> Result<()> {
         arguments.drain(at..at + 2);
     }
     let config = config(key_log);
-    let host_key = StaticSecret::generate(&mut getrandom::SysRng)?;
+    let host_key = StaticSecret::generate()?;
     let resolve = |address: &str| -> Result<SocketAddr> { Ok(address.to_socket_addrs()?.next().ok_or("no address")?) };
     let count = |argument: Option<&&str>| argument.map_or(Ok(1000), |argument| argument.parse());
 

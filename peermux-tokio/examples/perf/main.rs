@@ -179,7 +179,7 @@ async fn main() -> ExitCode {
 }
 
 async fn listen(address: SocketAddr, config: Config) -> io::Result<(Listener, Peer)> {
-    let secret = StaticSecret::generate(&mut getrandom::SysRng).map_err(io::Error::other)?;
+    let secret = StaticSecret::generate()?;
     let key = secret.public_key();
     let listener = Listener::bind(address, secret, config).await?;
     let addr = listener.local_addr().to_string();

@@ -1,10 +1,9 @@
 //! A secret key in a file: 64 hexadecimal digits, for its owner's eyes only.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
-use peermux_tokio::{PublicKey, StaticSecret};
+use peermux_tokio::{StaticSecret, Zeroizing};
 
 use crate::Failure;
 
@@ -12,13 +11,10 @@ use crate::Failure;
 pub fn load_or_create(path: &Path) -> Result<StaticSecret, Failure> {
     let shown = path.display();
     match std::fs::read_to_string(path) {
-        // Errors never quote the text: it may be most of a key.
         Ok(text) => {
             warn_of_readers(path);
-            // A secret has the form of a public key in a file.
-            let bytes: PublicKey =
-                text.trim().parse().map_err(|_| format!("the key file {shown}: a key is 64 hexadecimal digits"))?;
-            Ok(StaticSecret::from_bytes(bytes.as_bytes()))
+            let text = Zeroizing::new(text);
+            StaticSecret::from_hex(text.trim()).map_err(|error| format!("key file {shown}: {error}"))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             create(path).map_err(|error| format!("creating the key file {shown}: {error}"))
@@ -28,15 +24,12 @@ pub fn load_or_create(path: &Path) -> Result<StaticSecret, Failure> {
 }
 
 fn create(path: &Path) -> std::io::Result<StaticSecret> {
-    let secret = StaticSecret::generate(&mut getrandom::SysRng).map_err(std::io::Error::other)?;
-    let mut text = String::new();
-    for byte in secret.to_bytes().iter() {
-        let _ = write!(text, "{byte:02x}");
-    }
+    let secret = StaticSecret::generate()?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // A temporary file is for its owner only from the start; it gets its name when it is complete, and only if nobody has made one meanwhile.
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    writeln!(file, "{text}")?;
+    file.write_all(secret.expose_hex().as_bytes())?;
+    file.write_all(b"\n")?;
     file.as_file().sync_all()?;
     file.persist_noclobber(path).map_err(|error| error.error)?;
     Ok(secret)
