@@ -72,7 +72,7 @@ mod told {
     use alloc::task::Wake;
     use core::fmt::{self, Write};
     use core::net::SocketAddr;
-    use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use core::task::{Poll, Waker};
     use std::io;
     use std::sync::{Mutex, PoisonError};
@@ -87,8 +87,8 @@ mod told {
     use crate::endpoint::Decision;
     use crate::error::ConnectionError;
 
-    /// The number of the last connection, of this process.
-    static LAST: AtomicU64 = AtomicU64::new(0);
+    /// The number of the last connection, of this process. Some platforms have no atomic numbers of 64 bits.
+    static LAST: AtomicUsize = AtomicUsize::new(0);
 
     /// What is told of one connection, in its span. Clones tell of the same one.
     #[derive(Clone)]
