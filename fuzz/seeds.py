@@ -10,7 +10,7 @@ SEEDS = HERE / "seeds"
 
 
 def vectors(stem):
-    return json.loads((HERE.parent / "tests" / "vectors" / f"{stem}.json").read_text())["vectors"]
+    return json.loads((HERE.parent / "peermux-core" / "vectors" / f"{stem}.json").read_text())["vectors"]
 
 
 def short(n):

@@ -14,7 +14,7 @@ pub enum Approval {
     /// The peer is accepted.
     Accept,
     /// The peer is refused. A responder sends code and reason to the peer. An initiator that refuses falls silent, and the peer learns neither
-    /// (`docs/spec.md` section 7).
+    /// ([spec](crate::spec) section 7).
     Refuse {
         /// The code, of the application as a rule.
         code: Code,

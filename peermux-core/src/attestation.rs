@@ -1,4 +1,4 @@
-//! Attestations: another identity, bound to a static key (`docs/spec.md` section 4.5).
+//! Attestations: another identity, bound to a static key ([spec](crate::spec) section 4.5).
 //!
 //! What a peer attests is given to the application as bytes ([`PeerInfo::attestation`](crate::PeerInfo::attestation), [`Event::Attestation`](crate::Event::Attestation)).
 //! The module `ed25519`, behind the feature of its name, makes and verifies those of scheme 1, which bind the Ed25519 key of a Sia host.

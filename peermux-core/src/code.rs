@@ -1,4 +1,4 @@
-//! Error codes, and who says them: `docs/spec.md` section 14.
+//! Error codes, and who says them: [spec](crate::spec) section 14.
 
 use core::fmt;
 

@@ -15,7 +15,7 @@ use crate::wire::{MAX_FRAME_ATTESTATION, MAX_RECORD, Settings, Shaping};
 /// The largest window.
 const MAX_WINDOW: u64 = 1 << 30;
 
-/// The least idle timeout (`docs/spec.md` section 4.4): a shorter one ends connections that a busy network delays.
+/// The least idle timeout ([spec](crate::spec) section 4.4): a shorter one ends connections that a busy network delays.
 pub(crate) const LEAST_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const LEAST_KEEPALIVE: Duration = Duration::from_millis(10);
@@ -28,7 +28,7 @@ pub struct Config {
     pub max_record: u8,
     /// What may be received that the application has not read, over all streams, in bytes: at least 4096 for each of `max_streams`, at most 1 GiB; 22 MiB by
     /// default. The windows of all streams together are never more than this, so streams that are left unread delay no other stream, however many they are
-    /// (`docs/spec.md` section 11.1).
+    /// ([spec](crate::spec) section 11.1).
     ///
     /// What is received and unread holds at most twice this much memory.
     pub receive_window: u64,
@@ -57,7 +57,7 @@ pub struct Config {
     /// Responder: whether a dialer that does not know this side's key is answered at all. `true` by default; without it, this side's identity
     /// is never shown to a prober.
     pub fallback: bool,
-    /// The shaping that this side proposes (`docs/spec.md` section 19). Of two proposals the stronger holds. [`Shaping::Quantised`] by default.
+    /// The shaping that this side proposes ([spec](crate::spec) section 19). Of two proposals the stronger holds. [`Shaping::Quantised`] by default.
     pub shaping: Shaping,
     /// The strongest shaping that this side accepts; a peer that wants more is closed with SHAPING_REFUSED. [`Shaping::Bucketed`] by default, which costs at
     /// most 12 % more bytes. At least `shaping`.
@@ -65,7 +65,7 @@ pub struct Config {
     /// An attestation of this side's static key ([`attestation`](crate::attestation)): 1 to 1024 bytes. One of more than 112 travels in a frame after the handshake, so a
     /// dialer cannot make its expectation depend on it.
     pub attestation: Option<Arc<[u8]>>,
-    /// Whether this side takes part in early data (`docs/spec.md` section 6): as an initiator it sends streams of
+    /// Whether this side takes part in early data ([spec](crate::spec) section 6): as an initiator it sends streams of
     /// [`Connection::open_early`](crate::Connection::open_early) with the first flight; as a responder it may accept them
     /// ([`Event::EarlyData`](crate::Event::EarlyData)). Early data has no forward secrecy against theft of the responder's key, is
     /// not protected by ML-KEM, and may be delivered more than once
@@ -73,7 +73,7 @@ pub struct Config {
     pub early_data: bool,
     /// Takes the secrets of connections, for debugging. `None` by default.
     pub key_log: Option<Arc<dyn KeyLog>>,
-    /// Whether to send values that nobody knows, so that peers do not forget to ignore them (`docs/spec.md` section 17). `true` by default.
+    /// Whether to send values that nobody knows, so that peers do not forget to ignore them ([spec](crate::spec) section 17). `true` by default.
     pub grease: bool,
     /// The implementation of the cryptography.
     pub provider: &'static dyn Provider,
@@ -198,7 +198,7 @@ impl Config {
         (births / 4).checked_div(extra).map_or(self.max_streams, |streams| streams.max(16).min(self.max_streams))
     }
 
-    /// The settings that the peer is told (`docs/spec.md` section 4.4). Meaningful if [`Config::check`] succeeds.
+    /// The settings that the peer is told ([spec](crate::spec) section 4.4). Meaningful if [`Config::check`] succeeds.
     pub fn settings(&self) -> Settings {
         Settings {
             max_record: self.max_record,
@@ -230,7 +230,7 @@ impl Config {
             check_number("attestation.len()", len, 1..=MAX_FRAME_ATTESTATION as u64, " bytes")?;
         }
         if Shaping::from_value(self.shaping.value()) != Some(self.shaping) {
-            let allowed = "one that `docs/spec.md` section 19.1 knows, with its size and interval in range";
+            let allowed = "one that section 19.1 of the specification knows, with its size and interval in range";
             return Err(out_of_range("shaping", format!("{:?}", self.shaping), allowed.into(), "change it"));
         }
         if !crate::shape::accepts(self.shaping_limit, self.shaping) {

@@ -1,4 +1,4 @@
-//! A strike register: which first flights were seen, so that the early data of none is accepted twice (`docs/spec.md` section 6).
+//! A strike register: which first flights were seen, so that the early data of none is accepted twice ([spec](crate::spec) section 6).
 
 use alloc::collections::BTreeSet;
 use core::fmt;

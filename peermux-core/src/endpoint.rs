@@ -1,4 +1,4 @@
-//! What an adapter's endpoint is built on, as its connections are on a [`Driver`]: which connection with a peer is used (`docs/spec.md` section 16), dials that
+//! What an adapter's endpoint is built on, as its connections are on a [`Driver`]: which connection with a peer is used ([spec](crate::spec) section 16), dials that
 //! several wait for, streams by the protocol that they name, and places for those who are not yet anybody.
 //!
 //! An adapter listens, dials, and runs handshakes. It gives each connection to the [`Endpoint`], in exchange for a [`Serving`] that it polls in a task or thread of its own. No call

@@ -46,9 +46,9 @@ impl fmt::Display for Closed {
 /// Why a connection ended: who ended it, at which layer, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConnectionError {
-    /// The handshake failed; nothing was said to the peer (`docs/spec.md` section 13.1).
+    /// The handshake failed; nothing was said to the peer ([spec](crate::spec) section 13.1).
     Handshake(HandshakeError),
-    /// A side closed it by CLOSE (`docs/spec.md` section 13.3).
+    /// A side closed it by CLOSE ([spec](crate::spec) section 13.3).
     Closed {
         /// Who closed first. Where both did at once, each side names itself.
         by: Side,
@@ -57,11 +57,11 @@ pub enum ConnectionError {
         /// What the other side answered or said at the same time, once it is known.
         answer: Option<Closed>,
     },
-    /// The peer broke the protocol; it was told by CLOSE (`docs/spec.md` section 13.6).
+    /// The peer broke the protocol; it was told by CLOSE ([spec](crate::spec) section 13.6).
     Protocol(Violation),
-    /// A record did not authenticate: something on the way changed it, or the peer is broken (`docs/spec.md` section 13.5).
+    /// A record did not authenticate: something on the way changed it, or the peer is broken ([spec](crate::spec) section 13.5).
     Tampered,
-    /// The transport ended before the peer's last record (`docs/spec.md` section 13.4).
+    /// The transport ended before the peer's last record ([spec](crate::spec) section 13.4).
     Truncated,
     /// Nothing arrived for the idle timeout.
     IdleTimeout,

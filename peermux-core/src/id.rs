@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// Which end of the TCP connection a side is (`docs/spec.md` section 1).
+/// Which end of the TCP connection a side is ([spec](crate::spec) section 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// It dialled.
@@ -29,7 +29,7 @@ impl Role {
     }
 }
 
-/// The mode that the handshake took (`docs/spec.md` section 3.1). Nobody outside can tell.
+/// The mode that the handshake took ([spec](crate::spec) section 3.1). Nobody outside can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// The initiator knew the responder's static key.

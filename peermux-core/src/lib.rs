@@ -2,10 +2,13 @@
 //!
 //! A [`Connection`] is one end of a peermux connection. It consumes bytes and emits bytes. It has no socket, no thread, no clock and no
 //! source of randomness, so the same code runs under Tokio, under blocking threads, on a microcontroller, and in a simulator. The crate is
-//! `no_std` with `alloc`, and has no unsafe code. The protocol is specified in `docs/spec.md`; most public items name their section.
+//! `no_std` with `alloc`, and has no unsafe code. The protocol is specified in [spec]; most public items name their section.
 //!
-//! Who wants sockets uses `peermux-tokio` or `peermux-std`. Who writes an adapter reads on here, then
-//! `examples/two_peers.rs`, then `docs/adapters.md`.
+//! Most applications use [peermux-tokio](https://docs.rs/peermux-tokio) or [peermux-std](https://docs.rs/peermux-std) instead
+//! of this crate. To write an adapter, read on here, then [the example `two_peers`][two_peers], then [the guide][adapters].
+//!
+//! [two_peers]: https://github.com/peermux/peermux/blob/main/peermux-core/examples/two_peers.rs
+//! [adapters]: https://github.com/peermux/peermux/blob/main/docs/adapters.md
 //!
 //! ```text
 //!      application                                                       the transport
@@ -149,6 +152,7 @@
 //! - `driver`: the modules `driver`, a connection behind a lock with wakers, `endpoint`, the connections of one key by their peers, and `dialing`, several addresses of one peer; for adapters. It includes `std`.
 //! - `tracing`: the module `trace`, which is there with `driver` too, tells subscribers of that crate what becomes of connections. It includes `driver`.
 #![no_std]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 extern crate alloc;
 #[cfg(any(feature = "std", test))]
 extern crate std;
@@ -178,6 +182,11 @@ mod peers;
 mod record;
 mod retry;
 mod shape;
+/// The specification of the protocol, as it is shipped with this crate. The test vectors that it names are in the folder
+/// `vectors` of the package.
+#[cfg_attr(not(doctest), doc = "", doc = include_str!("../spec.md"))]
+#[allow(rustdoc::invalid_rust_codeblocks, rustdoc::broken_intra_doc_links)]
+pub mod spec {}
 mod stats;
 pub mod time;
 #[cfg(feature = "driver")]

@@ -1,4 +1,4 @@
-//! Which connection with a peer is used, where there is more than one: `docs/spec.md` section 16.
+//! Which connection with a peer is used, where there is more than one: [spec](crate::spec) section 16.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;

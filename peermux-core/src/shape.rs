@@ -1,4 +1,4 @@
-//! Shaping: when a record may leave, and what fills it (`docs/spec.md` section 19).
+//! Shaping: when a record may leave, and what fills it ([spec](crate::spec) section 19).
 
 use core::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Variable-length integers: RFC 9000 section 16, in their shortest form (`docs/spec.md` section 1.1).
+//! Variable-length integers: RFC 9000 section 16, in their shortest form ([spec](crate::spec) section 1.1).
 
 /// The greatest value that a varint holds: 2^62 − 1.
 pub const MAX: u64 = (1 << 62) - 1;

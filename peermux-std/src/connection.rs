@@ -227,7 +227,7 @@ impl Connection {
     }
 
     /// Fills `out` with keying material for the application, in the shape of RFC 5705: both sides get the same bytes for the same `label` and `context`
-    /// (`docs/spec.md` section 5). Returns `None` if `label` is longer than 255 bytes, or if `out` is empty or longer than 16,320.
+    /// ([spec](peermux_core::spec) section 5). Returns `None` if `label` is longer than 255 bytes, or if `out` is empty or longer than 16,320.
     pub fn export(&self, label: &[u8], context: &[u8], out: &mut [u8]) -> Option<()> {
         self.handle.driver.look(|connection| connection.export(label, context, out))
     }

@@ -62,7 +62,8 @@
 //! | `stream refused` | debug | of an [`Endpoint`]: `protocol`, `code` |
 //! | `refused while draining` | debug | of an [`Endpoint`]: a connection that was confirmed too late is closed with REFUSED |
 //!
-//! The protocol is in `docs/spec.md`, and all of its logic in [`peermux_core`]; here are two threads for each connection and trait impls.
+//! The protocol is in [spec](peermux_core::spec), and all of its logic in [`peermux_core`]; here are two threads for each connection and trait impls.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod connection;
 mod endpoint;

@@ -23,7 +23,7 @@ mod incoming;
 mod outgoing;
 
 /// One listening port, and at most one connection with each peer, whoever dialled it, for all protocols of an application
-/// (`docs/spec.md` section 16).
+/// ([spec](peermux_core::spec) section 16).
 ///
 /// Where two sides dial each other at once, or one dials again because the other does not know yet that a connection is dead, one of the connections drains:
 /// what is open on it may finish, and new streams go on the other one. A handle of that connection then says [`OpenError::Draining`](crate::OpenError::Draining),

@@ -64,9 +64,10 @@
 //! | `stream refused` | debug | of an [`Endpoint`]: `protocol`, `code` |
 //! | `refused while draining` | debug | of an [`Endpoint`]: a connection that was confirmed too late is closed with REFUSED |
 //!
-//! The protocol is in `docs/spec.md`, and all of its logic in [`peermux_core`]; here are one task for each connection and trait impls.
+//! The protocol is in [spec](peermux_core::spec), and all of its logic in [`peermux_core`]; here are one task for each connection and trait impls.
 //! Whoever would wait in a read, a write, a flush or a shutdown does that task's work instead, as far as there is any: it reads and writes the socket, opens and seals records, and wakes
 //! others. So bulk data needs no switch between tasks. It stops after 1 MiB, or when Tokio's budget is used up.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod connection;
 mod endpoint;

@@ -204,7 +204,7 @@ struct Shared {
 }
 
 /// Runs a handshake, and is over when its outcome is taken; and where that is a failure, when the socket is closed, which takes a while
-/// (`docs/spec.md` section 13.1). So there are never more sockets without a peer, and connections that nobody has taken, than places.
+/// ([spec](peermux_core::spec) section 13.1). So there are never more sockets without a peer, and connections that nobody has taken, than places.
 async fn handshake(
     socket: TcpStream,
     peer: SocketAddr,

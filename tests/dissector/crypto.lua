@@ -1,4 +1,4 @@
--- Checks the cryptography of tools/peermux.lua against tests/vectors/records.json, in any Lua outside Wireshark:
+-- Checks the cryptography of tools/peermux.lua against peermux-core/vectors/records.json, in any Lua outside Wireshark:
 --
 --   python3 tests/dissector/records.py | lua5.4 tests/dissector/crypto.lua tools/peermux.lua
 --

@@ -1,9 +1,9 @@
-"""The records of tests/vectors/records.json, one a line, for crypto.lua."""
+"""The records of peermux-core/vectors/records.json, one a line, for crypto.lua."""
 
 import json
 import pathlib
 
-path = pathlib.Path(__file__).parent.parent / "vectors" / "records.json"
+path = pathlib.Path(__file__).parent.parent.parent / "peermux-core" / "vectors" / "records.json"
 for vector in json.loads(path.read_text(encoding="utf-8"))["vectors"]:
     records = vector["records"]
     following = [record["key"] for record in records[1:]] + [vector["last_key"]]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""vectors.py make|check: the test vectors in tests/vectors/, whose format is section 21 of docs/spec.md.
+"""vectors.py make|check: the test vectors in peermux-core/vectors/, whose format is section 21 of docs/spec.md.
 
 `make` writes them; the same files come out each time. `check` recomputes every output from the inputs in the files."""
 
@@ -16,7 +16,7 @@ import rules
 from mux import Mux
 from peermux import Frame, stream_frame
 
-DIR = Path(__file__).resolve().parent.parent / "vectors"
+DIR = Path(__file__).resolve().parent.parent.parent / "peermux-core" / "vectors"
 Json = dict[str, Any]
 SEE = "Section 21 of docs/spec.md describes the format. "
 ABOUT = {

@@ -431,7 +431,7 @@ impl Connection {
         RecvStream::new(self, id)
     }
 
-    /// Refuses a stream of the peer: STOP and RESET, with `code` (`docs/spec.md` section 10.3), and lets go of it.
+    /// Refuses a stream of the peer: STOP and RESET, with `code` ([spec](crate::spec) section 10.3), and lets go of it.
     pub fn refuse(&mut self, id: StreamId, code: Code) {
         self.mux.refuse(id, code);
     }
@@ -575,7 +575,7 @@ impl Connection {
     }
 
     /// Keying material for the application, in the shape of RFC 5705: both sides get the same bytes for the same `label` and `context`
-    /// (`docs/spec.md` section 5).
+    /// ([spec](crate::spec) section 5).
     ///
     /// Returns `None` before the keys are there, if `label` is longer than 255 bytes, or if `out` is empty or longer than 16,320.
     pub fn export(&self, label: &[u8], context: &[u8], out: &mut [u8]) -> Option<()> {

@@ -548,7 +548,7 @@ impl Connection {
     }
 
     /// Refuses the peer that [`Event::PeerProved`] told of. A responder says so by CLOSE with `code` and `reason`; an initiator has not yet
-    /// shown who it is, and falls silent (`docs/spec.md` section 7). Does nothing if no peer waits.
+    /// shown who it is, and falls silent ([spec](crate::spec) section 7). Does nothing if no peer waits.
     pub fn refuse_peer(&mut self, code: Code, reason: &str) {
         if self.decision != Decision::Asked || self.closing.error.is_some() {
             return;

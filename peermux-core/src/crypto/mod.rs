@@ -47,7 +47,7 @@ pub use schedule::{export, traffic_secret};
 /// What holds a secret that is returned: it is erased when it is dropped.
 pub use zeroize::Zeroizing;
 
-/// An AEAD that records can be protected with, by its byte on the wire: `docs/spec.md` section 4.2.
+/// An AEAD that records can be protected with, by its byte on the wire: [spec](crate::spec) section 4.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Suite {

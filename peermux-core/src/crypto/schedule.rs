@@ -1,4 +1,4 @@
-//! The secrets of a handshake that has succeeded: `docs/spec.md` section 5.
+//! The secrets of a handshake that has succeeded: [spec](crate::spec) section 5.
 
 use zeroize::Zeroizing;
 

@@ -1,4 +1,4 @@
-//! The initiator: M1, M2, flight 3 (`docs/spec.md` section 3.6).
+//! The initiator: M1, M2, flight 3 ([spec](crate::spec) section 3.6).
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

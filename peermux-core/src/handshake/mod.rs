@@ -1,4 +1,4 @@
-//! The handshake: `docs/spec.md` sections 3 to 5.
+//! The handshake: [spec](crate::spec) sections 3 to 5.
 //!
 //! One type for each message that is awaited; reading the message consumes it and gives the next. The words *initiator* and *responder* are those of TCP
 //! in both modes, and so are the tokens: `es` is always the initiator's ephemeral key with the responder's static one.
@@ -28,7 +28,7 @@ const TAG: usize = 16;
 const EK: usize = 1184;
 const CT: usize = 1088;
 
-/// Where the fields of the flights stand (`docs/spec.md` section 3.3).
+/// Where the fields of the flights stand ([spec](crate::spec) section 3.3).
 mod at {
     use core::ops::Range;
 
@@ -52,7 +52,7 @@ pub(crate) struct Established {
     pub(crate) secrets: Secrets,
 }
 
-/// The secrets of a connection, and its channel binding (`docs/spec.md` section 5).
+/// The secrets of a connection, and its channel binding ([spec](crate::spec) section 5).
 pub(crate) struct Secrets {
     i2r: Zeroizing<[u8; 32]>,
     r2i: Zeroizing<[u8; 32]>,

@@ -1,4 +1,4 @@
-//! The layout of P1, P2 and P3: `docs/spec.md` section 4.1.
+//! The layout of P1, P2 and P3: [spec](crate::spec) section 4.1.
 
 use alloc::vec::Vec;
 

@@ -1,4 +1,4 @@
-//! The responder: M1, M2, flight 3 (`docs/spec.md` section 3.7).
+//! The responder: M1, M2, flight 3 ([spec](crate::spec) section 3.7).
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

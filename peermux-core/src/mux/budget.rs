@@ -1,4 +1,4 @@
-//! Budgets for what a peer may repeat for free: `docs/spec.md` section 18.2.
+//! Budgets for what a peer may repeat for free: [spec](crate::spec) section 18.2.
 
 use core::time::Duration;
 

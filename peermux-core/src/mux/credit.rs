@@ -1,4 +1,4 @@
-//! Credit: `docs/spec.md` section 11. Each struct keeps one invariant, and asserts it.
+//! Credit: [spec](crate::spec) section 11. Each struct keeps one invariant, and asserts it.
 
 use core::time::Duration;
 

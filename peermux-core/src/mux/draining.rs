@@ -1,4 +1,4 @@
-//! Draining: `docs/spec.md` section 13.2.
+//! Draining: [spec](crate::spec) section 13.2.
 
 use core::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::codec::Writer;
 use crate::time::Instant;
 use crate::wire::Drain;
 
-/// How long a draining connection lasts of which the application holds no stream: without progress, and at most (`docs/spec.md` section 15).
+/// How long a draining connection lasts of which the application holds no stream: without progress, and at most ([spec](crate::spec) section 15).
 const DRAIN_STALLS: Duration = Duration::from_secs(60);
 const DRAIN_LASTS: Duration = Duration::from_secs(15 * 60);
 

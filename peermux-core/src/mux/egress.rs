@@ -1,4 +1,4 @@
-//! Frames that leave, decided when the record is made (`docs/spec.md` section 12.2).
+//! Frames that leave, decided when the record is made ([spec](crate::spec) section 12.2).
 
 use super::credit::{Pace, RecvCredit, SendCredit};
 use super::halves::SendState;

@@ -1,4 +1,4 @@
-//! The two halves of a stream: `docs/spec.md` section 10.2.
+//! The two halves of a stream: [spec](crate::spec) section 10.2.
 //!
 //! The states of the wire are `Open`, `Finished` and `Reset`; here each has besides what the application asked for and what is not yet on the wire.
 

@@ -1,4 +1,4 @@
-//! Streams: opening, states, credit, priorities, budgets (`docs/spec.md` sections 9 to 12 and 18).
+//! Streams: opening, states, credit, priorities, budgets ([spec](crate::spec) sections 9 to 12 and 18).
 //!
 //! This machine knows plaintext frames only. Frames come in by [`Mux::on_frame`] and its kin, and leave by [`Mux::fill`], when the connection makes a record.
 //!

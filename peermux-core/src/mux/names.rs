@@ -1,4 +1,4 @@
-//! Tables of protocol names: `docs/spec.md` section 9.8.
+//! Tables of protocol names: [spec](crate::spec) section 9.8.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;

@@ -1,4 +1,4 @@
-//! How many streams the peer may open: `docs/spec.md` section 11.2.
+//! How many streams the peer may open: [spec](crate::spec) section 11.2.
 
 use super::windows::Windows;
 use super::{Budget, Mux};
@@ -15,7 +15,7 @@ pub(super) struct PeerStreams {
     pub(super) ahead: u64,
     /// The windows that those which are granted begin with.
     pub(super) windows: Windows,
-    /// Streams that the peer cancelled and that are over: their places come back later (`docs/spec.md` section 11.2).
+    /// Streams that the peer cancelled and that are over: their places come back later ([spec](crate::spec) section 11.2).
     pub(super) cooling: u64,
     pub(super) cools_at: Instant,
 }

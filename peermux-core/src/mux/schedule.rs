@@ -1,4 +1,4 @@
-//! Which stream goes next: RFC 9218, decided when the record is made (`docs/spec.md` section 12.2).
+//! Which stream goes next: RFC 9218, decided when the record is made ([spec](crate::spec) section 12.2).
 //!
 //! Choosing costs the same however many streams there are. A stream whose need changes leaves its old place in a
 //! queue behind; such a place is skipped when its turn comes, and all of them are swept out when they outnumber the true ones.

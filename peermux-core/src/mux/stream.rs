@@ -85,7 +85,7 @@ impl Pending {
         self.answers() || self.priority.is_some()
     }
 
-    /// Of these, what may be said on early data before the peer is accepted (`docs/spec.md` section 6, rule 9).
+    /// Of these, what may be said on early data before the peer is accepted ([spec](crate::spec) section 6, rule 9).
     pub(super) const fn answers(&self) -> bool {
         self.reset || self.stop || self.max_data
     }
@@ -136,7 +136,7 @@ impl Stream {
         }
     }
 
-    /// Neither half is open on the wire any more (`docs/spec.md` section 10.2).
+    /// Neither half is open on the wire any more ([spec](crate::spec) section 10.2).
     pub(super) fn has_ended(&self) -> bool {
         !self.send.is_open() && self.send.state != SendState::Finishing && !self.recv.is_open()
     }

@@ -1,4 +1,4 @@
-//! The windows that streams begin with: `docs/spec.md` sections 9.5, 9.8 and 11.1.
+//! The windows that streams begin with: [spec](crate::spec) sections 9.5, 9.8 and 11.1.
 //!
 //! The windows of all streams together, and of all that may be opened, are never more than the receive window. So however many streams are left unread, no other one is
 //! held up: a stream is bound by its own credit alone.

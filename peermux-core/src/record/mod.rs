@@ -1,4 +1,4 @@
-//! Records: `docs/spec.md` section 8.
+//! Records: [spec](crate::spec) section 8.
 //!
 //! [`Sealer`] and [`Opener`] are the two ends of one direction. Each owns the direction's key and counter, so a nonce cannot be used
 //! twice: the counter moves with every record, and neither can be cloned.

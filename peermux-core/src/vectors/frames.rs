@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use super::{Outputs, bytes, flag, list, number, optional, outputs, size, text};
 use crate::code::{Code, ProtocolCode};
 use crate::codec::Writer;
-use crate::connection;
 use crate::wire::{
     Attestation, Close, Drain, Frame, Frames, MAX_RECORD, MaxData, MaxStreamData, MaxStreams, Name, Open, Ping, Pong,
     Priority, PriorityUpdate, QUANTUM, Reset, Stop, StreamData,
@@ -128,16 +127,4 @@ pub(super) fn run(vector: &Value) -> Outputs {
     assert_eq!(decoded.next(), frame(json, &body).map(Ok), "{json}");
     assert_eq!(decoded.next(), None, "{json}");
     outputs(json!({ "hex": hex::encode(encoded) }))
-}
-
-/// What is wrong with a frame area, by syntax alone. That CLOSE stands last is the connection's to check.
-pub(super) fn outcome(area: &[u8]) -> Option<&'static str> {
-    let mut close = false;
-    for frame in Frames::new(area) {
-        match frame {
-            Ok(frame) => close |= matches!(frame, Frame::Close(_)),
-            Err(error) => return error.code().name(),
-        }
-    }
-    if close { connection::vectors::last_record(area) } else { None }
 }

@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 use serde_json::{Value, json};
 
 use super::{Outputs, array, list, long, number, optional, outputs, size, text};
-use crate::connection;
 use crate::crypto::PublicKey;
 use crate::early::StrikeRegister;
 use crate::shape::{agree, padme};
@@ -26,7 +25,6 @@ pub(super) fn run(vector: &Value) -> Outputs {
             outputs(json!({ "holds": long(agreed.value()) }))
         }
         "strike" => outputs(json!({ "offers": strike(vector) })),
-        "replies" => connection::vectors::run_replies(vector),
         kind => panic!("an unknown kind: {kind}"),
     }
 }

@@ -1,4 +1,4 @@
-//! Attestations, and the frame for the long ones: `docs/spec.md` sections 4.5 and 9.13.
+//! Attestations, and the frame for the long ones: [spec](crate::spec) sections 4.5 and 9.13.
 //!
 //! ```text
 //! ATTESTATION = 0x0d ‖ length ‖ scheme 1 ‖ body

@@ -1,4 +1,4 @@
-//! CLOSE and DRAIN: `docs/spec.md` sections 9.10 and 9.11.
+//! CLOSE and DRAIN: [spec](crate::spec) sections 9.10 and 9.11.
 //!
 //! ```text
 //! CLOSE = 0x0a ‖ layer 1 ‖ code ‖ length ‖ reason        DRAIN = 0x0b ‖ code

@@ -1,4 +1,4 @@
-//! MAX_DATA, MAX_STREAM_DATA and MAX_STREAMS: `docs/spec.md` sections 9.3 to 9.5.
+//! MAX_DATA, MAX_STREAM_DATA and MAX_STREAMS: [spec](crate::spec) sections 9.3 to 9.5.
 //!
 //! ```text
 //! MAX_DATA = 0x03 ‖ maximum    MAX_STREAM_DATA = 0x04 ‖ stream ‖ maximum    MAX_STREAMS = 0x05 ‖ maximum ‖ window

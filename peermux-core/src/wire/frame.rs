@@ -1,4 +1,4 @@
-//! All frames, and the iterator over a frame area: `docs/spec.md` section 9.
+//! All frames, and the iterator over a frame area: [spec](crate::spec) section 9.
 
 use core::fmt;
 

@@ -1,4 +1,4 @@
-//! What the sides say of themselves in the handshake's payloads: `docs/spec.md` section 4.
+//! What the sides say of themselves in the handshake's payloads: [spec](crate::spec) section 4.
 //!
 //! ```text
 //! P = [ header 1 ] ‖ tlv_len 2 ‖ TLVs ‖ frames ‖ zeros        TLV = type 1 ‖ length 1 ‖ value

@@ -27,7 +27,7 @@ pub use reset::{Reset, Stop};
 pub use settings::{Settings, SettingsError, Shaping};
 pub use stream::StreamData;
 
-/// The quantum: everything on the wire is a whole number of these (`docs/spec.md` section 1).
+/// The quantum: everything on the wire is a whole number of these ([spec](crate::spec) section 1).
 pub const QUANTUM: usize = 1408;
 
 /// The largest record, in quanta.
@@ -36,5 +36,5 @@ pub const MAX_RECORD: u8 = 16;
 /// The version of the protocol that this crate speaks.
 pub const VERSION: u8 = 1;
 
-/// Bytes of frames in P1, in P3, and in i2r record 0 in IK (`docs/spec.md` section 4.1).
+/// Bytes of frames in P1, in P3, and in i2r record 0 in IK ([spec](crate::spec) section 4.1).
 pub const HANDSHAKE_FRAMES: usize = 1136;

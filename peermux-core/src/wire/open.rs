@@ -1,4 +1,4 @@
-//! OPEN: `docs/spec.md` section 9.8.
+//! OPEN: [spec](crate::spec) section 9.8.
 //!
 //! ```text
 //! OPEN = 0x08 ‖ stream ‖ priority 1 ‖ window ‖ name

@@ -1,4 +1,4 @@
-//! PING and PONG: `docs/spec.md` section 9.2.
+//! PING and PONG: [spec](crate::spec) section 9.2.
 //!
 //! ```text
 //! PING = 0x01 ‖ data 8        PONG = 0x02 ‖ data 8

@@ -1,4 +1,4 @@
-//! Priorities, and PRIORITY: `docs/spec.md` sections 12.1 and 9.9.
+//! Priorities, and PRIORITY: [spec](crate::spec) sections 12.1 and 9.9.
 //!
 //! ```text
 //! priority = urgency (bits 0–2) | incremental (bit 3)        PRIORITY = 0x09 ‖ stream ‖ priority 1

@@ -1,4 +1,4 @@
-//! RESET and STOP: `docs/spec.md` sections 9.6 and 9.7.
+//! RESET and STOP: [spec](crate::spec) sections 9.6 and 9.7.
 //!
 //! ```text
 //! RESET = 0x06 ‖ stream ‖ layer 1 ‖ code        STOP = 0x07 ‖ stream ‖ layer 1 ‖ code

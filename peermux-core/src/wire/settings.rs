@@ -1,4 +1,4 @@
-//! Settings: `docs/spec.md` sections 4.4, 9.12 and 19.1.
+//! Settings: [spec](crate::spec) sections 4.4, 9.12 and 19.1.
 //!
 //! ```text
 //! settings = *( id varint ‖ value varint )        SETTINGS = 0x0c ‖ length ‖ settings
@@ -32,7 +32,7 @@ pub struct Settings {
     pub shaping: Shaping,
 }
 
-/// A way of shaping what is sent (`docs/spec.md` section 19).
+/// A way of shaping what is sent ([spec](crate::spec) section 19).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Shaping {
     /// Sizes only.

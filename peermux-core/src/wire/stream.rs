@@ -1,4 +1,4 @@
-//! STREAM: `docs/spec.md` section 9.14.
+//! STREAM: [spec](crate::spec) section 9.14.
 //!
 //! ```text
 //! STREAM = (0x10 | FIN 0x01 | LEN 0x02) ‖ stream ‖ [ length ] ‖ payload

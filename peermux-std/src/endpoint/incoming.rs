@@ -32,7 +32,7 @@ impl Shared {
         }
     }
 
-    /// Runs a handshake, and gives its place back when the peer is confirmed, or when the socket is closed, which takes a while (`docs/spec.md` section 13.1). Then serves the connection.
+    /// Runs a handshake, and gives its place back when the peer is confirmed, or when the socket is closed, which takes a while ([spec](peermux_core::spec) section 13.1). Then serves the connection.
     fn handshake(&self, socket: TcpStream, place: Place<Connection>) -> io::Result<()> {
         let started = begin(socket, (self.keys)(), self.config.clone())?;
         let driver = started.driver.clone();

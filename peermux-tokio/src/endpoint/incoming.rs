@@ -26,7 +26,7 @@ pub(super) async fn accept_all(socket: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// Runs a handshake, and gives its place back when the peer is confirmed, or when the socket is closed, which takes a while (`docs/spec.md` section 13.1).
+/// Runs a handshake, and gives its place back when the peer is confirmed, or when the socket is closed, which takes a while ([spec](peermux_core::spec) section 13.1).
 async fn handshake(socket: TcpStream, place: Place<Connection>, shared: Arc<Shared>) -> io::Result<()> {
     let (transport, trace) = start(socket, (shared.keys)(), shared.config.clone(), None)?;
     let driver = transport.driver();
